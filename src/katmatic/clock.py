@@ -1,0 +1,84 @@
+"""The only place that asks the machine for the time. Inside, a moment is microseconds since 1970 in UTC."""
+
+from __future__ import annotations
+
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Clock(Protocol):
+    """Tells the time and waits. Given to whoever needs it; never looked up."""
+
+    def now(self) -> int:
+        """This moment, in microseconds since 1970 UTC."""
+        ...
+
+    def wait(self, seconds: float) -> None:
+        """Return when `seconds` have passed on this clock."""
+        ...
+
+
+class SystemClock:
+    """The machine's clock, never going back: a step back of the machine's clock holds it still."""
+
+    def __init__(self) -> None:
+        self._latest = 0
+        self._lock = threading.Lock()
+
+    def now(self) -> int:
+        """This moment, at least as late as the one told before."""
+        with self._lock:
+            self._latest = max(self._latest, time.time_ns() // 1000)
+            return self._latest
+
+    def wait(self, seconds: float) -> None:
+        """Sleep."""
+        time.sleep(seconds)
+
+
+class ManualClock:
+    """A clock that stands still until it is told to move: for tests, replays and the demo.
+
+    >>> clock = ManualClock(to_micros(datetime(2025, 4, 21, 8, tzinfo=UTC)))
+    >>> clock.wait(90); to_datetime(clock.now()).isoformat()
+    '2025-04-21T08:01:30+00:00'
+    """
+
+    def __init__(self, now: int = 0) -> None:
+        self._now = now
+
+    def now(self) -> int:
+        """The moment it was last moved to."""
+        return self._now
+
+    def wait(self, seconds: float) -> None:
+        """Move forward by `seconds`."""
+        self._now += round(seconds * 1_000_000)
+
+    def move_to(self, moment: int) -> None:
+        """Move forward to `moment`; never back."""
+        self._now = max(self._now, moment)
+
+
+def process_seconds() -> float:
+    """CPU time that this process has used, in seconds: for benchmarks and metrics."""
+    return time.process_time()
+
+
+def monotonic_seconds() -> float:
+    """Seconds on a clock that only measures distances: for waits and latencies."""
+    return time.perf_counter()
+
+
+def to_micros(moment: datetime) -> int:
+    """Microseconds since 1970 of an aware `moment`."""
+    return (moment - EPOCH) // timedelta(microseconds=1)
+
+
+def to_datetime(moment: int) -> datetime:
+    """The aware UTC datetime of microseconds since 1970."""
+    return EPOCH + timedelta(microseconds=moment)

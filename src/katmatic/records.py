@@ -1,0 +1,211 @@
+"""The map: the rows that stages hand to each other through the log. A moment is microseconds since 1970 UTC."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+NOTHING = -(2**63)  # in a column of moments: there is none
+
+PREDICTIONS = "katmatic.predictions"
+LABELS = "katmatic.labels"
+DECISIONS = "katmatic.decisions"
+MODELS = "katmatic.models"
+ALERTS = "katmatic.alerts"
+DEAD = "katmatic.dead"
+SYSTEM_TOPICS = (PREDICTIONS, LABELS, DECISIONS, MODELS, ALERTS, DEAD)
+
+
+class LabelState(IntEnum):
+    """Where a label is in its life: open -> provisional -> final; revised by later evidence; censored when void."""
+
+    OPEN = 0
+    PROVISIONAL = 1
+    FINAL = 2
+    REVISED = 3
+    CENSORED = 4
+
+
+class Prediction(msgspec.Struct, frozen=True, kw_only=True):
+    """One answer, with all that it was made from. `score` None: no model yet (`state` is "learning")."""
+
+    predictor: str
+    anchor: int  # position of the anchor event in the log: with the predictor, the identity of the row
+    key: tuple[str, ...]  # the anchor's key fields, in the order of their declaration
+    time: int  # the anchor's own time
+    at: int  # the moment the prediction is about: features are windows that end here
+    now: int  # the moment it was made
+    lead: int | None  # microseconds before the anchor's time; None: on arrival
+    features: dict[str, Any]  # by name; None is unknown
+    version: int  # of the model; 0 before the first
+    score: float | None  # a probability for a yes/no label, else a value
+    state: str = "ok"  # ok | learning | error (a function of the user's or the model raised)
+
+
+class LabelVersion(msgspec.Struct, frozen=True, kw_only=True):
+    """What was known about an anchor's label, from `now` on."""
+
+    label: str
+    anchor: int
+    key: tuple[str, ...]  # the anchor's key fields
+    time: int  # the anchor's own time
+    version: int  # 0 is the opening; each change of mind adds one
+    state: LabelState
+    value: float | None
+    now: int
+    evidence: int | None = None  # time of the event that settled it
+
+
+class Example(msgspec.Struct, frozen=True, kw_only=True):
+    """A prediction that met its truth: the features that were served, and the label."""
+
+    predictor: str
+    anchor: int
+    at: int
+    lead: int | None
+    features: dict[str, Any]
+    label: float
+    label_now: int  # when the label became known
+    weight: float
+    score: float | None
+    version: int
+
+
+class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
+    """A change of who answers. `action`: "trained" (a challenger), "promoted", "refused", "rolled-back", "failed"."""
+
+    predictor: str
+    version: int
+    action: str
+    reason: str
+    now: int
+    artifact: str = ""  # folder of the exported model
+    metrics: dict[str, float] = {}
+    baselines: dict[str, float] = {}
+    rows: int = 0
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """An action taken on a prediction. `censored`: the truth will not be seen; `propensity`: odds of being let through."""
+
+    predictor: str
+    anchor: int
+    key: tuple[str, ...]
+    action: str
+    score: float
+    now: int
+    censored: bool = False
+    propensity: float = 1.0
+    error: str | None = None
+
+
+class Alert(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that a person should know. `name` is stable; `text` is for reading; `resolved` ends it."""
+
+    name: str
+    severity: str  # info | warning | critical
+    text: str
+    now: int
+    key: tuple[str, ...] = ()
+    predictor: str | None = None
+    score: float | None = None
+    resolved: bool = False
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+    """An event that could not be applied, whole, with the reason."""
+
+    topic: str
+    position: int
+    payload: bytes
+    where: str
+    found: str
+    expected: str
+    do: str
+    now: int
+
+
+@dataclass(frozen=True)
+class PredictionBlock:
+    """Predictions of one predictor, as columns: how they travel and how they are logged. n rows, F features."""
+
+    predictor: str
+    columns: tuple[str, ...]  # names of the F features, in the order in which the model takes them
+    anchor: NDArray[np.int64]
+    key: list[tuple[str, ...]]
+    time: NDArray[np.int64]
+    at: NDArray[np.int64]
+    now: NDArray[np.int64]
+    lead: NDArray[np.int64]  # NOTHING: on arrival
+    values: NDArray[np.float64]  # (n, F); NaN is unknown; NaN in the columns of `texts`
+    texts: dict[str, list[Any]]  # the features that are no numbers, by name
+    failed: NDArray[np.bool_]  # a function of the user's raised: the row is marked, its feature unknown
+    version: int = 0
+    score: NDArray[np.float64] | None = None  # NaN: the model raised; None: no model yet
+
+    def __len__(self) -> int:
+        return len(self.anchor)
+
+    def row(self, i: int) -> Prediction:
+        """Row `i` by itself."""
+        features = {
+            name: self.texts[name][i] if name in self.texts else _known(self.values[i, j])
+            for j, name in enumerate(self.columns)
+        }
+        score = None if self.score is None else _known(self.score[i])
+        learning = self.score is None
+        failed = bool(self.failed[i]) or (score is None and not learning)
+        return Prediction(
+            predictor=self.predictor,
+            anchor=int(self.anchor[i]),
+            key=self.key[i],
+            time=int(self.time[i]),
+            at=int(self.at[i]),
+            now=int(self.now[i]),
+            lead=None if self.lead[i] == NOTHING else int(self.lead[i]),
+            features=features,
+            version=self.version,
+            score=score,
+            state="error" if failed else "learning" if learning else "ok",
+        )
+
+
+@dataclass(frozen=True)
+class LabelBlock:
+    """Versions of one label, as columns, in the order in which they came about."""
+
+    label: str
+    anchor: NDArray[np.int64]
+    key: list[tuple[str, ...]]
+    time: NDArray[np.int64]
+    version: NDArray[np.int64]
+    state: NDArray[np.uint8]
+    value: NDArray[np.float64]  # NaN: none
+    now: NDArray[np.int64]
+    evidence: NDArray[np.int64]  # NOTHING: none
+
+    def __len__(self) -> int:
+        return len(self.anchor)
+
+    def row(self, i: int) -> LabelVersion:
+        """Row `i` by itself."""
+        return LabelVersion(
+            label=self.label,
+            anchor=int(self.anchor[i]),
+            key=self.key[i],
+            time=int(self.time[i]),
+            version=int(self.version[i]),
+            state=LabelState(int(self.state[i])),
+            value=_known(self.value[i]),
+            now=int(self.now[i]),
+            evidence=None if self.evidence[i] == NOTHING else int(self.evidence[i]),
+        )
+
+
+def _known(number: np.float64) -> float | None:
+    return None if np.isnan(number) else float(number)
