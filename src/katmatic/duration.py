@@ -18,12 +18,17 @@ UNITS_MICROS = {
     "ms": 1_000,
     "us": 1,
 }
+LIMIT_MICROS = 1000 * UNITS_MICROS["y"]  # moments and lengths stay far inside 64 bits
 _PART = re.compile(r"(\d+)(ms|us|[ywdhms])")
 _WHOLE = re.compile(r"[+-]?(\d+(ms|us|[ywdhms]))+")
 
 
-def parse(text: str, *, where: str = "duration") -> timedelta:
-    """The length of time that `text` names; `"0"` with any unit is no time at all.
+NO_TIME = timedelta(0)
+SHORTEST = timedelta(microseconds=1)
+
+
+def parse(text: str, *, where: str = "duration", least: timedelta = timedelta.min) -> timedelta:
+    """The length of time that `text` names; `"0"` with any unit is no time at all. Less than `least` is refused.
 
     >>> parse("1h30m")
     datetime.timedelta(seconds=5400)
@@ -38,7 +43,13 @@ def parse(text: str, *, where: str = "duration") -> timedelta:
             do="write a whole number and a unit: y w d h m s ms us",
         )
     size = sum(int(number) * UNITS_MICROS[unit] for number, unit in _PART.findall(text))
-    return timedelta(microseconds=-size if text.startswith("-") else size)
+    if size > LIMIT_MICROS:
+        raise DeclarationError(where, found=repr(text), expected="at most 1000y", do="for ever is None")
+    length = timedelta(microseconds=-size if text.startswith("-") else size)
+    if length < least:
+        wanted = "no negative time" if least == NO_TIME else "more than no time"
+        raise DeclarationError(where, found=repr(text), expected=wanted, do='write e.g. "1d"')
+    return length
 
 
 def micros(length: timedelta) -> int:

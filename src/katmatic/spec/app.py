@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import count
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -12,6 +13,7 @@ from katmatic import duration
 from katmatic.errors import DeclarationError
 from katmatic.spec import check
 from katmatic.spec.event import Event, schema
+from katmatic.spec.function import takes_one
 from katmatic.spec.future import Label
 from katmatic.spec.past import Past
 from katmatic.spec.policy import Promote, Rank, Retrain
@@ -68,6 +70,14 @@ class Predictor:
         """The event that every prediction belongs to."""
         return self.label.anchor
 
+    @property
+    def events(self) -> tuple[type[Event], ...]:
+        """Every event class that it needs: those of its label, then those of its windows."""
+        found = [*self.label.events]
+        for window in windows(self):
+            found += window.label.events if window.label else window.events
+        return tuple(dict.fromkeys(found))
+
     def when(
         self, *, above: float | None = None, below: float | None = None, censors: bool = False, holdout: float = 0.0
     ) -> Callable[[Function], Function]:
@@ -77,14 +87,22 @@ class Predictor:
         of the labels, but for the share `holdout` that is let through at random, with its odds logged.
         """
         where = f"{self.name}.when"
-        if above is None and below is None:
-            raise DeclarationError(where, found="no threshold", expected="above= or below=", do="name one: above=0.8")
+        given = [limit for limit in (above, below) if limit is not None]
+        is_off = self.label.is_binary and not all(0 <= limit <= 1 for limit in given)
+        if not given or given != sorted(given) or is_off:
+            raise DeclarationError(
+                where,
+                found=f"above={above}, below={below}",
+                expected="above=, below= or both" + (", each a probability in [0, 1]" if self.label.is_binary else ""),
+                do="e.g. above=0.8",
+            )
         if not 0 <= holdout < 1 or (holdout and not censors):
             raise DeclarationError(
                 where, found=f"holdout={holdout}", expected="a share in [0, 1), with censors=True", do="correct it"
             )
 
         def add(function: Function) -> Function:
+            takes_one(where, function, "the prediction")
             self.actions.append(Action(function, above, below, censors, holdout))
             return function
 
@@ -108,11 +126,11 @@ class App:
     """
 
     def __init__(self, name: str, *, timezone: str = "UTC") -> None:
-        check.app_name(name)
+        check.app_name(f"App({name!r})", name)
         self.name = name
         try:
             self.timezone = ZoneInfo(timezone)
-        except (ZoneInfoNotFoundError, ValueError) as error:
+        except (ZoneInfoNotFoundError, ValueError, TypeError) as error:
             raise DeclarationError(
                 f"App({name!r})",
                 found=f"timezone={timezone!r}",
@@ -138,13 +156,23 @@ class App:
         where = f"App.source({schema(event).name})"
         if event in self.sources:
             raise DeclarationError(where, found="a second declaration", expected="one", do="merge the two")
-        self.sources[event] = SourcePolicy(
-            duration.parse(lateness, where=where),
-            None if silence is None else duration.parse(silence, where=where),
-            duration.parse(horizon, where=where),
-            duration.parse(duplicates, where=where),
-            duration.parse(ahead, where=where),
-        )
+        check.topics((*self.events, event))
+        texts = {"lateness": lateness, "silence": silence, "horizon": horizon, "duplicates": duplicates, "ahead": ahead}
+        spans = {
+            name: duration.parse(
+                text, where=f"{where} {name}=", least=duration.SHORTEST if name == "silence" else duration.NO_TIME
+            )
+            for name, text in texts.items()
+            if text is not None
+        }
+        if spans["lateness"] > spans["horizon"]:
+            raise DeclarationError(
+                where,
+                found=f"lateness={lateness!r}, which is waited for, and horizon={horizon!r}, when it is too late",
+                expected="a horizon that is no shorter than the lateness",
+                do="lengthen the horizon",
+            )
+        self.sources[event] = SourcePolicy(**spans)
 
     def predict(
         self,
@@ -171,11 +199,11 @@ class App:
             label,
             dict(features),
             model,
-            tuple(duration.parse(moment, where=where) for moment in moments),
+            tuple(duration.parse(moment, where=f"{where} lead=") for moment in moments),
             retrain or Retrain(),
             promote or Promote(),
             rank,
-            None if deadline is None else duration.parse(deadline, where=where),
+            None if deadline is None else duration.parse(deadline, where=f"{where} deadline=", least=duration.SHORTEST),
         )
         check.predictor(self, predictor)
         self.predictors[name] = predictor
@@ -192,6 +220,7 @@ class App:
             )
 
         def add(function: Function) -> Function:
+            takes_one("App.on", function, "the version")
             self.listeners.append((label, function))
             return function
 
@@ -199,11 +228,10 @@ class App:
 
     def every(self, period: str) -> Callable[[Function], Function]:
         """Call the decorated function with the start of each period, and publish the events that it yields."""
-        length = duration.parse(period, where="App.every")
-        if length <= timedelta(0):
-            raise DeclarationError("App.every", found=repr(period), expected="more than no time", do='e.g. "1d"')
+        length = duration.parse(period, where="App.every", least=duration.SHORTEST)
 
         def add(function: Function) -> Function:
+            takes_one("App.every", function, "the day")
             self.calendars.append(Calendar(function, length))
             return function
 
@@ -219,19 +247,21 @@ class App:
         inner = [w.label for p in self.predictors.values() for w in windows(p) if w.label is not None]
         for label in (*inner, *(label for label, _ in self.listeners)):
             if label not in found.values():
-                found[str(label)] = label
+                found[_free(str(label), found)] = label
         return found
 
     @property
     def events(self) -> tuple[type[Event], ...]:
         """Every event class in use, in the order in which it is first named."""
-        found: dict[type[Event], None] = {}
-        for label in self.labels.values():
-            found |= dict.fromkeys((label.anchor, *label.evidence, *label.unless))
-        for predictor in self.predictors.values():
-            for window in windows(predictor):
-                found |= dict.fromkeys(window.events)
-        return tuple(found | dict.fromkeys(self.sources))
+        predicted = (event for predictor in self.predictors.values() for event in predictor.events)
+        heard = (event for label, _ in self.listeners for event in label.events)
+        return tuple(dict.fromkeys((*predicted, *heard, *self.sources)))
+
+
+def _free(name: str, taken: Iterable[str]) -> str:
+    """`name`, or the first of `name #2`, `name #3`, ... that is not taken."""
+    numbered = (f"{name} #{n}" for n in count(2))
+    return name if name not in taken else next(other for other in numbered if other not in taken)
 
 
 def windows(predictor: Predictor) -> list[Past]:

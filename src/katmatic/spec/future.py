@@ -5,12 +5,13 @@ from __future__ import annotations
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from katmatic import duration
 from katmatic.errors import DeclarationError
-from katmatic.spec.event import Event, FieldRef, events_in, field_ref, schema
+from katmatic.spec.event import Event, events_in, field_ref, schema
+from katmatic.spec.function import takes_one
 
 EventsType = type[Event] | types.UnionType
 
@@ -37,6 +38,11 @@ class Label:
     def is_binary(self) -> bool:
         """Whether the prediction is a probability."""
         return self.op in ("any", "none")
+
+    @property
+    def events(self) -> tuple[type[Event], ...]:
+        """Every event class that it looks at: the anchor, the evidence, and what makes it void."""
+        return tuple(dict.fromkeys((self.anchor, *self.evidence, *self.unless)))
 
     @property
     def join(self) -> tuple[str, ...]:
@@ -133,6 +139,9 @@ def last(
     return _label("last", what, per, within, provisional, unless, where)
 
 
+OF_A_FIELD = ("sum", "mean", "last")
+
+
 def _label(
     op: str,
     what: Any,
@@ -143,41 +152,80 @@ def _label(
     where: Callable[[Any], bool] | None,
 ) -> Label:
     name = f"future.{op}"
-    ref: FieldRef | None = field_ref(what)
-    events = (ref.event,) if ref else events_in(what)
-    if (ref is None) is (op in ("sum", "mean", "last")) or not events:
-        wanted = (
-            "a field such as Payment.amount" if op in ("sum", "mean", "last") else "an event class, or a union of them"
+    ref = field_ref(what) if op in OF_A_FIELD else None
+    events = events_in(what if op not in OF_A_FIELD else ref and ref.event)
+    if not events:
+        _refuse_evidence(name, what, op)
+    if ref and ref.field.kind in (str, datetime):
+        raise DeclarationError(
+            name, found=f"{ref}, no number", expected="a field of type float, int or bool", do="give classes numbers"
         )
-        raise DeclarationError(name, found=repr(what), expected=wanted, do=f"{name}({wanted}, per=..., within=...)")
-    if not events_in(per):
+    if len(events_in(per)) != 1:
         raise DeclarationError(name, found=f"per={per!r}", expected="the anchor's event class", do="per=Payment")
-    first, second = ("0s", within) if isinstance(within, str) else within
-    start, end = duration.parse(first, where=name), duration.parse(second, where=name)
-    if end <= start or end <= timedelta(0):
+    void = () if unless is None else events_in(unless)
+    if (unless is not None and not void) or set(void) & set(events):
+        raise DeclarationError(
+            name, found=f"unless={unless!r}", expected="event classes that are not the evidence", do="unless=Cancelled"
+        )
+    if where is not None:
+        takes_one(f"{name} where=", where, "the event")
+    start, end = _window(name, within)
+    label = Label(op, events, ref.name if ref else None, per, start, end, _wait(name, provisional, end), void, where)
+    if not label.join:
+        others = ", ".join(event.__name__ for event in (*events, *void))
+        raise DeclarationError(
+            name,
+            found=f"{others} and {per.__name__} with no key of the same name",
+            expected="at least one Key (or Id) field that all of them have",
+            do="name the key fields alike",
+        )
+    return label
+
+
+def _refuse_evidence(name: str, what: Any, op: str) -> None:
+    if isinstance(what, Label):
+        raise DeclarationError(
+            name,
+            found=f"{what}, a label",
+            expected="events: a label of a label goes in a circle",
+            do="name the events that decide it; past.mean(label, ...) makes a feature of it",
+        )
+    wanted = "a field such as Payment.amount" if op in OF_A_FIELD else "an event class, or a union of them"
+    example = "Payment.amount" if op in OF_A_FIELD else "Chargeback"
+    raise DeclarationError(
+        name, found=repr(what), expected=wanted, do=f'write {name}({example}, per=Payment, within="60d")'
+    )
+
+
+def _window(name: str, within: Any) -> tuple[timedelta, timedelta]:
+    ends = ("0s", within) if isinstance(within, str) else within
+    if not isinstance(ends, tuple) or len(ends) != 2:
         raise DeclarationError(
             name,
             found=f"within={within!r}",
-            expected="a window that ends after it starts and after its anchor",
+            expected="how far it looks, or where it starts and ends",
+            do='say within="30m", or within=("-2h", "15m")',
+        )
+    start, end = (duration.parse(moment, where=f"{name} within=") for moment in ends)
+    if end <= start:
+        raise DeclarationError(
+            name,
+            found=f"within={within!r}",
+            expected="a window that ends after it starts",
             do='say how far it looks ahead: within="30m", or within=("-2h", "15m")',
         )
-    wait = None if provisional is None else duration.parse(provisional, where=name)
-    if wait is not None and not timedelta(0) < wait < end:
+    return start, end
+
+
+def _wait(name: str, provisional: str | None, end: timedelta) -> timedelta | None:
+    if provisional is None:
+        return None
+    wait = duration.parse(provisional, where=f"{name} provisional=")
+    if not timedelta(0) < wait < end:
         raise DeclarationError(
             name,
             found=f"provisional={provisional!r}",
-            expected="a moment inside the window",
+            expected="a moment after the anchor and before the window ends",
             do="leave it out, or shorten it",
         )
-    void = () if unless is None else events_in(unless)
-    if unless is not None and not void:
-        raise DeclarationError(name, found=f"unless={unless!r}", expected="event classes", do="unless=Cancelled")
-    label = Label(op, events, ref.name if ref else None, per, start, end, wait, void, where)
-    if not label.join:
-        raise DeclarationError(
-            name,
-            found=f"{', '.join(e.__name__ for e in (*events, *void))} and {per.__name__} with no key of the same name",
-            expected="at least one Key (or Id) field that both have",
-            do="name the key fields alike in both events",
-        )
-    return label
+    return wait

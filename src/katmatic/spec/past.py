@@ -5,12 +5,13 @@ from __future__ import annotations
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, cast
 
 from katmatic import duration
 from katmatic.errors import DeclarationError
-from katmatic.spec.event import Event, FieldRef, events_in, field_ref, field_refs
+from katmatic.spec.event import Event, FieldRef, events_in, field_ref, schema
+from katmatic.spec.function import takes_one
 from katmatic.spec.future import Label
 
 Where = Callable[[Any], bool]
@@ -29,6 +30,11 @@ class Past:
     by: tuple[FieldRef, ...]  # fields of the anchor; matched by name with the keys of the stream
     where: Where | None = None
     k: int | None = None
+
+    @property
+    def kind(self) -> type:
+        """The kind of the values that it looks at: str, float, int or bool; float for those of a label."""
+        return float if self.field is None else schema(self.events[0]).field(self.field).kind
 
     def __str__(self) -> str:
         what = self.label or " | ".join(event.__name__ for event in self.events)
@@ -93,47 +99,70 @@ def ewm(what: Any, halflife: str, *, by: Any = (), where: Where | None = None) -
 
 
 def top(what: Any, window: str | None, *, k: int, by: Any = (), where: Where | None = None) -> Past:
-    """The `k` most frequent values of a field, most frequent first; ties go to the value seen first."""
-    if not isinstance(k, int) or k < 1:
+    """The `k` most frequent values of a field, most frequent first; ties go to the value seen first.
+
+    They are candidates of a `Rank`; as a list, they are no feature.
+    """
+    if type(k) is not int or k < 1:
         raise DeclarationError("past.top", found=f"k={k!r}", expected="a whole number above 0", do="say how many: k=10")
     return _past("top", what, window, by, where, k)
 
 
+COUNTING = ("count", "since")  # they look at events, not at a field of them
+COMPARING = ("distinct", "last", "first", "top")  # they take text as well as numbers
+
+
 def _past(op: str, what: Any, window: str | None, by: Any, where: Where | None, k: int | None = None) -> Past:
-    span = None if window is None else duration.parse(window, where=f"past.{op}")
-    if span is not None and span <= timedelta(0):
+    name = f"past.{op}"
+    is_open = window is None and op != "ewm"
+    span = None if is_open else duration.parse(cast(str, window), where=name, least=duration.SHORTEST)
+    if where is not None:
+        takes_one(f"{name} where=", where, "the event")
+    keys = _keys(name, by)
+    if isinstance(what, Label):
+        if op == "top":
+            raise DeclarationError(name, found=str(what), expected="a field such as Click.item", do="rank by a key")
+        return Past(op, (), what, None, span, keys, where, k)
+    ref, events = field_ref(what), events_in(what)
+    if ref is not None and op not in COUNTING:
+        _check_kind(name, ref, op)
+        return Past(op, (ref.event,), None, ref.name, span, keys, where, k)
+    if events and op in COUNTING:
+        return Past(op, events, None, None, span, keys, where, k)
+    wanted = "an event class, a union of them, or a label" if op in COUNTING else "a field such as Payment.amount"
+    raise DeclarationError(
+        name,
+        found=repr(what),
+        expected=wanted,
+        do="name the class: Payment" if op in COUNTING else "name the class and the field: Payment.amount",
+    )
+
+
+def _keys(name: str, by: Any) -> tuple[FieldRef, ...]:
+    parts = by if isinstance(by, tuple) else (by,)
+    named = tuple(ref for part in parts if (ref := field_ref(part)) is not None)
+    if len(named) < len(parts) or len({ref.event for ref in named}) > 1 or len(set(named)) < len(named):
         raise DeclarationError(
-            f"past.{op}", found=f"the window {window!r}", expected="more than no time", do='look back, e.g. "30d"'
-        )
-    refs = tuple(field_refs(by))
-    if None in refs:
-        raise DeclarationError(
-            f"past.{op}",
-            found=f"by={by!r}",
-            expected="one Key field of the anchor event, or a tuple of them",
+            name,
+            found=f"by={', '.join(str(field_ref(part) or repr(part)) for part in parts)}",
+            expected="one Key field of the anchor event, or a tuple of different ones",
             do="name the field of the event that the prediction is about: by=Payment.card",
         )
-    if callable(where) is False and where is not None:
+    return named
+
+
+def _check_kind(name: str, ref: FieldRef, op: str) -> None:
+    if ref.field.kind is datetime:
         raise DeclarationError(
-            f"past.{op}",
-            found=f"where={where!r}",
-            expected="a function of the event",
-            do="where=lambda e: e.amount > 100",
+            name,
+            found=f"{ref}, a time",
+            expected="a field with a value",
+            do=f"for its age: past.since({ref.event.__name__}, by=...)",
         )
-    named = tuple(ref for ref in refs if ref is not None)
-    if isinstance(what, Label):
-        return Past(op, (), what, None, span, named, where, k)
-    ref = field_ref(what)
-    if ref is not None and op not in ("count", "since"):
-        return Past(op, (ref.event,), None, ref.name, span, named, where, k)
-    events = events_in(what)
-    if events and op in ("count", "since"):
-        return Past(op, events, None, None, span, named, where, k)
-    wanted = (
-        "an event class, a union of them, or a label"
-        if op in ("count", "since")
-        else "a field such as Payment.amount, or a label"
-    )
-    raise DeclarationError(
-        f"past.{op}", found=repr(what), expected=wanted, do=f"past.{op}({wanted.split(',')[0]}, window)"
-    )
+    if ref.field.kind is str and op not in COMPARING:
+        raise DeclarationError(
+            name,
+            found=f"{ref}, a text",
+            expected="a field of type float, int or bool",
+            do=f"count its values: past.distinct({ref}, ...), or take the newest: past.last({ref}, ...)",
+        )

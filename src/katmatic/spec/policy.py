@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from katmatic import duration
 from katmatic.errors import DeclarationError
@@ -24,9 +24,9 @@ class Retrain:
     history: str | None = None
 
     def __post_init__(self) -> None:
-        for text in (self.every, self.history):
+        for name, text in (("every", self.every), ("history", self.history)):
             if text is not None:
-                duration.parse(text, where="Retrain")
+                duration.parse(text, where=f"Retrain {name}=", least=duration.SHORTEST)
         if self.rows < 2 or (self.labels is not None and self.labels < 1):
             raise DeclarationError(
                 "Retrain",
@@ -67,7 +67,7 @@ class Rank:
     `size` is how many are shown.
     """
 
-    candidates: Sequence[Past] = field(default_factory=tuple)
+    candidates: Sequence[Past]
     explore: float = 0.0
     size: int = 10
 
