@@ -14,7 +14,7 @@ class Clock(Protocol):
     """Tells the time and waits. Given to whoever needs it; never looked up."""
 
     def now(self) -> int:
-        """This moment, in microseconds since 1970 UTC."""
+        """The present moment, in microseconds since 1970 UTC."""
         ...
 
     def wait(self, seconds: float) -> None:
@@ -30,7 +30,7 @@ class SystemClock:
         self._lock = threading.Lock()
 
     def now(self) -> int:
-        """This moment, at least as late as the one told before."""
+        """The present moment, at least as late as the one told before."""
         with self._lock:
             self._latest = max(self._latest, time.time_ns() // 1000)
             return self._latest

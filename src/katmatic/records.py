@@ -91,7 +91,7 @@ class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """An action taken on a prediction. `censored`: the truth will not be seen; `propensity`: odds of being let through."""
+    """An action taken on a prediction. `censored`: its truth will not be seen; `propensity`: odds of being let by."""
 
     predictor: str
     anchor: int

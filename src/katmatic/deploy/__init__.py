@@ -1,1 +1,1 @@
-"""TODO"""
+"""Files that we write for others: containers, clusters, schedulers, alert rules."""

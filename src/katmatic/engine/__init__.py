@@ -1,1 +1,1 @@
-"""TODO"""
+"""Events in; features, predictions to make and label versions out. Same input, same output."""

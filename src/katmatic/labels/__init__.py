@@ -1,1 +1,1 @@
-"""TODO"""
+"""A prediction meets its truth."""

@@ -45,7 +45,7 @@ class Log(Protocol):
         ...
 
     def read(self, now: int, *, limit: int) -> Batch:
-        """The next batch, at most `limit` records; a tick if nothing waits. Not durable, nor gone, before its commit."""
+        """The next batch, at most `limit` records; a tick if nothing waits. It is durable, and gone, once committed."""
         ...
 
     def commit(
@@ -54,7 +54,7 @@ class Log(Protocol):
         """Make `batch` (its moment, its order, its records) and what was made of it durable: together or not at all.
 
         `written` goes to the end of its topics; `fed` waits to be read, before all that was appended later.
-        An empty tick (no slices, nothing written or fed) need not be kept, if nothing depends on it: pass it all the same.
+        An empty tick (no slices, nothing written or fed) need not be kept if nothing depends on it; pass it anyhow.
         """
         ...
 

@@ -1,1 +1,1 @@
-"""TODO"""
+"""From a feature row to a logged prediction."""

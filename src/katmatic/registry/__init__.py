@@ -1,1 +1,1 @@
-"""TODO"""
+"""Which model versions there are, and who answers."""

@@ -1,1 +1,1 @@
-"""TODO"""
+"""When retraining runs."""

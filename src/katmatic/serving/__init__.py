@@ -1,1 +1,1 @@
-"""TODO"""
+"""What the outside sees: REST, live streams and pages."""

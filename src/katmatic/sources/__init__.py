@@ -1,1 +1,1 @@
-"""TODO"""
+"""Where events come from."""

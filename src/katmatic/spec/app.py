@@ -114,7 +114,10 @@ class App:
             self.timezone = ZoneInfo(timezone)
         except (ZoneInfoNotFoundError, ValueError) as error:
             raise DeclarationError(
-                f"App({name!r})", found=f"timezone={timezone!r}", expected="an IANA time zone", do='e.g. "Europe/London"'
+                f"App({name!r})",
+                found=f"timezone={timezone!r}",
+                expected="an IANA time zone",
+                do='e.g. "Europe/London"',
             ) from error
         self.predictors: dict[str, Predictor] = {}
         self.sources: dict[type[Event], SourcePolicy] = {}
@@ -182,7 +185,10 @@ class App:
         """Call the decorated function with each new version of `label`."""
         if not isinstance(label, Label):
             raise DeclarationError(
-                "App.on", found=repr(label), expected="a label made by future.*", do="pass the label itself: @app.on(absent)"
+                "App.on",
+                found=repr(label),
+                expected="a label made by future.*",
+                do="pass the label itself: @app.on(absent)",
             )
 
         def add(function: Function) -> Function:

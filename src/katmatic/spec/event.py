@@ -46,7 +46,7 @@ def _snake(name: str) -> str:
 class EventMeta(type(msgspec.Struct)):  # type: ignore[misc]  # a metaclass that only msgspec can name
     """Makes event classes frozen and keyword-only, and remembers their topic."""
 
-    def __new__(
+    def __new__(  # noqa: D102
         mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any], *, topic: str | None = None, **options: Any
     ) -> EventMeta:
         cls = super().__new__(mcs, name, bases, namespace, frozen=True, kw_only=True, **options)
@@ -199,7 +199,7 @@ def field_ref(what: Any) -> FieldRef | None:
     """The field that `Payment.amount` names, or None if `what` names no field of an event."""
     owner = getattr(what, "__objclass__", None)
     if isinstance(what, types.MemberDescriptorType) and isinstance(owner, EventMeta):
-        return FieldRef(owner, what.__name__)  # type: ignore[arg-type]
+        return FieldRef(owner, what.__name__)
     return None
 
 

@@ -1,4 +1,4 @@
-"""Windows that look forward: `future.any(Chargeback, per=Payment, within="60d")` asks whether it happened in `[t, t + 60d)`."""
+"""Windows that look forward: `future.any(Chargeback, per=Payment, within="60d")` looks at `[t, t + 60d)`."""
 
 from __future__ import annotations
 
@@ -146,7 +146,9 @@ def _label(
     ref: FieldRef | None = field_ref(what)
     events = (ref.event,) if ref else events_in(what)
     if (ref is None) is (op in ("sum", "mean", "last")) or not events:
-        wanted = "a field such as Payment.amount" if op in ("sum", "mean", "last") else "an event class, or a union of them"
+        wanted = (
+            "a field such as Payment.amount" if op in ("sum", "mean", "last") else "an event class, or a union of them"
+        )
         raise DeclarationError(name, found=repr(what), expected=wanted, do=f"{name}({wanted}, per=..., within=...)")
     if not events_in(per):
         raise DeclarationError(name, found=f"per={per!r}", expected="the anchor's event class", do="per=Payment")
@@ -162,7 +164,10 @@ def _label(
     wait = None if provisional is None else duration.parse(provisional, where=name)
     if wait is not None and not timedelta(0) < wait < end:
         raise DeclarationError(
-            name, found=f"provisional={provisional!r}", expected="a moment inside the window", do="leave it out, or shorten it"
+            name,
+            found=f"provisional={provisional!r}",
+            expected="a moment inside the window",
+            do="leave it out, or shorten it",
         )
     void = () if unless is None else events_in(unless)
     if unless is not None and not void:

@@ -73,7 +73,7 @@ def distinct(what: Any, window: str | None, *, by: Any = (), where: Where | None
 
 
 def last(what: Any, window: str | None = None, *, by: Any = (), where: Where | None = None) -> Past:
-    """The latest value before `t`, by event time; of two at the same time the one that arrived later. Unknown if none."""
+    """The latest value before `t`, by event time; of two at the same time the later to arrive. Unknown if none."""
     return _past("last", what, window, by, where)
 
 
@@ -88,7 +88,7 @@ def since(what: Source, window: str | None = None, *, by: Any = (), where: Where
 
 
 def ewm(what: Any, halflife: str, *, by: Any = (), where: Where | None = None) -> Past:
-    """The mean of all values before `t`, each weighted by one half per `halflife` of age. Unknown if there were none."""
+    """The mean of all values before `t`, each weighing one half per `halflife` of its age. Unknown if none."""
     return _past("ewm", what, halflife, by, where)
 
 
@@ -115,17 +115,25 @@ def _past(op: str, what: Any, window: str | None, by: Any, where: Where | None, 
         )
     if callable(where) is False and where is not None:
         raise DeclarationError(
-            f"past.{op}", found=f"where={where!r}", expected="a function of the event", do="where=lambda e: e.amount > 100"
+            f"past.{op}",
+            found=f"where={where!r}",
+            expected="a function of the event",
+            do="where=lambda e: e.amount > 100",
         )
     named = tuple(ref for ref in refs if ref is not None)
     if isinstance(what, Label):
-        if op in ("since", "ewm", "top", "distinct", "first", "last", "count", "sum", "mean", "min", "max", "std"):
-            return Past(op, (), what, None, span, named, where, k)
+        return Past(op, (), what, None, span, named, where, k)
     ref = field_ref(what)
     if ref is not None and op not in ("count", "since"):
         return Past(op, (ref.event,), None, ref.name, span, named, where, k)
     events = events_in(what)
     if events and op in ("count", "since"):
         return Past(op, events, None, None, span, named, where, k)
-    wanted = "an event class, a union of them, or a label" if op in ("count", "since") else "a field such as Payment.amount, or a label"
-    raise DeclarationError(f"past.{op}", found=repr(what), expected=wanted, do=f"past.{op}({wanted.split(',')[0]}, window)")
+    wanted = (
+        "an event class, a union of them, or a label"
+        if op in ("count", "since")
+        else "a field such as Payment.amount, or a label"
+    )
+    raise DeclarationError(
+        f"past.{op}", found=repr(what), expected=wanted, do=f"past.{op}({wanted.split(',')[0]}, window)"
+    )

@@ -29,7 +29,10 @@ class Retrain:
                 duration.parse(text, where="Retrain")
         if self.rows < 2 or (self.labels is not None and self.labels < 1):
             raise DeclarationError(
-                "Retrain", found=f"rows={self.rows}, labels={self.labels}", expected="rows >= 2, labels >= 1", do="raise it"
+                "Retrain",
+                found=f"rows={self.rows}, labels={self.labels}",
+                expected="rows >= 2, labels >= 1",
+                do="raise it",
             )
 
 
@@ -49,7 +52,10 @@ class Promote:
     def __post_init__(self) -> None:
         if self.metric is not None and self.metric not in METRICS:
             raise DeclarationError(
-                "Promote", found=f"metric={self.metric!r}", expected=f"one of {', '.join(METRICS)}", do="choose one of these"
+                "Promote",
+                found=f"metric={self.metric!r}",
+                expected=f"one of {', '.join(METRICS)}",
+                do="choose one of these",
             )
 
 
@@ -68,7 +74,10 @@ class Rank:
     def __post_init__(self) -> None:
         if not self.candidates or [c for c in self.candidates if not isinstance(c, Past) or c.op != "top"]:
             raise DeclarationError(
-                "Rank", found=f"candidates={self.candidates!r}", expected="past.top(...) windows", do="name at least one"
+                "Rank",
+                found=f"candidates={self.candidates!r}",
+                expected="past.top(...) windows",
+                do="name at least one",
             )
         if not 0 <= self.explore < 1 or self.size < 1:
             raise DeclarationError(

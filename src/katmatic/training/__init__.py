@@ -1,1 +1,1 @@
-"""TODO"""
+"""From labelled rows to a model, and whether it is better."""

@@ -1,0 +1,28 @@
+"""Real components that a test needs: where one is missing the test skips with a loud line, and in CI it fails."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+CHROMIUM = "/usr/bin/chromium"
+
+
+def need(name: str, found: object, how: str) -> None:
+    """Go on if `found` is true; else skip the test, or fail it where `CI=true`, saying `how` to get `name`."""
+    if found:
+        return
+    message = f"needs {name}, which is not here; {how}"
+    if os.environ.get("CI") == "true":
+        pytest.fail(message, pytrace=False)
+    pytest.skip(message)
+
+
+def need_chromium() -> str:
+    """The path of a Chromium to drive."""
+    found = CHROMIUM if Path(CHROMIUM).exists() else shutil.which("chromium") or shutil.which("google-chrome")
+    need("Chromium", found, "apt-get install chromium")
+    return str(found)
