@@ -33,7 +33,7 @@ NEVER = -(2**62)
 NOTHING = -(2**63)
 
 # Row kinds.
-EVENT, HEARTBEAT, DECISION = 0, 1, 2
+EVENT, HEARTBEAT, DECISION, PASSING = 0, 1, 2, 3  # passing: only time does, by a tick or a dead record
 # Row outcomes.
 APPLIED, LATE, DUPLICATE, NO_EVENT = 0, 1, 2, 3
 # Ranks of what falls due at the same moment.
@@ -50,8 +50,29 @@ RING, CAP, START, LEN, ASOF, TAIL, BASE_TIME, BASE_POS, CELL_WORDS = 0, 1, 2, 3,
 # Words of an accumulator: the index of the window's first event, the number of its values; then what its flags ask for.
 HEAD, NUMBER, ACC_WORDS, ACC_WORDS_MOST = 0, 1, 2, 16
 # Words of an anchor.
-AN_LABEL, AN_POS, AN_TIME, AN_STATE, AN_VERSION, AN_VALUE, AN_NEXT, AN_PREV, AN_VOID, AN_EVIDENCE = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9
-AN_NUMBER, AN_SUM, AN_LAST_TIME, AN_LAST_POS, AN_LAST, AN_LEADS, AN_WAITS, AN_DEAD, AN_KEYS = 10, 11, 14, 15, 16, 17, 18, 19, 20
+AN_LABEL, AN_POS, AN_TIME, AN_STATE, AN_VERSION, AN_VALUE, AN_NEXT, AN_PREV, AN_VOID, AN_EVIDENCE = (
+    0,
+    1,
+    2,
+    3,
+    4,
+    5,
+    6,
+    7,
+    8,
+    9,
+)
+AN_NUMBER, AN_SUM, AN_LAST_TIME, AN_LAST_POS, AN_LAST, AN_LEADS, AN_WAITS, AN_DEAD, AN_KEYS = (
+    10,
+    11,
+    14,
+    15,
+    16,
+    17,
+    18,
+    19,
+    20,
+)
 # The first words of the arena: address 0 is nobody's; a copy of an accumulator; a copy of an event's values.
 COPY, SPARE, WORDS_FIRST = 64, 128, 256
 # Free lists: blocks of one size each; those of rings follow by stride.
@@ -716,7 +737,12 @@ def _mean(reals, sums, number, parts):  # type: ignore[no-untyped-def]
 def _read(plan, store, question, cell, t, late, out, row):  # type: ignore[no-untyped-def]
     """The answers that need the events themselves: last, first, since, distinct, decayed means, the most frequent."""
     words, reals = store.words, store.reals
-    table, op, column, span = plan.q_table[question], plan.q_op[question], plan.q_column[question], plan.q_length[question]
+    table, op, column, span = (
+        plan.q_table[question],
+        plan.q_op[question],
+        plan.q_column[question],
+        plan.q_length[question],
+    )
     stride = plan.t_stride[table]
     ring, mask, start = words[cell + RING], words[cell + CAP] - 1, words[cell + START]
     high = _bound(store, cell, stride, t, NOTHING) if late else words[cell + TAIL]
@@ -948,9 +974,7 @@ def _become(plan, store, out, anchor, state, value, now):  # type: ignore[no-unt
         return
     for i in range(plan.l_tables_lo[label], plan.l_tables_lo[label + 1]):
         key = words[anchor + AN_KEYS + plan.label_space[i]]
-        _amend(
-            plan, store, plan.label_table[i], key, words[anchor + AN_TIME], words[anchor + AN_POS], old, value, now
-        )
+        _amend(plan, store, plan.label_table[i], key, words[anchor + AN_TIME], words[anchor + AN_POS], old, value, now)
 
 
 @jit
@@ -1365,6 +1389,8 @@ def run(plan, store, rows, out, now):  # type: ignore[no-untyped-def]
     for i in range(len(rows.kind)):
         moment, stream = rows.now[i], rows.stream[i]
         _fire(plan, store, out, moment)
+        if rows.kind[i] == PASSING:
+            continue
         if rows.kind[i] == DECISION:
             out.fate[i] = NO_EVENT
             _decide(plan, store, rows, out, i)
