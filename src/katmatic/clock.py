@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import threading
 import time
-from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+from katmatic.moment import EPOCH, to_datetime, to_micros
+
+__all__ = [
+    "EPOCH",
+    "Clock",
+    "ManualClock",
+    "SystemClock",
+    "monotonic_seconds",
+    "process_seconds",
+    "to_datetime",
+    "to_micros",
+]
 
 
 class Clock(Protocol):
@@ -43,6 +53,7 @@ class SystemClock:
 class ManualClock:
     """A clock that stands still until it is told to move: for tests, replays and the demo.
 
+    >>> from datetime import UTC, datetime
     >>> clock = ManualClock(to_micros(datetime(2025, 4, 21, 8, tzinfo=UTC)))
     >>> clock.wait(90); to_datetime(clock.now()).isoformat()
     '2025-04-21T08:01:30+00:00'
@@ -72,13 +83,3 @@ def process_seconds() -> float:
 def monotonic_seconds() -> float:
     """Seconds on a clock that only measures distances: for waits and latencies."""
     return time.perf_counter()
-
-
-def to_micros(moment: datetime) -> int:
-    """Microseconds since 1970 of an aware `moment`."""
-    return (moment - EPOCH) // timedelta(microseconds=1)
-
-
-def to_datetime(moment: int) -> datetime:
-    """The aware UTC datetime of microseconds since 1970."""
-    return EPOCH + timedelta(microseconds=moment)

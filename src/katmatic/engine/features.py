@@ -1,0 +1,128 @@
+"""Feature rows: the kernel's answers, the anchor's fields and the user's functions, as columns of one predictor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from katmatic.engine.plan import Output, Questions
+from katmatic.engine.validate import local
+from katmatic.state.columns import Numbering
+
+
+class Anchors:
+    """What the rows of one block say about their anchors, as far as a feature asks for it."""
+
+    def __init__(
+        self, field: Callable[[str], list[Any]], events: Callable[[], Sequence[Any]], now: Callable[[], list[Any]]
+    ) -> None:
+        self.field, self.events, self.now = field, events, now
+
+
+def assemble(
+    questions: Questions, answers: NDArray[np.float64], anchors: Anchors, codes: dict[Any, Numbering]
+) -> tuple[NDArray[np.float64], dict[str, list[Any]], NDArray[np.bool_], int]:
+    """Values (n, F) with NaN for unknown, the features that are texts, the rows that failed, and how often one raised."""
+    n = len(answers)
+    lists: dict[str, list[Any]] = {}
+    values = np.full((n, len(questions.columns)), np.nan)
+    texts: dict[str, list[Any]] = {}
+    failed = np.zeros(n, np.bool_)
+    raised = 0
+    place = {name: i for i, name in enumerate(questions.columns)}
+    needed = {name for output in questions.outputs for name in output.takes}
+    for output in questions.outputs:
+        if output.kind == "window" and (output.codes is None or output.name not in questions.texts):
+            column = answers[:, output.at]
+            values[:, place[output.name]] = column
+            if output.name in needed:
+                lists[output.name] = known(column)
+            continue
+        if output.kind == "window":
+            found: list[Any] = _decoded(output, answers, codes)
+        elif output.kind == "field":
+            found = anchors.field(output.field)
+        else:
+            found, wrong = _derive(output, lists, anchors, n)
+            failed[wrong] = True
+            raised += len(wrong)
+        lists[output.name] = found
+        if output.name in questions.texts or any(type(value) is str for value in found):
+            texts[output.name] = found
+        else:
+            values[:, place[output.name]] = [math.nan if value is None else value for value in found]
+            if output.kind == "derived":
+                lists[output.name] = known(values[:, place[output.name]])
+    return values, texts, failed, raised
+
+
+def known(column: NDArray[np.float64]) -> list[Any]:
+    """A column as numbers, None where unknown."""
+    found: list[Any] = column.tolist()
+    if np.isnan(column).any():
+        return [None if value != value else value for value in found]
+    return found
+
+
+def _decoded(output: Output, answers: NDArray[np.float64], codes: dict[Any, Numbering]) -> list[Any]:
+    names = list(codes[output.codes])
+    block = answers[:, output.at : output.at + output.width]
+    if output.width > 1 or output.name.startswith("candidates["):
+        return [[names[int(code)] for code in row if code == code] for row in block.tolist()]
+    return [None if code != code else names[int(code)] for code in block[:, 0].tolist()]
+
+
+def _derive(output: Output, lists: dict[str, list[Any]], anchors: Anchors, n: int) -> tuple[list[Any], list[int]]:
+    """A function's values, and the rows for which it raised. Unknown propagates: a TypeError over a None gives None."""
+    assert output.function is not None
+    given = []
+    for name in output.takes:
+        if name == "event":
+            given.append(list(anchors.events()))
+        elif name == "now":
+            given.append(anchors.now())
+        else:
+            given.append(lists[name])
+    if not given:
+        given = [[]] * 0
+    try:
+        found = list(map(output.function, *given)) if given else [output.function() for _ in range(n)]
+        return [_clean(value) for value in found], []
+    except Exception:  # the user's function may raise anything: then row by row
+        return _row_by_row(output, given, n)
+
+
+def _row_by_row(output: Output, given: list[list[Any]], n: int) -> tuple[list[Any], list[int]]:
+    assert output.function is not None
+    found: list[Any] = []
+    wrong = []
+    features = [name not in ("event", "now") for name in output.takes]
+    for i in range(n):
+        row = [column[i] for column in given]
+        try:
+            found.append(_clean(output.function(*row)))
+        except Exception as error:
+            found.append(None)
+            unknown = any(value is None for value, feature in zip(row, features, strict=True) if feature)
+            if not (unknown and isinstance(error, TypeError)):
+                wrong.append(i)
+    return found, wrong
+
+
+def _clean(value: Any) -> Any:
+    """A value that a column can hold: a number, a text, or None."""
+    if type(value) is float:
+        return None if value != value else value
+    if value is None or isinstance(value, str):
+        return value
+    number = float(value)
+    return None if math.isnan(number) else number
+
+
+def moments(column: NDArray[np.int64], zone: Any) -> list[Any]:
+    """A column of moments as aware datetimes in the app's zone."""
+    return [local(moment, zone) for moment in column.tolist()]

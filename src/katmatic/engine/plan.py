@@ -1,0 +1,582 @@
+"""compile(app) -> Plan: every declaration looked at once, turned into the tables of numbers that the kernel reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import numpy as np
+
+from katmatic import duration
+from katmatic.errors import DeclarationError
+from katmatic.spec.app import App, Predictor, SourcePolicy, windows
+from katmatic.spec.check import arguments, derived_order
+from katmatic.spec.event import Event, Schema, field_ref, schema
+from katmatic.spec.future import Label
+from katmatic.spec.past import Past
+from katmatic.state import kernel
+
+_OPS = {
+    "count": kernel.COUNT,
+    "sum": kernel.SUM,
+    "mean": kernel.MEAN,
+    "std": kernel.STD,
+    "min": kernel.MIN,
+    "max": kernel.MAX,
+    "distinct": kernel.DISTINCT,
+    "last": kernel.LAST,
+    "first": kernel.FIRST,
+    "since": kernel.SINCE,
+    "ewm": kernel.EWM,
+    "top": kernel.TOP,
+}
+_LABEL_OPS = {
+    "any": kernel.L_ANY,
+    "none": kernel.L_NONE,
+    "count": kernel.L_COUNT,
+    "sum": kernel.L_SUM,
+    "mean": kernel.L_MEAN,
+    "last": kernel.L_LAST,
+}
+_ACCUMULATED = {"count", "sum", "mean", "std", "min", "max"}
+_CODED = {"distinct", "top"}
+_MICROSECOND = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A field of a stream as a column of numbers; `coded`: its values are numbered in the order of their appearance."""
+
+    stream: int
+    field: str
+    coded: bool
+
+
+@dataclass
+class Stream:
+    """One type of event: how it is read, and what the kernel is given of it."""
+
+    schema: Schema
+    policy: SourcePolicy
+    columns: list[Column] = field(default_factory=list)  # value columns, in kernel order
+    masks: list[Callable[[Any], Any]] = field(default_factory=list)  # conditions (`where=`), in kernel order
+    spaces: list[int] = field(default_factory=list)  # key spaces that it has all fields of
+
+
+@dataclass(frozen=True)
+class Output:
+    """One feature of a predictor: where its value comes from."""
+
+    name: str
+    kind: str  # window | field | derived
+    at: int = -1  # window: column of the kernel's answers
+    width: int = 1  # top: how many
+    codes: Column | None = None  # window: the values are codes of this column
+    field: str = ""  # field: of the anchor
+    function: Callable[..., Any] | None = None
+    takes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Questions:
+    """One predictor as the engine sees it."""
+
+    predictor: Predictor
+    name: str
+    label: int
+    outputs: tuple[Output, ...]  # in the order in which they can be computed
+    columns: tuple[str, ...]  # names in the order of declaration
+    texts: tuple[str, ...]  # those of them that are no numbers
+    candidates: tuple[Output, ...] = ()
+    needs_event: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An application, compiled. `tables` is what the kernel reads; the rest is for the columns around it."""
+
+    app: App
+    zone: ZoneInfo
+    streams: tuple[Stream, ...]
+    by_topic: dict[str, int]
+    spaces: tuple[tuple[str, ...], ...]
+    labels: tuple[tuple[str, Label], ...]
+    label_keys: tuple[tuple[int, ...], ...]  # per label: the spaces of the anchor's single keys
+    questions: tuple[Questions, ...]
+    tables: kernel.Plan
+    widths: tuple[int, int, int]  # value columns, conditions, answers
+
+
+def compile(app: App) -> Plan:
+    """The plan of an application.
+
+    Raises DeclarationError for what can only be seen as a whole, such as a label whose value is no number.
+    """
+    return _Compiler(app).plan()
+
+
+def micros(length: timedelta) -> int:
+    """A length of time in the kernel's unit."""
+    return length // _MICROSECOND
+
+
+class _Rows:
+    """Entries of several owners, gathered in any order and laid out owner by owner (`lo[i]:lo[i + 1]`)."""
+
+    def __init__(self, owners: int) -> None:
+        self.entries: list[list[tuple[int, ...]]] = [[] for _ in range(owners)]
+
+    def add(self, owner: int, *entry: int) -> None:
+        """One more entry of an owner."""
+        self.entries[owner].append(entry)
+
+    def lo(self) -> kernel.Ints:
+        """Where the entries of each owner begin."""
+        return _ints([0, *np.cumsum([len(e) for e in self.entries])])
+
+    def part(self, i: int) -> kernel.Ints:
+        """The `i`-th number of every entry."""
+        return _ints([entry[i] for entries in self.entries for entry in entries])
+
+
+def _ints(values: Iterable[int]) -> kernel.Ints:
+    return np.array(list(values), dtype=np.int64)
+
+
+@dataclass
+class _Acc:
+    length: int
+    column: int
+    parts: set[str]
+    halflife: int = 0
+
+
+@dataclass
+class _Table:
+    streams: tuple[int, ...]
+    label: int  # -1: of events
+    space: int
+    where: Callable[[Any], Any] | None
+    columns: list[tuple[str, bool]] = field(default_factory=list)
+    accs: list[_Acc] = field(default_factory=list)
+    reach: int = 0  # the longest window
+    forever: bool = False
+    never_lets_go: bool = False
+    extra_keep: int = 0
+
+
+class _Compiler:
+    """Gathers tables, accumulators and questions; used once."""
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+        self.streams = [Stream(schema(event), app.sources.get(event, SourcePolicy())) for event in app.events]
+        self.index = {stream.schema.event: i for i, stream in enumerate(self.streams)}
+        self.labels = tuple(app.labels.items())
+        self.spaces: list[tuple[str, ...]] = []
+        self.tables: list[_Table] = []
+        self.locals: dict[int, int] = {}
+        self._topics()
+        for _, label in self.labels:
+            for name in schema(label.anchor).keys:
+                self._space((name,))
+
+    def plan(self) -> Plan:
+        questions = [self._questions(predictor) for predictor in self.app.predictors.values()]
+        lookbacks = [self._lookbacks(i, label) for i, (_, label) in enumerate(self.labels)]
+        for s, stream in enumerate(self.streams):
+            names = set(stream.schema.keys)
+            stream.spaces = [i for i, space in enumerate(self.spaces) if set(space) <= names]
+            del s
+        tables, widths = self._lay_out(questions, lookbacks)
+        return Plan(
+            self.app,
+            self.app.timezone,
+            tuple(self.streams),
+            {stream.schema.topic: i for i, stream in enumerate(self.streams)},
+            tuple(self.spaces),
+            self.labels,
+            tuple(tuple(self._space((name,)) for name in schema(label.anchor).keys) for _, label in self.labels),
+            tuple(found for found, _ in questions),
+            tables,
+            widths,
+        )
+
+    def _topics(self) -> None:
+        seen: dict[str, Schema] = {}
+        for stream in self.streams:
+            other = seen.setdefault(stream.schema.topic, stream.schema)
+            if other is not stream.schema:
+                raise DeclarationError(
+                    f"App({self.app.name!r})",
+                    found=f"the topic {other.topic!r} for both {other.name} and {stream.schema.name}",
+                    expected="one event type per topic",
+                    do="give one of them another topic=",
+                )
+
+    def _space(self, names: tuple[str, ...]) -> int:
+        if names not in self.spaces:
+            self.spaces.append(names)
+        return self.spaces.index(names)
+
+    # ------------------------------------------------------------------------------------------------------- windows
+
+    def _questions(self, predictor: Predictor) -> tuple[Questions, list[tuple[int, ...]]]:
+        """A predictor's outputs, and its rows of the kernel's table: (table, op, acc, column, length, space, out, k)."""
+        asked: list[tuple[int, ...]] = []
+        width = 0
+        outputs: dict[str, Output] = {}
+        anchor = schema(predictor.anchor)
+        texts: list[str] = []
+        place = f"App.predict({predictor.name!r})"
+        order = derived_order(place, dict(predictor.features))
+        for name, feature in predictor.features.items():
+            ref = field_ref(feature)
+            if isinstance(feature, Past):
+                output, row = self._window(name, feature, predictor, width)
+                asked.append(row)
+                width += output.width
+                if output.codes is not None and feature.op != "distinct":
+                    texts.append(name)
+                outputs[name] = output
+            elif ref is not None:
+                if anchor.field(ref.name).kind is str:
+                    texts.append(name)
+                outputs[name] = Output(name, "field", field=ref.name)
+        for name in order:
+            function = predictor.features[name]
+            takes = arguments(f"{place} features[{name!r}]", function)
+            outputs[name] = Output(name, "derived", function=function, takes=takes)
+        candidates = []
+        for i, window in enumerate(predictor.rank.candidates if predictor.rank else ()):
+            output, row = self._window(f"candidates[{i}]", window, predictor, width)
+            asked.append(row)
+            width += output.width
+            candidates.append(output)
+        label = next(i for i, (_, known) in enumerate(self.labels) if known is predictor.label)
+        needs_event = any("event" in o.takes for o in outputs.values())
+        return (
+            Questions(
+                predictor,
+                predictor.name,
+                label,
+                tuple(outputs.values()),
+                tuple(predictor.features),
+                tuple(texts),
+                tuple(candidates),
+                needs_event,
+            ),
+            asked,
+        )
+
+    def _window(self, name: str, past: Past, predictor: Predictor, out: int) -> tuple[Output, tuple[int, ...]]:
+        table = self._table_of(past)
+        t = self.tables[table]
+        coded = past.op in _CODED
+        column, codes = -1, None
+        if past.field is not None:
+            kind = schema(past.events[0]).field(past.field).kind
+            coded = coded or kind is str
+            if coded and past.op not in ("distinct", "top", "last", "first"):
+                raise DeclarationError(
+                    f"App.predict({predictor.name!r}) features[{name!r}]",
+                    found=f"{past}, of a field of type {kind.__name__}",
+                    expected="a field that is a number",
+                    do="use past.distinct, past.last, past.first or past.top",
+                )
+            column = self._column(t, past.field, coded)
+            codes = Column(t.streams[0], past.field, True) if coded else None
+        elif past.label is not None and past.op != "since":
+            column = self._column(t, "value", False)
+        length = kernel.FOREVER if past.window is None else micros(past.window)
+        if past.op == "ewm":
+            t.forever = True
+        elif length == kernel.FOREVER:
+            t.forever = True
+            additive = past.op in ("count", "sum", "mean", "std")
+            t.never_lets_go |= (coded and past.op in _CODED) or (past.label is not None and not additive)
+        else:
+            t.reach = max(t.reach, length)
+        t.never_lets_go |= past.op == "ewm" and past.label is not None
+        acc = -1
+        if past.op in _ACCUMULATED or past.op == "ewm":
+            acc = self._accumulator(t, past, length, column)
+        k = past.k or 0
+        space = t.space
+        width = max(1, k)
+        row = (table, _OPS[past.op], acc, column, length, space, out, k)
+        return Output(name, "window", at=out, width=width, codes=codes), row
+
+    def _accumulator(self, t: _Table, past: Past, length: int, column: int) -> int:
+        parts = {"mean": {"sum"}, "sum": {"sum"}, "std": {"sum", "square"}, "min": {"min"}, "max": {"max"}}
+        if past.op == "ewm":
+            t.accs.append(_Acc(kernel.FOREVER, column, {"ewm"}, length))
+            return len(t.accs) - 1
+        for i, acc in enumerate(t.accs):
+            if acc.length == length and acc.column == column and not acc.halflife:
+                acc.parts |= parts.get(past.op, set())
+                return i
+        t.accs.append(_Acc(length, column, set(parts.get(past.op, set()))))
+        return len(t.accs) - 1
+
+    def _table_of(self, past: Past) -> int:
+        streams = tuple(self.index[event] for event in past.events)
+        label = -1
+        if past.label is not None:
+            label = next(i for i, (_, known) in enumerate(self.labels) if known is past.label)
+        return self._table(streams, label, tuple(ref.name for ref in past.by), past.where)
+
+    def _table(
+        self, streams: tuple[int, ...], label: int, by: tuple[str, ...], where: Callable[[Any], Any] | None
+    ) -> int:
+        space = self._space(by)
+        for i, t in enumerate(self.tables):
+            if (t.streams, t.label, t.space, t.where) == (streams, label, space, where):
+                return i
+        self.tables.append(_Table(streams, label, space, where))
+        return len(self.tables) - 1
+
+    @staticmethod
+    def _column(t: _Table, name: str, coded: bool) -> int:
+        if (name, coded) not in t.columns:
+            t.columns.append((name, coded))
+        return t.columns.index((name, coded))
+
+    # -------------------------------------------------------------------------------------------------------- labels
+
+    def _lookbacks(self, i: int, label: Label) -> tuple[int, int]:
+        """The tables in which evidence (and what voids) waits for anchors that come after it."""
+        span = micros(label.end - label.start) + max(0, -micros(label.start))
+        found = []
+        for events, where, name in ((label.evidence, label.where, label.field), (label.unless, None, None)):
+            if not events:
+                found.append(-1)
+                continue
+            streams = tuple(self.index[event] for event in events)
+            # A table of its own: how long it is kept depends on the label.
+            self.tables.append(_Table(streams, -1, self._space(label.join), where))
+            t = self.tables[-1]
+            t.extra_keep = span + micros(self.streams[self.index[label.anchor]].policy.horizon)
+            if name is not None:
+                kind = schema(events[0]).field(name).kind
+                if kind is str:
+                    raise DeclarationError(
+                        str(label),
+                        found=f"a field of type {kind.__name__}",
+                        expected="a field that is a number",
+                        do="declare the class as an int",
+                    )
+                self._column(t, name, False)
+            found.append(len(self.tables) - 1)
+        return found[0], found[1]
+
+    def _sources(self, label: Label) -> tuple[int, ...]:
+        return tuple(dict.fromkeys(self.index[event] for event in (*label.evidence, *label.unless)))
+
+    # -------------------------------------------------------------------------------------------------------- layout
+
+    def _mask(self, stream: int, where: Callable[[Any], Any] | None) -> int:
+        if where is None:
+            return -1
+        masks = self.streams[stream].masks
+        if where not in masks:
+            masks.append(where)
+        return masks.index(where)
+
+    def _value_column(self, stream: int, name: str, coded: bool) -> int:
+        columns = self.streams[stream].columns
+        column = Column(stream, name, coded)
+        if column not in columns:
+            columns.append(column)
+        return columns.index(column)
+
+    def _lay_out(
+        self,
+        questions: Sequence[tuple[Questions, list[tuple[int, ...]]]],
+        lookbacks: Sequence[tuple[int, int]],
+    ) -> tuple[kernel.Plan, tuple[int, int, int]]:
+        streams, tables, labels = self.streams, self.tables, self.labels
+        S, L = len(streams), len(labels)
+        lookback_tables = {table for pair in lookbacks for table in pair if table >= 0}
+        lag = max((micros(s.policy.horizon) for s in streams), default=0)
+        lag += max((max(0, micros(moment)) for p in self.app.predictors.values() for moment in p.lead), default=0)
+
+        locals_: dict[int, int] = {}
+        t_local = []
+        for t in tables:
+            t_local.append(locals_.get(t.space, 0))
+            locals_[t.space] = t_local[-1] + 1
+        joins = [self._space(label.join) for _, label in labels]
+        l_local = []
+        for join in joins:
+            l_local.append(locals_.get(join, 0))
+            locals_[join] = l_local[-1] + 1
+
+        feeds, anchors, asks, evidence = _Rows(S), _Rows(S), _Rows(S), _Rows(S)
+        columns, accs, l_tables, l_sources, l_leads = (
+            _Rows(len(tables)),
+            _Rows(len(tables)),
+            _Rows(L),
+            _Rows(L),
+            _Rows(L),
+        )
+        t_words, t_base, t_keep = [], [], []
+        for i, t in enumerate(tables):
+            for s in t.streams:
+                if i not in lookback_tables:
+                    feeds.add(s, i, t.space, self._mask(s, t.where))
+            if t.label >= 0:
+                l_tables.add(t.label, i, t.space)
+            for name, coded in t.columns:
+                columns.add(i, self._value_column(t.streams[0], name, coded) if t.label < 0 else 0)
+            words = kernel.CELL_WORDS
+            t_base.append(words if t.forever else 0)
+            words += 2 * len(t.columns) if t.forever else 0
+            if t.forever and not t.columns:
+                t_base[-1], words = words, words + 1
+            for acc in t.accs:
+                at, width = words, kernel.ACC_WORDS
+                offsets = {"sum": -1, "square": -1, "min": -1, "max": -1, "ewm": -1}
+                for part, size in (("sum", 3), ("square", 3), ("min", 2), ("max", 2), ("ewm", 3)):
+                    if part in acc.parts:
+                        offsets[part] = width
+                        width += size
+                words += width
+                accs.add(i, acc.length, acc.column, at, *offsets.values(), acc.halflife)
+            t_words.append(words)
+            t_keep.append(kernel.FOREVER if t.never_lets_go else t.reach + lag + t.extra_keep)
+
+        acc_lo = accs.lo()
+        p_lo, q_rows = [0], []
+        for _, asked in questions:
+            for table, op, acc, column, length, space, out, k in sorted(asked, key=lambda row: row[0]):
+                absolute = int(acc_lo[table]) + acc if acc >= 0 else -1
+                q_rows.append((op, table, absolute, column, length, space, out, k))
+            p_lo.append(len(q_rows))
+
+        leads = []
+        for p, (found, _) in enumerate(questions):
+            predictor = found.predictor
+            if not predictor.lead:
+                asks.add(self.index[predictor.anchor], p)
+            leads += [(-micros(moment), p, found.label) for moment in predictor.lead]
+        leads.sort()
+        for i, (_, _, owner) in enumerate(leads):
+            l_leads.add(owner, i)
+
+        expiries = []
+        for i, (_, label) in enumerate(labels):
+            anchors.add(self.index[label.anchor], i)
+            for s in self._sources(label):
+                l_sources.add(i, s)
+            for events, voids in ((label.evidence, 0), (label.unless, 1)):
+                for event in events:
+                    s = self.index[event]
+                    column = self._value_column(s, label.field, False) if label.field and not voids else -1
+                    evidence.add(s, i, column, -1 if voids else self._mask(s, label.where), voids)
+            latest = max((offset for offset, _, owner in leads if owner == i), default=0)
+            waits = [micros(streams[s].policy.lateness) for s in self._sources(label)]
+            horizons = [micros(streams[s].policy.horizon) for s in self._sources(label)]
+            expiries.append(max(micros(label.end) + max(*waits, *horizons, 0), latest + 1))
+
+        def per_label(number: Callable[[Label], int]) -> kernel.Ints:
+            return _ints(number(label) for _, label in labels)
+
+        def q_part(i: int) -> kernel.Ints:
+            return _ints(row[i] for row in q_rows)
+
+        plan = kernel.Plan(
+            s_horizon=_ints(micros(s.policy.horizon) for s in streams),
+            s_lateness=_ints(micros(s.policy.lateness) for s in streams),
+            s_silence=_ints(kernel.FOREVER if s.policy.silence is None else micros(s.policy.silence) for s in streams),
+            s_duplicates=_ints(micros(s.policy.duplicates) for s in streams),
+            s_feeds_lo=feeds.lo(),
+            feed_table=feeds.part(0),
+            feed_space=feeds.part(1),
+            feed_mask=feeds.part(2),
+            s_labels_lo=anchors.lo(),
+            anchor_label=anchors.part(0),
+            s_asks_lo=asks.lo(),
+            ask_predictor=asks.part(0),
+            s_evidence_lo=evidence.lo(),
+            evidence_label=evidence.part(0),
+            evidence_column=evidence.part(1),
+            evidence_mask=evidence.part(2),
+            evidence_voids=evidence.part(3),
+            t_stride=_ints(2 + len(t.columns) for t in tables),
+            t_keep=_ints(t_keep),
+            t_lag=_ints(lag for _ in tables),
+            t_local=_ints(t_local),
+            t_words=_ints(t_words),
+            t_base=_ints(t_base),
+            t_acc_lo=acc_lo,
+            t_columns_lo=columns.lo(),
+            column=columns.part(0),
+            a_length=accs.part(0),
+            a_column=accs.part(1),
+            a_at=accs.part(2),
+            a_sum=accs.part(3),
+            a_square=accs.part(4),
+            a_min=accs.part(5),
+            a_max=accs.part(6),
+            a_ewm=accs.part(7),
+            a_halflife=accs.part(8),
+            p_lo=_ints(p_lo),
+            q_op=q_part(0),
+            q_table=q_part(1),
+            q_acc=q_part(2),
+            q_column=q_part(3),
+            q_length=q_part(4),
+            q_space=q_part(5),
+            q_out=q_part(6),
+            q_k=q_part(7),
+            l_op=per_label(lambda label: _LABEL_OPS[label.op]),
+            l_start=per_label(lambda label: micros(label.start)),
+            l_end=per_label(lambda label: micros(label.end)),
+            l_provisional=per_label(
+                lambda label: kernel.FOREVER if label.provisional is None else micros(label.provisional)
+            ),
+            l_lateness=per_label(
+                lambda label: max((micros(streams[s].policy.lateness) for s in self._sources(label)), default=0)
+            ),
+            l_expiry=_ints(expiries),
+            l_join=_ints(joins),
+            l_local=_ints(l_local),
+            l_lookback=_ints(pair[0] for pair in lookbacks),
+            l_lookback_void=_ints(pair[1] for pair in lookbacks),
+            l_sources_lo=l_sources.lo(),
+            source=l_sources.part(0),
+            l_tables_lo=l_tables.lo(),
+            label_table=l_tables.part(0),
+            label_space=l_tables.part(1),
+            l_leads_lo=l_leads.lo(),
+            label_lead=l_leads.part(0),
+            lead_predictor=_ints(p for _, p, _ in leads),
+            lead_offset=_ints(offset for offset, _, _ in leads),
+            spaces=_ints([len(self.spaces), max(locals_.values(), default=1)]),
+        )
+        widths = (
+            max([1, *(len(s.columns) for s in streams)]),
+            max([1, *(len(s.masks) for s in streams)]),
+            max([1, *(sum(o.width for o in (*f.outputs, *f.candidates) if o.kind == "window") for f, _ in questions)]),
+        )
+        return plan, widths
+
+
+def spell_plan(plan: Plan) -> str:
+    """The plan in words, for `katmatic doctor`: streams, tables and windows."""
+    lines = [f"{plan.app.name}: {len(plan.streams)} streams, {len(plan.questions)} predictors"]
+    for stream in plan.streams:
+        lines.append(f"  {stream.schema.name} <- {stream.schema.topic}, waits {duration.spell(stream.policy.lateness)}")
+    for question in plan.questions:
+        reads = [str(window) for window in windows(question.predictor)]
+        lines.append(f"  {question.name}: {question.predictor.label}; reads {', '.join(reads) or 'no window'}")
+    return "\n".join(lines)
+
+
+def anchors_of(plan: Plan, event: type[Event]) -> list[Questions]:
+    """The predictors whose anchor is `event`."""
+    return [question for question in plan.questions if question.predictor.anchor is event]

@@ -1,0 +1,370 @@
+"""The engine behind one door: `changes = step(plan, state, batch)`. No clock, no chance, no I/O, no threads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from katmatic.engine import validate
+from katmatic.engine.features import Anchors, assemble, moments
+from katmatic.engine.plan import Plan, Questions, Stream
+from katmatic.engine.validate import Columns, Reader
+from katmatic.log.base import Batch
+from katmatic.log.codec import decode
+from katmatic.records import DECISIONS, DeadLetter, LabelBlock, PredictionBlock
+from katmatic.spec.event import Event
+from katmatic.state import kernel
+from katmatic.state.columns import Outputs, Store
+
+_MICROSECOND = timedelta(microseconds=1)
+COUNTS = ("events", "applied", "duplicate", "late", "dead", "heartbeats")
+
+
+@dataclass(frozen=True)
+class Changes:
+    """All that followed from some batches, in order. `orders` number predictions and label versions together."""
+
+    predictions: list[tuple[PredictionBlock, NDArray[np.int64]]]
+    labels: list[tuple[LabelBlock, NDArray[np.int64]]]
+    dead: list[DeadLetter]
+    holds: list[str]  # topics whose silence holds labels
+    counts: dict[str, int]
+    errors: dict[str, int]  # how often functions of the user raised, by predictor (or `where`)
+    anchors: dict[int, tuple[int, Columns, int]] = field(default_factory=dict)
+    kept: dict[int, Event] = field(default_factory=dict)
+    readers: Sequence[Reader] = ()
+
+    def event(self, position: int) -> Event:
+        """The anchor event of a prediction of this step."""
+        if position not in self.kept:
+            stream, columns, row = self.anchors[position]
+            self.kept[position] = self.readers[stream].events(validate.take(columns, np.array([row])))[0]
+        return self.kept[position]
+
+
+class State:
+    """What the engine remembers of an application; `dump` and `load` make it a checkpoint."""
+
+    def __init__(self, plan: Plan) -> None:
+        tables = plan.tables
+        codes = [column for stream in plan.streams for column in stream.columns if column.coded]
+        self.store = Store(
+            spaces=int(tables.spaces[0]),
+            cells=int(tables.spaces[1]),
+            streams=len(plan.streams),
+            labels=len(plan.labels),
+            codes=codes,
+        )
+        self.outputs = Outputs(spaces=int(tables.spaces[0]), answers=plan.widths[2])
+        self.readers = [Reader(stream.schema, plan.zone) for stream in plan.streams]
+
+    def dump(self) -> bytes:
+        """The state as bytes."""
+        return self.store.dump()
+
+    def load(self, data: bytes) -> None:
+        """Become the state that was dumped."""
+        self.store.load(data)
+
+
+def step(plan: Plan, state: State, *batches: Batch) -> Changes:
+    """Apply batches, and let all happen that their moments let happen. The same for one by one and for all at once."""
+    rows, given = _rows(plan, state, batches)
+    out = state.outputs
+    out.clear()
+    now = batches[-1].now if batches else int(state.store.kernel.scalars[kernel.NOW])
+    kernel.run(plan.tables, state.store.kernel, rows, out.kernel, now)
+    return _changes(plan, state, rows, given)
+
+
+# ------------------------------------------------------------------------------------------------------------ rows in
+
+
+@dataclass
+class _Given:
+    """What was read of the batches, by stream, and what could not be."""
+
+    columns: list[tuple[int, Columns, NDArray[np.int64]]]  # stream, its records, their rows
+    dead: list[DeadLetter]
+    records: int
+    heartbeats: int
+    raised: int
+
+
+def _rows(plan: Plan, state: State, batches: Sequence[Batch]) -> tuple[kernel.Rows, _Given]:
+    by_stream: dict[int, tuple[list[bytes], list[NDArray[np.int64]]]] = {}
+    decisions: list[tuple[int, bytes]] = []
+    now_parts, pos_parts, count, records = [], [], 0, 0
+    for batch in batches:
+        for piece in batch.slices:
+            n = len(piece.values)
+            stream = plan.by_topic.get(piece.topic)
+            if stream is not None:
+                values, places = by_stream.setdefault(stream, ([], []))
+                values.extend(piece.values)
+                places.append(np.arange(count, count + n))
+                records += n
+            elif piece.topic == DECISIONS:
+                decisions += [(count + i, value) for i, value in enumerate(piece.values)]
+            now_parts.append(np.full(n, batch.now, np.int64))
+            pos_parts.append(np.arange(piece.first, piece.first + n, dtype=np.int64))
+            count += n
+        now_parts.append(np.array([batch.now], np.int64))
+        pos_parts.append(np.array([0], np.int64))
+        count += 1
+    rows = kernel.Rows(
+        kind=np.full(count, kernel.PASSING, np.int64),
+        stream=np.zeros(count, np.int64),
+        time=np.zeros(count, np.int64),
+        now=np.concatenate(now_parts) if now_parts else np.zeros(0, np.int64),
+        pos=np.concatenate(pos_parts) if pos_parts else np.zeros(0, np.int64),
+        identity=np.zeros(count, np.int64),
+        keys=np.full((count, max(len(plan.spaces), 1)), -1, np.int64),
+        values=np.full((count, plan.widths[0]), np.nan),
+        masks=np.ones((count, plan.widths[1]), np.uint8),
+    )
+    given = _Given([], [], records, 0, 0)
+    for stream, (values, parts) in by_stream.items():
+        _fill(plan, state, rows, given, stream, values, np.concatenate(parts))
+    for row, value in decisions:
+        _fill_decision(plan, state, rows, row, value)
+    return rows, given
+
+
+def _fill(
+    plan: Plan,
+    state: State,
+    rows: kernel.Rows,
+    given: _Given,
+    stream: int,
+    values: list[bytes],
+    places: NDArray[np.int64],
+) -> None:
+    """Read the records of one stream into their rows."""
+    reader, facts = state.readers[stream], plan.streams[stream]
+    columns = reader.read(values)
+    beats = places[columns.heartbeats]
+    rows.kind[beats] = kernel.HEARTBEAT
+    rows.stream[beats] = stream
+    given.heartbeats += len(beats)
+    horizon = int(plan.tables.s_horizon[stream])
+    ahead = facts.policy.ahead // _MICROSECOND
+    strays = validate.in_range(columns, rows.now[places[columns.index]], horizon, ahead, facts.schema)
+    for dead in (*columns.dead, *strays):
+        row = int(places[dead.index])
+        e = dead.error
+        given.dead.append(
+            DeadLetter(
+                topic=facts.schema.topic,
+                position=int(rows.pos[row]),
+                payload=values[dead.index],
+                where=e.where,
+                found=e.found,
+                expected=e.expected,
+                do=e.do,
+                now=int(rows.now[row]),
+            )
+        )
+    if strays:
+        gone = {dead.index for dead in strays}
+        kept = np.array([i for i, index in enumerate(columns.index.tolist()) if index not in gone], np.int64)
+        columns = validate.take(columns, kept)
+    if not len(columns):
+        return
+    at = places[columns.index]
+    rows.kind[at] = kernel.EVENT
+    rows.stream[at] = stream
+    rows.time[at] = columns.time
+    rows.identity[at] = reader.identities(columns, stream).view(np.int64)
+    for space in facts.spaces:
+        rows.keys[at, space] = state.store.keys.numbers(space, _keys(plan.spaces[space], columns))
+    for j, column in enumerate(facts.columns):
+        rows.values[at, j] = _numbers(state, column, columns)
+    if facts.masks:
+        masks, raised = validate.conditions(facts.masks, reader.events(columns))
+        rows.masks[at, : len(facts.masks)] = masks[:, : len(facts.masks)]
+        given.raised += raised
+    given.columns.append((stream, columns, at))
+    if _asked_again(plan, facts):
+        for i, row in zip(columns.index.tolist(), at.tolist(), strict=True):
+            state.store.pending[int(rows.pos[row])] = (stream, values[i])
+
+
+def _asked_again(plan: Plan, stream: Stream) -> bool:
+    return any(q.predictor.lead and q.predictor.anchor is stream.schema.event for q in plan.questions)
+
+
+def _keys(names: tuple[str, ...], columns: Columns) -> Any:
+    if not names:
+        return [()] * len(columns)
+    if len(names) == 1:
+        return columns.fields[names[0]]
+    return zip(*(columns.fields[name] for name in names), strict=True)
+
+
+def _numbers(state: State, column: Any, columns: Columns) -> Any:
+    found = columns.fields[column.field]
+    if column.coded:
+        numbering = state.store.codes[column]
+        return [np.nan if value is None else numbering[value] for value in found]
+    return [np.nan if value is None else value for value in found] if None in found else found
+
+
+def _fill_decision(plan: Plan, state: State, rows: kernel.Rows, row: int, value: bytes) -> None:
+    decision = decode(DECISIONS, value)
+    if not decision.censored:
+        return
+    for i, (_, label) in enumerate(plan.labels):
+        question = next((q for q in plan.questions if q.name == decision.predictor), None)
+        if question is None or question.label != i:
+            continue
+        rows.kind[row] = kernel.DECISION
+        rows.stream[row] = i
+        rows.time[row] = decision.anchor
+        join = int(plan.tables.l_join[i])
+        names = question.predictor.anchor
+        anchor_keys = dict(zip(_schema_keys(plan, names), decision.key, strict=True))
+        wanted = tuple(anchor_keys[name] for name in label.join)
+        rows.keys[row, join] = state.store.keys.find(join, wanted[0] if len(wanted) == 1 else wanted)
+
+
+def _schema_keys(plan: Plan, event: type[Event]) -> tuple[str, ...]:
+    return next(stream.schema.keys for stream in plan.streams if stream.schema.event is event)
+
+
+# -------------------------------------------------------------------------------------------------------- changes out
+
+
+def _changes(plan: Plan, state: State, rows: kernel.Rows, given: _Given) -> Changes:
+    out = state.outputs.kernel
+    events = rows.kind == kernel.EVENT
+    fates = np.bincount(out.fate[: len(events)][events], minlength=4)
+    counts = {
+        "events": given.records - given.heartbeats,
+        "applied": int(fates[kernel.APPLIED]),
+        "duplicate": int(fates[kernel.DUPLICATE]),
+        "late": int(fates[kernel.LATE]),
+        "dead": len(given.dead),
+        "heartbeats": given.heartbeats,
+    }
+    for name, number in counts.items():
+        state.store.counts[name] = state.store.counts.get(name, 0) + number
+    anchors: dict[int, tuple[int, Columns, int]] = {}
+    changes = Changes(
+        predictions=[],
+        labels=_label_blocks(plan, state),
+        dead=sorted(given.dead, key=lambda dead: dead.position),
+        holds=[plan.streams[s].schema.topic for s in out.holds[: out.scalars[kernel.N_HOLDS]].tolist()],
+        counts=counts,
+        errors={"where": given.raised} if given.raised else {},
+        anchors=anchors,
+        readers=state.readers,
+    )
+    owner = {row: (stream, columns, i) for stream, columns, at in given.columns for i, row in enumerate(at.tolist())}
+    for p, questions in enumerate(plan.questions):
+        _predictions(plan, state, rows, p, questions, owner, given, changes)
+    for position in out.done[: out.scalars[kernel.N_DONE]].tolist():
+        state.store.pending.pop(position, None)
+    duplicates = rows.pos[np.flatnonzero(events & (out.fate[: len(events)] == kernel.DUPLICATE))].tolist()
+    for position in duplicates:
+        state.store.pending.pop(position, None)
+    return changes
+
+
+def _key_texts(state: State, spaces: Sequence[int], keys: NDArray[np.int64]) -> list[tuple[str, ...]]:
+    names = state.store.keys.names
+    columns = [[names[number] for number in keys[:, space].tolist()] for space in spaces]
+    return list(zip(*columns, strict=True)) if columns else [()] * len(keys)
+
+
+def _label_blocks(plan: Plan, state: State) -> list[tuple[LabelBlock, NDArray[np.int64]]]:
+    out = state.outputs.kernel
+    n = int(out.scalars[kernel.N_LABELS])
+    found = []
+    table = out.labels[:n].copy()
+    for i, (name, _) in enumerate(plan.labels):
+        mine = np.flatnonzero(table[:, 1] == i)
+        if not len(mine):
+            continue
+        part = table[mine]
+        block = LabelBlock(
+            label=name,
+            anchor=part[:, 2],
+            key=_key_texts(state, plan.label_keys[i], out.label_keys[mine]),
+            time=part[:, 3],
+            version=part[:, 4],
+            state=part[:, 5].astype(np.uint8),
+            value=out.label_values[mine].copy(),
+            now=part[:, 6],
+            evidence=part[:, 7],
+        )
+        found.append((block, part[:, 0]))
+    return found
+
+
+def _predictions(
+    plan: Plan,
+    state: State,
+    rows: kernel.Rows,
+    p: int,
+    questions: Questions,
+    owner: dict[int, tuple[int, Columns, int]],
+    given: _Given,
+    changes: Changes,
+) -> None:
+    out = state.outputs.kernel
+    n = int(out.scalars[kernel.N_PREDICTIONS])
+    mine = np.flatnonzero(out.asked[:n, 1] == p)
+    if not len(mine):
+        return
+    part = out.asked[mine]
+    for position, row in zip(part[:, 2].tolist(), part[:, 7].tolist(), strict=True):
+        if row >= 0:
+            changes.anchors[position] = owner[row]
+    if questions.predictor.lead:
+        _restore(state, part[:, 2].tolist(), changes)
+
+    def events() -> list[Any]:
+        return [changes.event(position) for position in part[:, 2].tolist()]
+
+    def fields(name: str) -> list[Any]:
+        if questions.predictor.lead:
+            return [getattr(event, name) for event in events()]
+        return [columns.fields[name][i] for _, columns, i in map(owner.__getitem__, part[:, 7].tolist())]
+
+    anchors = Anchors(fields, events, lambda: moments(part[:, 4], plan.zone))
+    answers = out.features[mine]
+    values, texts, failed, raised = assemble(questions, answers, anchors, state.store.codes)
+    if raised:
+        changes.errors[questions.name] = changes.errors.get(questions.name, 0) + raised
+    block = PredictionBlock(
+        predictor=questions.name,
+        columns=questions.columns,
+        anchor=part[:, 2],
+        key=_key_texts(state, plan.label_keys[questions.label], out.asked_keys[mine]),
+        time=part[:, 3],
+        at=part[:, 4],
+        now=part[:, 5],
+        lead=part[:, 6],
+        values=values,
+        texts=texts,
+        failed=failed,
+    )
+    changes.predictions.append((block, part[:, 0]))
+
+
+def _restore(state: State, positions: Sequence[int], changes: Changes) -> None:
+    """Read again the anchors that are asked at a later moment than their arrival."""
+    missing: dict[int, list[int]] = {}
+    for position in dict.fromkeys(positions):
+        if position not in changes.kept:
+            missing.setdefault(state.store.pending[position][0], []).append(position)
+    for stream, wanted in missing.items():
+        reader = state.readers[stream]
+        columns = reader.read([state.store.pending[position][1] for position in wanted])
+        changes.kept.update(zip(wanted, reader.events(columns), strict=True))
