@@ -21,7 +21,9 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+from numba import njit, types
+from numba.core.typing import signature
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
@@ -285,6 +287,17 @@ class Rows(NamedTuple):
     fate: NDArray[np.uint8]  # what became of each; written
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def _pointer(typing_context, array):  # type: ignore[no-untyped-def]
+    """The address of an array's first element: indexed as the array is, but passed in one register, without counting."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        view = context.make_array(signature.args[0])(context, builder, arguments[0])
+        return view.data
+
+    return signature(types.CPointer(array.dtype), array), generate
+
+
 # ---------------------------------------------------------------------------------------------------- exact arithmetic
 
 
@@ -510,7 +523,8 @@ def _cell(plan, words, reals, table, key):  # type: ignore[no-untyped-def]
         return cell
     size = plan[plan[T_WORDS] + table]
     cell = _take(words, CELLS, size)
-    words[cell : cell + size] = 0
+    for i in range(size):
+        words[cell + i] = 0
     stride = plan[plan[T_STRIDE] + table]
     words[cell + CAP] = RING_CAPACITY_FIRST
     words[cell + RING] = _take(words, stride * SIZES + _log2(RING_CAPACITY_FIRST), stride * RING_CAPACITY_FIRST)
@@ -1238,7 +1252,8 @@ def _open(plan, words, reals, label, t, pos, now):  # type: ignore[no-untyped-de
     """The label of an anchor opens, and takes in what came before it."""
     spaces = plan[SPACES]
     anchor = _take(words, ANCHORS, AN_KEYS + spaces)
-    words[anchor : anchor + AN_KEYS] = 0
+    for i in range(AN_KEYS):
+        words[anchor + i] = 0
     words[anchor + AN_LABEL] = label
     words[anchor + AN_POS] = pos
     words[anchor + AN_TIME] = t
@@ -1504,11 +1519,12 @@ def _apply(plan, words, reals, stream, t, pos, now, identity, row):  # type: ign
 
 
 @jit
-def run(plan, words, reals, rows, first, now):  # type: ignore[no-untyped-def]
+def run(packed, arena, floats, rows, first, now):  # type: ignore[no-untyped-def]
     """Apply the rows from `first` on, and let all happen that is due up to `now`.
 
     Gives back the row to go on with, once the outputs have been taken away; -1: all is done.
     """
+    plan, words, reals = _pointer(packed), _pointer(arena), _pointer(floats)
     words[N_PREDICTIONS] = words[N_LABELS] = words[N_HOLDS] = words[N_DONE] = 0
     for i in range(first, len(rows.kind)):
         if not _fire(plan, words, reals, rows.now[i]) or _is_full(words):
@@ -1536,3 +1552,9 @@ def run(plan, words, reals, rows, first, now):  # type: ignore[no-untyped-def]
         return len(rows.kind)
     words[NOW] = now
     return -1
+
+
+@jit
+def ask(packed, arena, floats, predictor, t):  # type: ignore[no-untyped-def]
+    """Answer a question from outside: keys lie at ANSWER_AT, and the answers are put after them."""
+    answer(_pointer(packed), _pointer(arena), _pointer(floats), predictor, ANSWER_AT, t, ANSWER_AT + SPACES_MOST)
