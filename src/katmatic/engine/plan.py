@@ -562,23 +562,23 @@ class _Compiler:
             max([1, *(len(s.masks) for s in streams)]),
             max([1, *(sum(output.width for output in group) for group in groups)]),
         )
-        self._limits(widths)
+        self._limits(widths, len(leads))
         packed = kernel.pack(
             plan,
             spaces=len(self.spaces),
             cells_per_key=max(locals_.values(), default=1),
-            labels=len(labels),
             columns=widths[0],
             conditions=widths[1],
             answers=widths[2],
         )
         return packed, widths
 
-    def _limits(self, widths: tuple[int, int, int]) -> None:
+    def _limits(self, widths: tuple[int, int, int], leads: int) -> None:
         for what, number, most in (
             ("event classes", len(self.streams), kernel.STREAMS_MOST),
             ("labels", len(self.labels), kernel.LABELS_MOST),
             ("combinations of keys", len(self.spaces), kernel.SPACES_MOST),
+            ("label moments and leads", 3 * len(self.labels) + leads, kernel.QUEUES_MOST),
             ("values per event", widths[0], kernel.COLUMNS_MOST),
             ("conditions per event", widths[1], kernel.CONDITIONS_MOST),
             ("window values per prediction", widths[2], kernel.ANSWERS_MOST),

@@ -87,6 +87,7 @@ class Store:
         self.cells_per_key = cells
         self.words[kernel.USED] = kernel.WORDS_FIRST
         self.words[kernel.HEARD_AT : kernel.ALERTED_AT] = kernel.NEVER
+        self.words[kernel.DUP_SINCE], self.words[kernel.NEXT_DUE] = kernel.NEVER, kernel.LATEST
         self.keys = KeyNumbers(spaces)
         self.codes: dict[Any, Numbering] = {column: Numbering() for column in codes}
         self.pending: dict[int, tuple[int, bytes]] = {}  # anchors that will be asked again: position -> stream, payload

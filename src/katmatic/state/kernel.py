@@ -33,6 +33,7 @@ jit = njit(cache=True, nogil=True, error_model="numpy")
 
 FOREVER = -1
 NEVER = -(2**62)
+LATEST = 2**62
 NOTHING = -(2**63)
 
 # Row kinds.
@@ -50,6 +51,8 @@ COUNT, SUM, MEAN, STD, MIN, MAX, DISTINCT, LAST, FIRST, SINCE, EWM, TOP = 0, 1, 
 
 # Words of a cell.
 RING, CAP, START, LEN, ASOF, TAIL, BASE_TIME, BASE_POS, CELL_WORDS = 0, 1, 2, 3, 4, 5, 6, 7, 8
+# Words of a queue.
+Q_DUE, Q_ORDER, Q_RING, Q_CAP, Q_START, Q_LEN = 0, 1, 2, 3, 4, 5
 # Words of an accumulator: the index of the window's first event, the number of its values; then what its flags ask for.
 HEAD, NUMBER, ACC_WORDS, ACC_WORDS_MOST = 0, 1, 2, 16
 # Words of an anchor.
@@ -81,8 +84,9 @@ CELLS, WAITING, ANCHORS, ENDS, IDENTITIES = 0, 1, 2, 3, 60
 VALUES_MOST = 57  # so that a ring's stride, which is 2 more, stays below the free list of identities
 SIZES = 48  # log2 of the largest ring
 # The arena: address 0 is nobody's; then single words,
-USED, HEAP_LEN, DUP_AT, DUP_CAP, DUP_LEN, STAMP, NOW, ORDER = 1, 2, 3, 4, 5, 6, 7, 8
-N_PREDICTIONS, N_LABELS, N_HOLDS, N_DONE = 9, 10, 11, 12
+USED, HEAP_LEN, NEXT_DUE, STAMP, NOW, ORDER = 1, 2, 3, 4, 5, 6
+N_PREDICTIONS, N_LABELS, N_HOLDS, N_DONE = 7, 8, 9, 10
+DUP_AT, DUP_CAP, DUP_LEN, DUP_SINCE, OLD_AT, OLD_CAP = 11, 12, 13, 14, 15, 16
 # a copy of an accumulator, a copy of an event's values, room to calculate, the free lists,
 COPY, SPARE, SCRATCH, FREE_AT = 64, 128, 256, 512
 # per stream (label): the moment it was last heard, the largest time seen, whether its silence was told, what it holds,
@@ -91,8 +95,10 @@ STREAMS_MOST, LABELS_MOST = 256, 256
 # the event that is being applied,
 ROW_KEYS_AT, ROW_VALUES_AT, ROW_MASKS_AT = 5376, 5632, 6144
 SPACES_MOST, COLUMNS_MOST, CONDITIONS_MOST = 256, 120, 256
+# the queues of what falls due: per label those of its ranks, then one per lead,
+QUEUES_AT, QUEUE_WORDS, QUEUES_MOST = 8192, 8, 2048
 # and all that is taken and given back; address space costs nothing until it is written.
-WORDS_FIRST = 8192
+WORDS_FIRST = QUEUES_AT + QUEUE_WORDS * QUEUES_MOST
 CELLS_AT = 1 << 31  # per key and table: the address of its cell
 HEAP_AT = CELLS_AT + (1 << 30)  # (n, 3): due, rank and anchor, address
 WAITING_LIMIT = 1 << 26
@@ -118,6 +124,8 @@ ARENA_WORDS = ANSWER_AT + SPACES_MOST + ANSWERS_MOST
 
 DAY = 86_400_000_000.0
 RING_CAPACITY_FIRST = 4
+QUEUE_CAPACITY_FIRST = 64
+IDENTITIES_FIRST = 1024
 
 
 # Where the tables of a packed plan begin (Plan.pack): plan[plan[S_HORIZON] + stream] is a stream's horizon.
@@ -186,8 +194,8 @@ RING_CAPACITY_FIRST = 4
     LEAD_PREDICTOR,
     LEAD_OFFSET,
 ) = range(63)
-SPACES, CELLS_PER_KEY, LABELS, COLUMNS, CONDITIONS, ANSWERS = range(63, 69)
-PLAN_WORDS = 69
+SPACES, CELLS_PER_KEY, LABELS, QUEUES, DUPLICATES, COLUMNS, CONDITIONS, ANSWERS = range(63, 71)
+PLAN_WORDS = 71
 
 
 class Plan(NamedTuple):
@@ -263,12 +271,11 @@ class Plan(NamedTuple):
     lead_offset: Ints
 
 
-def pack(
-    plan: Plan, *, spaces: int, cells_per_key: int, labels: int, columns: int, conditions: int, answers: int
-) -> Ints:
+def pack(plan: Plan, *, spaces: int, cells_per_key: int, columns: int, conditions: int, answers: int) -> Ints:
     """The plan as one array: where each table begins, a few sizes, then the tables."""
     begins = PLAN_WORDS + np.cumsum([0, *(len(table) for table in plan)])
-    sizes = [spaces, cells_per_key, labels, columns, conditions, answers]
+    labels, leads, duplicates = len(plan.l_op), len(plan.lead_offset), max(plan.s_duplicates, default=0)
+    sizes = [spaces, cells_per_key, labels, 3 * labels + leads, duplicates, columns, conditions, answers]
     return np.concatenate([begins[:-1], sizes, *plan]).astype(np.int64)
 
 
@@ -955,33 +962,90 @@ def answer(plan, words, reals, predictor, keys, t, answers):  # type: ignore[no-
 
 
 @jit
-def _before(words, i, j):  # type: ignore[no-untyped-def]
-    return words[HEAP_AT + 3 * i] < words[HEAP_AT + 3 * j] or (
-        words[HEAP_AT + 3 * i] == words[HEAP_AT + 3 * j] and words[HEAP_AT + 3 * i + 1] < words[HEAP_AT + 3 * j + 1]
-    )
+def _before(words, a, b):  # type: ignore[no-untyped-def]
+    """Whether the waiting thing at address `a` comes before that at `b`."""
+    return words[a] < words[b] or (words[a] == words[b] and words[a + 1] < words[b + 1])
 
 
 @jit
-def _push(words, due, rank, pos, extra, address):  # type: ignore[no-untyped-def]
-    """Remember that something falls due; in the order of (due, rank, anchor's position, extra)."""
+def _await(words, queue, due, rank, pos, extra, anchor):  # type: ignore[no-untyped-def]
+    """Remember that something falls due; in the order of (due, rank, anchor's position, extra).
+
+    Most things of a kind fall due in the order in which they are remembered: they stand in a queue, and what does not
+    fit its order lies in a heap.
+    """
+    order = (rank << 60) | (pos << 12) | extra
+    words[anchor + AN_WAITS] += 1
+    words[NEXT_DUE] = min(words[NEXT_DUE], due)
+    q = QUEUES_AT + QUEUE_WORDS * queue
+    length, cap = words[q + Q_LEN], words[q + Q_CAP]
+    if length > 0:
+        last = words[q + Q_RING] + 3 * ((words[q + Q_START] + length - 1) & (cap - 1))
+        if due < words[last] or (due == words[last] and order < words[last + 1]):
+            _push(words, due, order, anchor)
+            return
+    if length == cap:
+        _lengthen(words, q)
+    entry = words[q + Q_RING] + 3 * ((words[q + Q_START] + length) & (words[q + Q_CAP] - 1))
+    words[entry] = due
+    words[entry + 1] = order
+    words[entry + 2] = anchor
+    words[q + Q_LEN] = length + 1
+    if length == 0:
+        words[q + Q_DUE] = due
+        words[q + Q_ORDER] = order
+
+
+@jit
+def _lengthen(words, q):  # type: ignore[no-untyped-def]
+    cap, ring, start = words[q + Q_CAP], words[q + Q_RING], words[q + Q_START]
+    more = max(2 * cap, QUEUE_CAPACITY_FIRST)
+    bigger = _take(words, 3 * SIZES + _log2(more), 3 * more)
+    for i in range(words[q + Q_LEN]):
+        of = ring + 3 * ((start + i) & (cap - 1))
+        for j in range(3):
+            words[bigger + 3 * i + j] = words[of + j]
+    if cap > 0:
+        _give_back(words, 3 * SIZES + _log2(cap), ring)
+    words[q + Q_RING] = bigger
+    words[q + Q_CAP] = more
+    words[q + Q_START] = 0
+
+
+@jit
+def _shift(words, q):  # type: ignore[no-untyped-def]
+    """The first of a queue leaves it."""
+    words[q + Q_START] = (words[q + Q_START] + 1) & (words[q + Q_CAP] - 1)
+    words[q + Q_LEN] -= 1
+    if words[q + Q_LEN] > 0:
+        entry = words[q + Q_RING] + 3 * words[q + Q_START]
+        words[q + Q_DUE] = words[entry]
+        words[q + Q_ORDER] = words[entry + 1]
+
+
+@jit
+def _push(words, due, order, anchor):  # type: ignore[no-untyped-def]
     i = words[HEAP_LEN]
     if i >= WAITING_LIMIT:
-        raise MemoryError("too many things wait for their moment (state_bytes_limit)")
+        raise MemoryError("too many things wait for their moment (WAITING_LIMIT)")
     words[HEAP_AT + 3 * i] = due
-    words[HEAP_AT + 3 * i + 1] = (rank << 60) | (pos << 12) | extra
-    words[HEAP_AT + 3 * i + 2] = address
-    words[address + AN_WAITS] += 1
+    words[HEAP_AT + 3 * i + 1] = order
+    words[HEAP_AT + 3 * i + 2] = anchor
     words[HEAP_LEN] = i + 1
     while i > 0:
         parent = (i - 1) >> 1
-        if not _before(words, i, parent):
+        if not _before(words, HEAP_AT + 3 * i, HEAP_AT + 3 * parent):
             break
-        for j in range(3):
-            words[HEAP_AT + 3 * i + j], words[HEAP_AT + 3 * parent + j] = (
-                words[HEAP_AT + 3 * parent + j],
-                words[HEAP_AT + 3 * i + j],
-            )
+        _swap(words, HEAP_AT + 3 * i, HEAP_AT + 3 * parent)
         i = parent
+
+
+@jit
+def _swap(words, a, b):  # type: ignore[no-untyped-def]
+    for j in range(3):
+        x = words[a + j]
+        words[a + j] = words[b + j]
+        words[b + j] = x
 
 
 @jit
@@ -989,21 +1053,29 @@ def _pop(words):  # type: ignore[no-untyped-def]
     n = words[HEAP_LEN] - 1
     words[HEAP_LEN] = n
     for j in range(3):
-        words[HEAP_AT + 3 * 0 + j] = words[HEAP_AT + 3 * n + j]
+        words[HEAP_AT + j] = words[HEAP_AT + 3 * n + j]
     i = 0
     while True:
         least = i
         for child in (2 * i + 1, 2 * i + 2):
-            if child < n and _before(words, child, least):
+            if child < n and _before(words, HEAP_AT + 3 * child, HEAP_AT + 3 * least):
                 least = child
         if least == i:
             return
-        for j in range(3):
-            words[HEAP_AT + 3 * i + j], words[HEAP_AT + 3 * least + j] = (
-                words[HEAP_AT + 3 * least + j],
-                words[HEAP_AT + 3 * i + j],
-            )
+        _swap(words, HEAP_AT + 3 * i, HEAP_AT + 3 * least)
         i = least
+
+
+@jit
+def _next(plan, words):  # type: ignore[no-untyped-def]
+    """Address of the queue whose first falls due next, HEAP_AT for the heap, 0 for nothing; NEXT_DUE says when."""
+    best = HEAP_AT if words[HEAP_LEN] > 0 else 0
+    for queue in range(plan[QUEUES]):
+        q = QUEUES_AT + QUEUE_WORDS * queue
+        if words[q + Q_LEN] > 0 and (best == 0 or _before(words, q, best)):
+            best = q
+    words[NEXT_DUE] = words[best] if best != 0 else LATEST
+    return best
 
 
 @jit
@@ -1019,12 +1091,20 @@ def _is_full(words):  # type: ignore[no-untyped-def]
 @jit
 def _fire(plan, words, reals, now):  # type: ignore[no-untyped-def]
     """All that is due at or before `now`, in its order; whether there was room for all of it."""
-    while words[HEAP_LEN] > 0 and words[HEAP_AT] <= now:
+    while words[NEXT_DUE] <= now:
+        q = _next(plan, words)
+        if words[NEXT_DUE] > now:
+            break
         if _is_full(words):
             return False
-        due, order, anchor = words[HEAP_AT], words[HEAP_AT + 1], words[HEAP_AT + 2]
+        if q == HEAP_AT:
+            due, order, anchor = words[HEAP_AT], words[HEAP_AT + 1], words[HEAP_AT + 2]
+            _pop(words)
+        else:
+            due, order = words[q + Q_DUE], words[q + Q_ORDER]
+            anchor = words[words[q + Q_RING] + 3 * words[q + Q_START] + 2]
+            _shift(words, q)
         rank, extra = order >> 60, order & 4095
-        _pop(words)
         words[anchor + AN_WAITS] -= 1
         if rank == PREDICTION_DUE:
             _ask_lead(plan, words, reals, anchor, extra, due, now)
@@ -1176,7 +1256,8 @@ def _hear(plan, words, stream, now):  # type: ignore[no-untyped-def]
             following, anchor = words[at], words[at + 1]
             words[at + 3] &= ~(1 << bit)
             if words[at + 3] == 0:
-                _push(words, now + plan[plan[L_LATENESS] + label], words[at + 2], words[anchor + AN_POS], label, anchor)
+                due, rank = now + plan[plan[L_LATENESS] + label], words[at + 2]
+                _await(words, 3 * label + rank, due, rank, words[anchor + AN_POS], label, anchor)
                 words[anchor + AN_WAITS] -= 1
                 if before == 0:
                     words[HELD_AT + 2 * label] = following
@@ -1280,15 +1361,23 @@ def _open(plan, words, reals, label, t, pos, now):  # type: ignore[no-untyped-de
     _tell(plan, words, reals, anchor, now)
     _look_back(plan, words, reals, anchor, key, now)
     if plan[plan[L_PROVISIONAL] + label] != FOREVER:
-        _push(words, t + plan[plan[L_PROVISIONAL] + label], PROVISIONAL_DUE, pos, label, anchor)
-    _push(words, t + plan[plan[L_END] + label] + plan[plan[L_LATENESS] + label], FINAL_DUE, pos, label, anchor)
-    _push(words, t + plan[plan[L_EXPIRY] + label], EXPIRY_DUE, pos, label, anchor)
+        _await(words, 3 * label, t + plan[plan[L_PROVISIONAL] + label], PROVISIONAL_DUE, pos, label, anchor)
+    _await(
+        words,
+        3 * label + 1,
+        t + plan[plan[L_END] + label] + plan[plan[L_LATENESS] + label],
+        FINAL_DUE,
+        pos,
+        label,
+        anchor,
+    )
+    _await(words, 3 * label + 2, t + plan[plan[L_EXPIRY] + label], EXPIRY_DUE, pos, label, anchor)
     words[anchor + AN_LEADS] = plan[plan[L_LEADS_LO] + label + 1] - plan[plan[L_LEADS_LO] + label]
     for j in range(plan[plan[L_LEADS_LO] + label], plan[plan[L_LEADS_LO] + label + 1]):
         q = plan[plan[LABEL_LEAD] + j]
         moment = t + plan[plan[LEAD_OFFSET] + q]
         if moment > now:
-            _push(words, moment, PREDICTION_DUE, pos, q, anchor)
+            _await(words, 3 * plan[LABELS] + q, moment, PREDICTION_DUE, pos, q, anchor)
         else:
             _ask_lead(plan, words, reals, anchor, q, moment, now)
 
@@ -1435,56 +1524,74 @@ def _mix(h):  # type: ignore[no-untyped-def]
 
 @jit
 def _seen(plan, words, identity, stream, now):  # type: ignore[no-untyped-def]
-    """Whether an event of this identity was applied within the declared time; if not, it is from now on."""
+    """Whether an event of this identity was applied within the declared time; if not, it is from now on.
+
+    Two tables: the older holds what was seen before DUP_SINCE, and goes when that is longer ago than any declared time.
+    """
+    if now - words[DUP_SINCE] > plan[DUPLICATES]:
+        _change_tables(words, now)
+    if 2 * words[DUP_LEN] >= words[DUP_CAP]:
+        _widen(words)
     span = plan[plan[S_DUPLICATES] + stream]
-    if words[DUP_CAP] == 0 or 2 * words[DUP_LEN] >= words[DUP_CAP]:
-        _rehash(plan, words, now)
-    at, mask = words[DUP_AT], words[DUP_CAP] - 1
-    i = _mix(identity) & mask
-    while True:
-        entry = at + 3 * i
-        if words[entry + 1] == NEVER:
-            words[entry] = identity
-            words[entry + 1] = now
-            words[entry + 2] = stream
-            words[DUP_LEN] += 1
-            return False
-        if words[entry] == identity and words[entry + 2] == stream:
-            if now - words[entry + 1] <= span:
+    entry = _place(words, words[DUP_AT], words[DUP_CAP], identity, stream)
+    if words[entry + 2] != 0:
+        if now - words[entry + 1] <= span:
+            return True
+    else:
+        if words[OLD_CAP] > 0:
+            old = _place(words, words[OLD_AT], words[OLD_CAP], identity, stream)
+            if words[old + 2] != 0 and now - words[old + 1] <= span:
                 return True
-            words[entry + 1] = now
-            return False
-        i = (i + 1) & mask
+        words[entry] = identity
+        words[entry + 2] = stream + 1
+        words[DUP_LEN] += 1
+    words[entry + 1] = now
+    return False
 
 
 @jit
-def _rehash(plan, words, now):  # type: ignore[no-untyped-def]
-    """A table of identities with room, without those that no longer count."""
-    old, old_cap = words[DUP_AT], words[DUP_CAP]
-    alive = 0
-    for i in range(old_cap):
-        entry = old + 3 * i
-        if words[entry + 1] != NEVER and now - words[entry + 1] <= plan[plan[S_DUPLICATES] + words[entry + 2]]:
-            alive += 1
-    cap = 1024
-    while cap < 4 * (alive + 1):
-        cap *= 2
+def _place(words, at, cap, identity, stream):  # type: ignore[no-untyped-def]
+    """The entry of an identity, or the free one where it would be; an entry: identity, moment, stream + 1."""
+    i = _mix(identity) & (cap - 1)
+    while True:
+        entry = at + 3 * i
+        if words[entry + 2] == 0 or (words[entry] == identity and words[entry + 2] == stream + 1):
+            return entry
+        i = (i + 1) & (cap - 1)
+
+
+@jit
+def _table(words, cap):  # type: ignore[no-untyped-def]
     at = _take(words, IDENTITIES * SIZES + _log2(cap), 3 * cap)
-    for i in range(cap):
-        words[at + 3 * i + 1] = NEVER
-    mask = cap - 1
-    for k in range(old_cap):
-        entry = old + 3 * k
-        if words[entry + 1] == NEVER or now - words[entry + 1] > plan[plan[S_DUPLICATES] + words[entry + 2]]:
-            continue
-        i = _mix(words[entry]) & mask
-        while words[at + 3 * i + 1] != NEVER:
-            i = (i + 1) & mask
-        for j in range(3):
-            words[at + 3 * i + j] = words[entry + j]
-    if old_cap > 0:
-        _give_back(words, IDENTITIES * SIZES + _log2(old_cap), old)
-    words[DUP_AT], words[DUP_CAP], words[DUP_LEN] = at, cap, alive
+    for i in range(3 * cap):
+        words[at + i] = 0
+    return at
+
+
+@jit
+def _change_tables(words, now):  # type: ignore[no-untyped-def]
+    """A new table begins; the last one becomes the older."""
+    if words[OLD_CAP] > 0:
+        _give_back(words, IDENTITIES * SIZES + _log2(words[OLD_CAP]), words[OLD_AT])
+    cap = IDENTITIES_FIRST
+    while cap < 2 * words[DUP_LEN]:
+        cap *= 2
+    words[OLD_AT], words[OLD_CAP] = words[DUP_AT], words[DUP_CAP]
+    words[DUP_AT], words[DUP_CAP], words[DUP_LEN], words[DUP_SINCE] = _table(words, cap), cap, 0, now
+
+
+@jit
+def _widen(words):  # type: ignore[no-untyped-def]
+    old, old_cap = words[DUP_AT], words[DUP_CAP]
+    cap = 2 * old_cap
+    words[DUP_AT], words[DUP_CAP] = _table(words, cap), cap
+    for i in range(old_cap):
+        of = old + 3 * i
+        if words[of + 2] != 0:
+            to = _place(words, words[DUP_AT], cap, words[of], words[of + 2] - 1)
+            for j in range(3):
+                words[to + j] = words[of + j]
+    _give_back(words, IDENTITIES * SIZES + _log2(old_cap), old)
 
 
 # ------------------------------------------------------------------------------------------------------------ the loop
