@@ -1,24 +1,24 @@
 """The compiled inner loop: one arena of words, one packed plan; the same for one event and for a hundred thousand.
 
-All that is remembered lies in one arena of 8-byte words (`words`, and the same memory as floats in `reals`):
+All that is remembered lies in one arena of 8-byte words (`words`; `reals` is the same memory as floats):
 
-* a **cell** per key and table: where its ring lies, and running aggregates as of the moment that it was asked about last;
+* a **cell** per key and table: where its ring lies, and running aggregates as of the moment last asked about;
 * a **ring** per cell: the key's recent events in the order of (time, position): time, position, values;
 * an **anchor** per open label: its life so far, in a list per join key.
 
-The plan (which windows, which labels) is data, so that one compiled kernel serves every declaration. All of it travels as
-two addresses and a plan: a function that took the tables one by one would copy each at every call. The meaning is that of
-docs/reference/semantics.md; the naive oracle in the tests says the same.
+The plan (which windows, which labels) is data, so that one compiled kernel serves every declaration. It travels as
+addresses: functions that took arrays would copy and count each at every call, which was nine tenths of the time.
+The meaning is that of docs/reference/semantics.md; the naive oracle in the tests says the same.
 
-Sums are kept as three floats whose exact sum is the sum of the window's values (error-free transformations: D. E. Knuth,
-TAOCP vol. 2, 4.2.2, theorem B; J. R. Shewchuk, "Adaptive Precision Floating-Point Arithmetic", 1997), so that values
+Sums are kept as three floats whose exact sum is the sum of the window's values (error-free transformations: D. E.
+Knuth, TAOCP vol. 2, 4.2.2, theorem B; J. R. Shewchuk, "Adaptive Precision Floating-Point Arithmetic", 1997), so that values
 leave a window as exactly as they entered it, and a result is rounded once.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit, types
@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-jit = njit(cache=True, nogil=True, error_model="numpy")
+jit: Any = njit(cache=True, nogil=True, error_model="numpy")
 
 FOREVER = -1
 NEVER = -(2**62)
@@ -50,11 +50,11 @@ L_ANY, L_NONE, L_COUNT, L_SUM, L_MEAN, L_LAST = 0, 1, 2, 3, 4, 5
 COUNT, SUM, MEAN, STD, MIN, MAX, DISTINCT, LAST, FIRST, SINCE, EWM, TOP = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11
 
 # Words of a cell.
-RING, CAP, START, LEN, ASOF, TAIL, BASE_TIME, BASE_POS, CELL_WORDS = 0, 1, 2, 3, 4, 5, 6, 7, 8
+RING, CAP, START, LEN, ASOF, TAIL, OLDEST, BASE_TIME, BASE_POS, CELL_WORDS = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9
 # Words of a queue.
 Q_DUE, Q_ORDER, Q_RING, Q_CAP, Q_START, Q_LEN = 0, 1, 2, 3, 4, 5
-# Words of an accumulator: the index of the window's first event, the number of its values; then what its flags ask for.
-HEAD, NUMBER, ACC_WORDS, ACC_WORDS_MOST = 0, 1, 2, 16
+# Words of an accumulator: index of the window's first event, number of values, time of that event; then its parts.
+HEAD, NUMBER, EDGE, ACC_WORDS, ACC_WORDS_MOST = 0, 1, 2, 3, 16
 # Words of an anchor.
 AN_LABEL, AN_POS, AN_TIME, AN_STATE, AN_VERSION, AN_VALUE, AN_NEXT, AN_PREV, AN_VOID, AN_EVIDENCE = (
     0,
@@ -294,11 +294,11 @@ class Rows(NamedTuple):
     fate: NDArray[np.uint8]  # what became of each; written
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _pointer(typing_context, array):  # type: ignore[no-untyped-def]
-    """The address of an array's first element: indexed as the array is, but passed in one register, without counting."""
+@intrinsic
+def _pointer(typing_context, array):
+    """The address of an array's first element: indexed as the array is, but passed in one register, uncounted."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         view = context.make_array(signature.args[0])(context, builder, arguments[0])
         return view.data
 
@@ -309,7 +309,7 @@ def _pointer(typing_context, array):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _add(reals, at, x):  # type: ignore[no-untyped-def]
+def _add(reals, at, x):
     a = reals[at]
     s = a + x
     b = s - a
@@ -323,14 +323,14 @@ def _add(reals, at, x):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _two_sum(a, b):  # type: ignore[no-untyped-def]
+def _two_sum(a, b):
     s = a + b
     v = s - a
     return s, (a - (s - v)) + (b - v)
 
 
 @jit
-def _two_product(a, b):  # type: ignore[no-untyped-def]
+def _two_product(a, b):
     # T. J. Dekker's splitting: exact while neither factor overflows when scaled by 2^27.
     p = a * b
     c = 134217729.0 * a
@@ -343,7 +343,7 @@ def _two_product(a, b):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _total(reals, at):  # type: ignore[no-untyped-def]
+def _total(reals, at):
     """The sum of the three parts, rounded once (to even, as math.fsum does)."""
     s, t = _two_sum(reals[at], reals[at + 1])
     t, u = _two_sum(t, reals[at + 2])
@@ -359,7 +359,7 @@ def _total(reals, at):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _grow(reals, n, x):  # type: ignore[no-untyped-def]
+def _grow(reals, n, x):
     """Add `x` to an expansion of `n` parts; the new number of parts."""
     kept = 0
     for i in range(n):
@@ -372,7 +372,7 @@ def _grow(reals, n, x):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _deviation(reals, sums, squares, number):  # type: ignore[no-untyped-def]
+def _deviation(reals, sums, squares, number):
     """Sample standard deviation from exact sums: sqrt((n Q - S^2) / (n (n - 1))), the difference taken exactly."""
     n = 0
     for i in range(3):
@@ -393,7 +393,7 @@ def _deviation(reals, sums, squares, number):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _take(words, size, count):  # type: ignore[no-untyped-def]
+def _take(words, size, count):
     """An address of `count` words; `size` names the free list of blocks of just this many words."""
     at = words[FREE_AT + size]
     if at != 0:
@@ -407,13 +407,13 @@ def _take(words, size, count):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _give_back(words, size, at):  # type: ignore[no-untyped-def]
+def _give_back(words, size, at):
     words[at] = words[FREE_AT + size]
     words[FREE_AT + size] = at
 
 
 @jit
-def _log2(n):  # type: ignore[no-untyped-def]
+def _log2(n):
     k = 0
     while n > 1:
         n >>= 1
@@ -425,7 +425,7 @@ def _log2(n):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _put(plan, words, reals, a, at, x):  # type: ignore[no-untyped-def]
+def _put(plan, words, reals, a, at, x):
     """A value enters the window of accumulator `a` that lies at `at`."""
     if x != x:
         return
@@ -448,7 +448,7 @@ def _put(plan, words, reals, a, at, x):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _drop(plan, words, reals, a, at, x):  # type: ignore[no-untyped-def]
+def _drop(plan, words, reals, a, at, x):
     """A value leaves the window. An extreme that leaves is NaN until it is looked for again."""
     if x != x:
         return
@@ -472,12 +472,12 @@ def _drop(plan, words, reals, a, at, x):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _value(reals, entry, column):  # type: ignore[no-untyped-def]
+def _value(reals, entry, column):
     return 1.0 if column < 0 else reals[entry + 2 + column]
 
 
 @jit
-def _advance(plan, words, reals, table, cell, t):  # type: ignore[no-untyped-def]
+def _advance(plan, words, reals, table, cell, t):
     """Move the running aggregates of a cell forward, to be as of `t`."""
     ring, mask, start = words[cell + RING], words[cell + CAP] - 1, words[cell + START]
     length, tail, stride = words[cell + LEN], words[cell + TAIL], plan[plan[T_STRIDE] + table]
@@ -492,22 +492,26 @@ def _advance(plan, words, reals, table, cell, t):  # type: ignore[no-untyped-def
                 _put(plan, words, reals, a, at, _value(reals, ring + ((start + i) & mask) * stride, column))
             continue
         edge = t - span
-        while head < end:
-            entry = ring + ((start + head) & mask) * stride
-            if words[entry] >= edge:
-                break
-            if head < tail:
-                _drop(plan, words, reals, a, at, _value(reals, entry, column))
-            head += 1
+        if head == tail or words[at + EDGE] < edge:
+            first = LATEST
+            while head < end:
+                entry = ring + ((start + head) & mask) * stride
+                if words[entry] >= edge:
+                    first = words[entry]
+                    break
+                if head < tail:
+                    _drop(plan, words, reals, a, at, _value(reals, entry, column))
+                head += 1
+            words[at + HEAD] = head
+            words[at + EDGE] = first
         for i in range(max(head, tail), end):
             _put(plan, words, reals, a, at, _value(reals, ring + ((start + i) & mask) * stride, column))
-        words[at + HEAD] = head
     words[cell + TAIL] = end
     words[cell + ASOF] = t
 
 
 @jit
-def _bound(words, cell, stride, t, pos):  # type: ignore[no-untyped-def]
+def _bound(words, cell, stride, t, pos):
     """Index of the first event of a cell that does not lie before (`t`, `pos`)."""
     ring, mask, start = words[cell + RING], words[cell + CAP] - 1, words[cell + START]
     low, high = 0, words[cell + LEN]
@@ -522,7 +526,7 @@ def _bound(words, cell, stride, t, pos):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _cell(plan, words, reals, table, key):  # type: ignore[no-untyped-def]
+def _cell(plan, words, reals, table, key):
     """The cell of a key, made if there is none."""
     place = key * plan[CELLS_PER_KEY] + plan[plan[T_LOCAL] + table]
     cell = words[CELLS_AT + place]
@@ -536,6 +540,7 @@ def _cell(plan, words, reals, table, key):  # type: ignore[no-untyped-def]
     words[cell + CAP] = RING_CAPACITY_FIRST
     words[cell + RING] = _take(words, stride * SIZES + _log2(RING_CAPACITY_FIRST), stride * RING_CAPACITY_FIRST)
     words[cell + ASOF] = NEVER
+    words[cell + OLDEST] = LATEST
     words[cell + BASE_TIME] = NEVER
     if plan[plan[T_BASE] + table] > 0:
         for i in range(2 * (plan[plan[T_COLUMNS_LO] + table + 1] - plan[plan[T_COLUMNS_LO] + table])):
@@ -550,11 +555,11 @@ def _cell(plan, words, reals, table, key):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _let_go(plan, words, reals, table, cell, now):  # type: ignore[no-untyped-def]
+def _let_go(plan, words, reals, table, cell, now):
     """Forget events that no question can reach any more; what windows without an end need of them is kept."""
     edge = now - plan[plan[T_KEEP] + table]
     ring, mask, stride = words[cell + RING], words[cell + CAP] - 1, plan[plan[T_STRIDE] + table]
-    if words[cell + LEN] == 0 or words[ring + (words[cell + START] & mask) * stride] >= edge:
+    if words[cell + OLDEST] >= edge:
         return
     asof = now - plan[plan[T_LAG] + table]
     if words[cell + ASOF] < asof:
@@ -569,13 +574,14 @@ def _let_go(plan, words, reals, table, cell, now):  # type: ignore[no-untyped-de
     words[cell + START] = (words[cell + START] + gone) & mask
     words[cell + LEN] -= gone
     words[cell + TAIL] -= gone
+    words[cell + OLDEST] = words[ring + words[cell + START] * stride] if words[cell + LEN] > 0 else LATEST
     for a in range(plan[plan[T_ACC_LO] + table], plan[plan[T_ACC_LO] + table + 1]):
         if plan[plan[A_LENGTH] + a] != FOREVER:
             words[cell + plan[plan[A_AT] + a] + HEAD] -= gone
 
 
 @jit
-def _remember(plan, words, reals, table, cell, t, pos, values):  # type: ignore[no-untyped-def]
+def _remember(plan, words, reals, table, cell, t, pos, values):
     """Keep of an event that is let go what windows without an end ask for: last, first, extremes, the decayed."""
     base = plan[plan[T_BASE] + table]
     if base == 0:
@@ -611,7 +617,7 @@ def _remember(plan, words, reals, table, cell, t, pos, values):  # type: ignore[
 
 
 @jit
-def _decay(reals, words, at, t, x, halflife):  # type: ignore[no-untyped-def]
+def _decay(reals, words, at, t, x, halflife):
     """Add a value to the decayed sums at `at`: numerator, denominator, and the moment they are as of."""
     if reals[at + 1] == 0.0:
         words[at + 2] = t
@@ -627,7 +633,7 @@ def _decay(reals, words, at, t, x, halflife):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _insert(plan, words, reals, table, key, t, pos, values, now):  # type: ignore[no-untyped-def]
+def _insert(plan, words, reals, table, key, t, pos, values, now):
     """An event enters the past of a key. `values` is the address of one value per column of the table."""
     cell = _cell(plan, words, reals, table, key)
     stride = plan[plan[T_STRIDE] + table]
@@ -656,6 +662,7 @@ def _insert(plan, words, reals, table, key, t, pos, values, now):  # type: ignor
     for c in range(columns):
         reals[entry + 2 + c] = reals[values + c]
     words[cell + LEN] = length + 1
+    words[cell + OLDEST] = min(words[cell + OLDEST], t)
     asof = words[cell + ASOF]
     if t < asof:
         words[cell + TAIL] += 1
@@ -663,12 +670,13 @@ def _insert(plan, words, reals, table, key, t, pos, values, now):  # type: ignor
             at, span = cell + plan[plan[A_AT] + a], plan[plan[A_LENGTH] + a]
             if span == FOREVER or t >= asof - span:
                 _put(plan, words, reals, a, at, _value(reals, entry, plan[plan[A_COLUMN] + a]))
+                words[at + EDGE] = min(words[at + EDGE], t)
             else:
                 words[at + HEAD] += 1
 
 
 @jit
-def _insert_gone(plan, words, reals, table, cell, t, pos, values):  # type: ignore[no-untyped-def]
+def _insert_gone(plan, words, reals, table, cell, t, pos, values):
     """An event enters that is older than any question: only windows without an end take it."""
     for c in range(plan[plan[T_STRIDE] + table] - 2):
         reals[SPARE + c] = reals[values + c]
@@ -680,7 +688,7 @@ def _insert_gone(plan, words, reals, table, cell, t, pos, values):  # type: igno
 
 
 @jit
-def _enlarge(words, cell, stride):  # type: ignore[no-untyped-def]
+def _enlarge(words, cell, stride):
     cap, ring, start = words[cell + CAP], words[cell + RING], words[cell + START]
     bigger = _take(words, stride * SIZES + _log2(2 * cap), 2 * cap * stride)
     for i in range(words[cell + LEN]):
@@ -694,7 +702,7 @@ def _enlarge(words, cell, stride):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _amend(plan, words, reals, table, key, t, pos, old, new, now):  # type: ignore[no-untyped-def]
+def _amend(plan, words, reals, table, key, t, pos, old, new, now):
     """A label in the past of a key changes its value; NaN is no value: it enters, or leaves."""
     if old != old:
         reals[SCRATCH] = new
@@ -729,13 +737,18 @@ def _amend(plan, words, reals, table, key, t, pos, old, new, now):  # type: igno
     words[cell + LEN] = length - 1
     if index < words[cell + TAIL]:
         words[cell + TAIL] -= 1
+    words[cell + OLDEST] = words[ring + start * stride] if length > 1 else LATEST
+    for a in range(plan[plan[T_ACC_LO] + table], plan[plan[T_ACC_LO] + table + 1]):
+        at = cell + plan[plan[A_AT] + a]
+        head = words[at + HEAD]
+        words[at + EDGE] = words[ring + ((start + head) & mask) * stride] if head < words[cell + TAIL] else LATEST
 
 
 # ----------------------------------------------------------------------------------------------------------- questions
 
 
 @jit
-def _extreme(plan, words, reals, a, cell, stride, low, high, largest):  # type: ignore[no-untyped-def]
+def _extreme(plan, words, reals, a, cell, stride, low, high, largest):
     """The extreme of events `low` to `high` of a cell, by looking at each."""
     ring, mask, start, column = words[cell + RING], words[cell + CAP] - 1, words[cell + START], plan[plan[A_COLUMN] + a]
     best = np.nan
@@ -747,7 +760,7 @@ def _extreme(plan, words, reals, a, cell, stride, low, high, largest):  # type: 
 
 
 @jit
-def _aggregate(plan, words, reals, table, a, op, cell, t, late):  # type: ignore[no-untyped-def]
+def _aggregate(plan, words, reals, table, a, op, cell, t, late):
     """The value of an accumulated window at `t`. `late`: the cell has moved on; count back from where it is."""
     at, span, column = cell + plan[plan[A_AT] + a], plan[plan[A_LENGTH] + a], plan[plan[A_COLUMN] + a]
     stride = plan[plan[T_STRIDE] + table]
@@ -792,7 +805,7 @@ def _aggregate(plan, words, reals, table, a, op, cell, t, late):  # type: ignore
 
 
 @jit
-def _further(x, y, largest):  # type: ignore[no-untyped-def]
+def _further(x, y, largest):
     if x != x:
         return y
     if y != y:
@@ -801,7 +814,7 @@ def _further(x, y, largest):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _mean(reals, sums, number):  # type: ignore[no-untyped-def]
+def _mean(reals, sums, number):
     """The exact sum over the number, rounded once in all but ties: sum / n, corrected by the exact remainder."""
     total = _total(reals, sums)
     count = float(number)
@@ -819,7 +832,7 @@ def _mean(reals, sums, number):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _read(plan, words, reals, question, cell, t, late, answers):  # type: ignore[no-untyped-def]
+def _read(plan, words, reals, question, cell, t, late, answers):
     """The answers that need the events themselves: last, first, since, distinct, decayed means, the most frequent."""
     table, op, column, span = (
         plan[plan[Q_TABLE] + question],
@@ -870,7 +883,7 @@ def _read(plan, words, reals, question, cell, t, late, answers):  # type: ignore
 
 
 @jit
-def _decayed(plan, words, reals, table, a, cell, column, high):  # type: ignore[no-untyped-def]
+def _decayed(plan, words, reals, table, a, cell, column, high):
     """The decayed mean of all events below `high`: weights relative to the newest, so that they cannot all vanish."""
     ring, mask, start, stride = (
         words[cell + RING],
@@ -897,7 +910,7 @@ def _decayed(plan, words, reals, table, a, cell, column, high):  # type: ignore[
 
 
 @jit
-def _tally(plan, words, reals, question, cell, low, high, answers):  # type: ignore[no-untyped-def]
+def _tally(plan, words, reals, question, cell, low, high, answers):
     """Count the values of events `low` to `high`: how many differ, or the most frequent ones."""
     table, column, place = plan[plan[Q_TABLE] + question], plan[plan[Q_COLUMN] + question], plan[plan[Q_OUT] + question]
     ring, mask, start = words[cell + RING], words[cell + CAP] - 1, words[cell + START]
@@ -932,8 +945,8 @@ def _tally(plan, words, reals, question, cell, low, high, answers):  # type: ign
 
 
 @jit
-def answer(plan, words, reals, predictor, keys, t, answers):  # type: ignore[no-untyped-def]
-    """All windows of a predictor at moment `t`, for an anchor whose keys lie at `keys`, at `answers`; NaN is unknown."""
+def answer(plan, words, reals, predictor, keys, t, answers):
+    """All windows of a predictor at moment `t`, of the keys that lie at `keys`, to `answers`; NaN is unknown."""
     previous, cell, late = -1, 0, False
     for q in range(plan[plan[P_LO] + predictor], plan[plan[P_LO] + predictor + 1]):
         table, op, place = plan[plan[Q_TABLE] + q], plan[plan[Q_OP] + q], plan[plan[Q_OUT] + q]
@@ -962,13 +975,13 @@ def answer(plan, words, reals, predictor, keys, t, answers):  # type: ignore[no-
 
 
 @jit
-def _before(words, a, b):  # type: ignore[no-untyped-def]
+def _before(words, a, b):
     """Whether the waiting thing at address `a` comes before that at `b`."""
     return words[a] < words[b] or (words[a] == words[b] and words[a + 1] < words[b + 1])
 
 
 @jit
-def _await(words, queue, due, rank, pos, extra, anchor):  # type: ignore[no-untyped-def]
+def _await(words, queue, due, rank, pos, extra, anchor):
     """Remember that something falls due; in the order of (due, rank, anchor's position, extra).
 
     Most things of a kind fall due in the order in which they are remembered: they stand in a queue, and what does not
@@ -997,7 +1010,7 @@ def _await(words, queue, due, rank, pos, extra, anchor):  # type: ignore[no-unty
 
 
 @jit
-def _lengthen(words, q):  # type: ignore[no-untyped-def]
+def _lengthen(words, q):
     cap, ring, start = words[q + Q_CAP], words[q + Q_RING], words[q + Q_START]
     more = max(2 * cap, QUEUE_CAPACITY_FIRST)
     bigger = _take(words, 3 * SIZES + _log2(more), 3 * more)
@@ -1013,7 +1026,7 @@ def _lengthen(words, q):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _shift(words, q):  # type: ignore[no-untyped-def]
+def _shift(words, q):
     """The first of a queue leaves it."""
     words[q + Q_START] = (words[q + Q_START] + 1) & (words[q + Q_CAP] - 1)
     words[q + Q_LEN] -= 1
@@ -1024,7 +1037,7 @@ def _shift(words, q):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _push(words, due, order, anchor):  # type: ignore[no-untyped-def]
+def _push(words, due, order, anchor):
     i = words[HEAP_LEN]
     if i >= WAITING_LIMIT:
         raise MemoryError("too many things wait for their moment (WAITING_LIMIT)")
@@ -1041,7 +1054,7 @@ def _push(words, due, order, anchor):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _swap(words, a, b):  # type: ignore[no-untyped-def]
+def _swap(words, a, b):
     for j in range(3):
         x = words[a + j]
         words[a + j] = words[b + j]
@@ -1049,7 +1062,7 @@ def _swap(words, a, b):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _pop(words):  # type: ignore[no-untyped-def]
+def _pop(words):
     n = words[HEAP_LEN] - 1
     words[HEAP_LEN] = n
     for j in range(3):
@@ -1067,7 +1080,7 @@ def _pop(words):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _next(plan, words):  # type: ignore[no-untyped-def]
+def _next(plan, words):
     """Address of the queue whose first falls due next, HEAP_AT for the heap, 0 for nothing; NEXT_DUE says when."""
     best = HEAP_AT if words[HEAP_LEN] > 0 else 0
     for queue in range(plan[QUEUES]):
@@ -1079,7 +1092,7 @@ def _next(plan, words):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _is_full(words):  # type: ignore[no-untyped-def]
+def _is_full(words):
     """Whether what was written has to be taken away before more is."""
     return (
         words[N_PREDICTIONS] > OUTPUTS_FULL
@@ -1089,7 +1102,7 @@ def _is_full(words):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _fire(plan, words, reals, now):  # type: ignore[no-untyped-def]
+def _fire(plan, words, reals, now):
     """All that is due at or before `now`, in its order; whether there was room for all of it."""
     while words[NEXT_DUE] <= now:
         q = _next(plan, words)
@@ -1120,7 +1133,7 @@ def _fire(plan, words, reals, now):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _truth(plan, words, reals, anchor):  # type: ignore[no-untyped-def]
+def _truth(plan, words, reals, anchor):
     """The value that the evidence so far gives; NaN: none."""
     op, number = plan[plan[L_OP] + words[anchor + AN_LABEL]], words[anchor + AN_NUMBER]
     if op == L_ANY:
@@ -1139,7 +1152,7 @@ def _truth(plan, words, reals, anchor):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _become(plan, words, reals, anchor, state, value, now):  # type: ignore[no-untyped-def]
+def _become(plan, words, reals, anchor, state, value, now):
     """A new version of a label: written, and made known to the pasts that read it."""
     label = words[anchor + AN_LABEL]
     old = reals[anchor + AN_VALUE]
@@ -1166,7 +1179,7 @@ def _become(plan, words, reals, anchor, state, value, now):  # type: ignore[no-u
 
 
 @jit
-def _tell(plan, words, reals, anchor, now):  # type: ignore[no-untyped-def]
+def _tell(plan, words, reals, anchor, now):
     n = words[N_LABELS]
     if n >= OUTPUTS_LIMIT:
         raise MemoryError("too many label versions in one batch (batch_outputs_limit)")
@@ -1186,7 +1199,7 @@ def _tell(plan, words, reals, anchor, now):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _silent(plan, words, label, now):  # type: ignore[no-untyped-def]
+def _silent(plan, words, label, now):
     """The sources of a label that were not heard for too long, as bits."""
     bits = 0
     for i in range(plan[plan[L_SOURCES_LO] + label], plan[plan[L_SOURCES_LO] + label + 1]):
@@ -1199,7 +1212,7 @@ def _silent(plan, words, label, now):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _settle(plan, words, reals, anchor, rank, now):  # type: ignore[no-untyped-def]
+def _settle(plan, words, reals, anchor, rank, now):
     state, label = words[anchor + AN_STATE], words[anchor + AN_LABEL]
     if state != OPEN and not (rank == FINAL_DUE and state == PROVISIONAL):
         return
@@ -1215,7 +1228,7 @@ def _settle(plan, words, reals, anchor, rank, now):  # type: ignore[no-untyped-d
 
 
 @jit
-def _hold(plan, words, anchor, rank, bits):  # type: ignore[no-untyped-def]
+def _hold(plan, words, anchor, rank, bits):
     """What is due waits for silent sources: a block of (next, anchor, rank, bits) at the end of the label's list."""
     label = words[anchor + AN_LABEL]
     at = _take(words, WAITING, 4)
@@ -1238,7 +1251,7 @@ def _hold(plan, words, anchor, rank, bits):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _hear(plan, words, stream, now):  # type: ignore[no-untyped-def]
+def _hear(plan, words, stream, now):
     """A source is heard: what was held only because of it falls due again after the lateness."""
     words[HEARD_AT + stream] = now
     if words[ALERTED_AT + stream] == 0:
@@ -1272,7 +1285,7 @@ def _hear(plan, words, stream, now):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _bury(plan, words, anchor):  # type: ignore[no-untyped-def]
+def _bury(plan, words, anchor):
     """Forget an expired anchor once nothing waits for it any more."""
     if words[anchor + AN_DEAD] == 0 or words[anchor + AN_STATE] <= PROVISIONAL or words[anchor + AN_WAITS] > 0:
         return
@@ -1292,7 +1305,7 @@ def _bury(plan, words, anchor):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _witness(plan, words, reals, anchor, t, pos, x):  # type: ignore[no-untyped-def]
+def _witness(plan, words, reals, anchor, t, pos, x):
     """Evidence for an anchor is counted; whether it can change the label."""
     op = plan[plan[L_OP] + words[anchor + AN_LABEL]]
     if op in (L_ANY, L_NONE):
@@ -1318,7 +1331,7 @@ def _witness(plan, words, reals, anchor, t, pos, x):  # type: ignore[no-untyped-
 
 
 @jit
-def _conclude(plan, words, reals, anchor, now):  # type: ignore[no-untyped-def]
+def _conclude(plan, words, reals, anchor, now):
     """A new version, if the evidence that was counted makes one."""
     op, state = plan[plan[L_OP] + words[anchor + AN_LABEL]], words[anchor + AN_STATE]
     value = _truth(plan, words, reals, anchor)
@@ -1329,7 +1342,7 @@ def _conclude(plan, words, reals, anchor, now):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _open(plan, words, reals, label, t, pos, now):  # type: ignore[no-untyped-def]
+def _open(plan, words, reals, label, t, pos, now):
     """The label of an anchor opens, and takes in what came before it."""
     spaces = plan[SPACES]
     anchor = _take(words, ANCHORS, AN_KEYS + spaces)
@@ -1383,7 +1396,7 @@ def _open(plan, words, reals, label, t, pos, now):  # type: ignore[no-untyped-de
 
 
 @jit
-def _look_back(plan, words, reals, anchor, key, now):  # type: ignore[no-untyped-def]
+def _look_back(plan, words, reals, anchor, key, now):
     """Evidence that came before its anchor counts at once."""
     label, t = words[anchor + AN_LABEL], words[anchor + AN_TIME]
     changed = False
@@ -1413,7 +1426,7 @@ def _look_back(plan, words, reals, anchor, key, now):  # type: ignore[no-untyped
 
 
 @jit
-def _evidence(plan, words, reals, e, t, pos, now):  # type: ignore[no-untyped-def]
+def _evidence(plan, words, reals, e, t, pos, now):
     """An event speaks to every open anchor of its key."""
     label = plan[plan[EVIDENCE_LABEL] + e]
     mask = plan[plan[EVIDENCE_MASK] + e]
@@ -1445,7 +1458,7 @@ def _evidence(plan, words, reals, e, t, pos, now):  # type: ignore[no-untyped-de
 
 
 @jit
-def _decide(plan, words, reals, label, decided, now):  # type: ignore[no-untyped-def]
+def _decide(plan, words, reals, label, decided, now):
     """A decision that keeps the truth of the anchor at position `decided` from being seen."""
     key = words[ROW_KEYS_AT + plan[plan[L_JOIN] + label]]
     if key < 0:
@@ -1466,7 +1479,7 @@ def _decide(plan, words, reals, label, decided, now):  # type: ignore[no-untyped
 
 
 @jit
-def _ask(plan, words, reals, predictor, keys, pos, time, at, now, lead, row):  # type: ignore[no-untyped-def]
+def _ask(plan, words, reals, predictor, keys, pos, time, at, now, lead, row):
     """Write down a question to a model, with its features."""
     n = words[N_PREDICTIONS]
     if n >= OUTPUTS_LIMIT:
@@ -1487,7 +1500,7 @@ def _ask(plan, words, reals, predictor, keys, pos, time, at, now, lead, row):  #
 
 
 @jit
-def _ask_lead(plan, words, reals, anchor, q, moment, now):  # type: ignore[no-untyped-def]
+def _ask_lead(plan, words, reals, anchor, q, moment, now):
     """One of the moments before (or after) an anchor has come; what is known already is not asked."""
     if words[anchor + AN_STATE] <= PROVISIONAL:
         keys = anchor + AN_KEYS
@@ -1515,7 +1528,7 @@ def _ask_lead(plan, words, reals, anchor, q, moment, now):  # type: ignore[no-un
 
 
 @jit
-def _mix(h):  # type: ignore[no-untyped-def]
+def _mix(h):
     h ^= h >> 31
     h *= 0x7FB5D329728EA185
     h ^= (h >> 27) & 0x1FFFFFFFFF
@@ -1523,7 +1536,7 @@ def _mix(h):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _seen(plan, words, identity, stream, now):  # type: ignore[no-untyped-def]
+def _seen(plan, words, identity, stream, now):
     """Whether an event of this identity was applied within the declared time; if not, it is from now on.
 
     Two tables: the older holds what was seen before DUP_SINCE, and goes when that is longer ago than any declared time.
@@ -1550,7 +1563,7 @@ def _seen(plan, words, identity, stream, now):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _place(words, at, cap, identity, stream):  # type: ignore[no-untyped-def]
+def _place(words, at, cap, identity, stream):
     """The entry of an identity, or the free one where it would be; an entry: identity, moment, stream + 1."""
     i = _mix(identity) & (cap - 1)
     while True:
@@ -1561,7 +1574,7 @@ def _place(words, at, cap, identity, stream):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _table(words, cap):  # type: ignore[no-untyped-def]
+def _table(words, cap):
     at = _take(words, IDENTITIES * SIZES + _log2(cap), 3 * cap)
     for i in range(3 * cap):
         words[at + i] = 0
@@ -1569,7 +1582,7 @@ def _table(words, cap):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _change_tables(words, now):  # type: ignore[no-untyped-def]
+def _change_tables(words, now):
     """A new table begins; the last one becomes the older."""
     if words[OLD_CAP] > 0:
         _give_back(words, IDENTITIES * SIZES + _log2(words[OLD_CAP]), words[OLD_AT])
@@ -1581,7 +1594,7 @@ def _change_tables(words, now):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _widen(words):  # type: ignore[no-untyped-def]
+def _widen(words):
     old, old_cap = words[DUP_AT], words[DUP_CAP]
     cap = 2 * old_cap
     words[DUP_AT], words[DUP_CAP] = _table(words, cap), cap
@@ -1598,7 +1611,7 @@ def _widen(words):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _apply(plan, words, reals, stream, t, pos, now, identity, row):  # type: ignore[no-untyped-def]
+def _apply(plan, words, reals, stream, t, pos, now, identity, row):
     """An event happens; its fate."""
     if plan[plan[S_DUPLICATES] + stream] >= 0 and _seen(plan, words, identity, stream, now):
         return DUPLICATE
@@ -1626,7 +1639,7 @@ def _apply(plan, words, reals, stream, t, pos, now, identity, row):  # type: ign
 
 
 @jit
-def run(packed, arena, floats, rows, first, now):  # type: ignore[no-untyped-def]
+def run(packed, arena, floats, rows, first, now):
     """Apply the rows from `first` on, and let all happen that is due up to `now`.
 
     Gives back the row to go on with, once the outputs have been taken away; -1: all is done.
@@ -1662,6 +1675,6 @@ def run(packed, arena, floats, rows, first, now):  # type: ignore[no-untyped-def
 
 
 @jit
-def ask(packed, arena, floats, predictor, t):  # type: ignore[no-untyped-def]
+def ask(packed, arena, floats, predictor, t):
     """Answer a question from outside: keys lie at ANSWER_AT, and the answers are put after them."""
     answer(_pointer(packed), _pointer(arena), _pointer(floats), predictor, ANSWER_AT, t, ANSWER_AT + SPACES_MOST)
