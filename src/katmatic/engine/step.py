@@ -56,6 +56,16 @@ class State:
         self.store = Store(spaces=len(plan.spaces), cells=int(plan.tables[kernel.CELLS_PER_KEY]), codes=codes)
         self.readers = [Reader(stream.schema, plan.zone) for stream in plan.streams]
 
+    @property
+    def next_due(self) -> int:
+        """The moment at which something happens by time passing; far in the future if nothing waits."""
+        return int(self.store.words[kernel.NEXT_DUE])
+
+    def silent(self, plan: Plan) -> set[str]:
+        """Topics whose silence was told (`Changes.holds`), and that were not heard since."""
+        told = self.store.words[kernel.ALERTED_AT : kernel.ALERTED_AT + len(plan.streams)]
+        return {stream.schema.topic for stream, flag in zip(plan.streams, told.tolist(), strict=True) if flag}
+
     def dump(self) -> bytes:
         """The state as bytes."""
         return self.store.dump()
