@@ -88,11 +88,11 @@ def experiment() -> dict[str, Any]:
             log.append("rose", [json.dumps({"slot": str(i), "at": end}).encode()])
             pipeline.turn()
     model = np.array(answers.scores) > 0.5
-    rule = np.array([0.0 if value is None else value for value in answers.last])
+    rule = [value == label for value, label in zip(answers.last, labels, strict=True) if value is not None]
     return {
         "rows": len(rows),
         "lr": round(float((model == labels).mean()), 6),
-        "last": round(float((rule == labels).mean()), 6),
+        "last": round(sum(rule) / len(rule), 6),
         "published": {"lr": 0.822144, "last": 0.853303},
         "events_per_cpu_s": round(answers.events / (process_seconds() - began)),
     }
