@@ -102,9 +102,7 @@ def test_only_an_event_class_has_a_schema():
 
 
 def test_an_event_without_a_time_is_refused():
-    with refused(
-        "class Visit", found="0", expected="exactly one field of type Time", do="say which one it is"
-    ):  # fmt: skip
+    with refused("class Visit", found="0", expected="exactly one field of type Time", do="say which one it is"):
 
         class Visit(Event):
             page: Key

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -88,11 +89,12 @@ class Predictor:
         """
         where = f"{self.name}.when"
         given = [limit for limit in (above, below) if limit is not None]
-        is_off = self.label.is_binary and not all(0 <= limit <= 1 for limit in given)
-        if not given or given != sorted(given) or is_off:
+        numbers = all(type(limit) in (int, float) and math.isfinite(limit) for limit in given)
+        is_off = not numbers or (self.label.is_binary and not all(0 <= limit <= 1 for limit in given))
+        if not given or is_off or given != sorted(given):
             raise DeclarationError(
                 where,
-                found=f"above={above}, below={below}",
+                found=f"above={above!r}, below={below!r}",
                 expected="above=, below= or both" + (", each a probability in [0, 1]" if self.label.is_binary else ""),
                 do="e.g. above=0.8",
             )
@@ -193,6 +195,13 @@ class App:
         it the prediction is made when the anchor arrives. A row whose answer is already known is not asked.
         """
         where = f"App.predict({name!r})"
+        if not isinstance(features, Mapping):
+            raise DeclarationError(
+                where,
+                found=f"features of type {type(features).__name__}",
+                expected="a dict: each feature by its name",
+                do='features={"amount": Payment.amount}',
+            )
         moments = (lead,) if isinstance(lead, str) else tuple(lead)
         predictor = Predictor(
             name,
