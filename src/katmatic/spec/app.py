@@ -202,7 +202,7 @@ class App:
                 expected="a dict: each feature by its name",
                 do='features={"amount": Payment.amount}',
             )
-        moments = (lead,) if isinstance(lead, str) else tuple(lead)
+        moments = tuple(lead) if isinstance(lead, list | tuple) else (lead,)
         predictor = Predictor(
             name,
             label,
