@@ -26,7 +26,7 @@ class Anchors:
 def assemble(
     questions: Questions, answers: NDArray[np.float64], anchors: Anchors, codes: dict[Any, Numbering]
 ) -> tuple[NDArray[np.float64], dict[str, list[Any]], NDArray[np.bool_], int]:
-    """Values (n, F) with NaN for unknown, the features that are texts, the rows that failed, and how often one raised."""
+    """Values (n, F) with NaN for unknown, the features that are texts, the rows that failed, and how often."""
     n = len(answers)
     lists: dict[str, list[Any]] = {}
     values = np.full((n, len(questions.columns)), np.nan)
@@ -69,7 +69,8 @@ def known(column: NDArray[np.float64]) -> list[Any]:
 
 
 def _decoded(output: Output, answers: NDArray[np.float64], codes: dict[Any, Numbering]) -> list[Any]:
-    names = list(codes[output.codes])
+    assert output.codes is not None
+    names = codes[output.codes].names
     block = answers[:, output.at : output.at + output.width]
     if output.width > 1 or output.name.startswith("candidates["):
         return [[names[int(code)] for code in row if code == code] for row in block.tolist()]

@@ -13,8 +13,9 @@ import numpy as np
 from katmatic import duration
 from katmatic.errors import DeclarationError
 from katmatic.spec.app import App, Predictor, SourcePolicy, windows
-from katmatic.spec.check import arguments, derived_order
-from katmatic.spec.event import Event, Schema, field_ref, schema
+from katmatic.spec.check import derived_order
+from katmatic.spec.event import Schema, field_ref, schema
+from katmatic.spec.function import arguments
 from katmatic.spec.future import Label
 from katmatic.spec.past import Past
 from katmatic.state import kernel
@@ -90,8 +91,8 @@ class Questions:
     outputs: tuple[Output, ...]  # in the order in which they can be computed
     columns: tuple[str, ...]  # names in the order of declaration
     texts: tuple[str, ...]  # those of them that are no numbers
-    candidates: tuple[Output, ...] = ()
-    needs_event: bool = False
+    candidates: tuple[Output, ...] = ()  # windows that a ranking draws its candidates from
+    ranking: int = -1  # the kernel's question about these
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class Plan:
     labels: tuple[tuple[str, Label], ...]
     label_keys: tuple[tuple[int, ...], ...]  # per label: the spaces of the anchor's single keys
     questions: tuple[Questions, ...]
-    tables: kernel.Plan
+    tables: kernel.Ints
     widths: tuple[int, int, int]  # value columns, conditions, answers
 
 
@@ -178,7 +179,7 @@ class _Compiler:
         self.labels = tuple(app.labels.items())
         self.spaces: list[tuple[str, ...]] = []
         self.tables: list[_Table] = []
-        self.locals: dict[int, int] = {}
+        self.rankings: list[list[tuple[int, ...]]] = []
         self._topics()
         for _, label in self.labels:
             for name in schema(label.anchor).keys:
@@ -187,10 +188,9 @@ class _Compiler:
     def plan(self) -> Plan:
         questions = [self._questions(predictor) for predictor in self.app.predictors.values()]
         lookbacks = [self._lookbacks(i, label) for i, (_, label) in enumerate(self.labels)]
-        for s, stream in enumerate(self.streams):
+        for stream in self.streams:
             names = set(stream.schema.keys)
             stream.spaces = [i for i, space in enumerate(self.spaces) if set(space) <= names]
-            del s
         tables, widths = self._lay_out(questions, lookbacks)
         return Plan(
             self.app,
@@ -225,7 +225,7 @@ class _Compiler:
     # ------------------------------------------------------------------------------------------------------- windows
 
     def _questions(self, predictor: Predictor) -> tuple[Questions, list[tuple[int, ...]]]:
-        """A predictor's outputs, and its rows of the kernel's table: (table, op, acc, column, length, space, out, k)."""
+        """A predictor's outputs, and its rows of the kernel's table."""
         asked: list[tuple[int, ...]] = []
         width = 0
         outputs: dict[str, Output] = {}
@@ -250,14 +250,19 @@ class _Compiler:
             function = predictor.features[name]
             takes = arguments(f"{place} features[{name!r}]", function)
             outputs[name] = Output(name, "derived", function=function, takes=takes)
-        candidates = []
+        candidates: list[Output] = []
+        drawn: list[tuple[int, ...]] = []
         for i, window in enumerate(predictor.rank.candidates if predictor.rank else ()):
-            output, row = self._window(f"candidates[{i}]", window, predictor, width)
-            asked.append(row)
-            width += output.width
+            output, row = self._window(
+                f"candidates[{i}]", window, predictor, sum(candidate.width for candidate in candidates)
+            )
+            drawn.append(row)
             candidates.append(output)
+        ranking = -1
+        if candidates:
+            ranking = len(self.app.predictors) + len(self.rankings)
+            self.rankings.append(drawn)
         label = next(i for i, (_, known) in enumerate(self.labels) if known is predictor.label)
-        needs_event = any("event" in o.takes for o in outputs.values())
         return (
             Questions(
                 predictor,
@@ -267,7 +272,7 @@ class _Compiler:
                 tuple(predictor.features),
                 tuple(texts),
                 tuple(candidates),
-                needs_event,
+                ranking,
             ),
             asked,
         )
@@ -397,9 +402,8 @@ class _Compiler:
         self,
         questions: Sequence[tuple[Questions, list[tuple[int, ...]]]],
         lookbacks: Sequence[tuple[int, int]],
-    ) -> tuple[kernel.Plan, tuple[int, int, int]]:
+    ) -> tuple[kernel.Ints, tuple[int, int, int]]:
         streams, tables, labels = self.streams, self.tables, self.labels
-        S, L = len(streams), len(labels)
         lookback_tables = {table for pair in lookbacks for table in pair if table >= 0}
         lag = max((micros(s.policy.horizon) for s in streams), default=0)
         lag += max((max(0, micros(moment)) for p in self.app.predictors.values() for moment in p.lead), default=0)
@@ -415,14 +419,9 @@ class _Compiler:
             l_local.append(locals_.get(join, 0))
             locals_[join] = l_local[-1] + 1
 
-        feeds, anchors, asks, evidence = _Rows(S), _Rows(S), _Rows(S), _Rows(S)
-        columns, accs, l_tables, l_sources, l_leads = (
-            _Rows(len(tables)),
-            _Rows(len(tables)),
-            _Rows(L),
-            _Rows(L),
-            _Rows(L),
-        )
+        feeds, anchors, asks, evidence = (_Rows(len(streams)) for _ in range(4))
+        columns, accs = _Rows(len(tables)), _Rows(len(tables))
+        l_tables, l_sources, l_leads = (_Rows(len(labels)) for _ in range(3))
         t_words, t_base, t_keep = [], [], []
         for i, t in enumerate(tables):
             for s in t.streams:
@@ -451,9 +450,9 @@ class _Compiler:
 
         acc_lo = accs.lo()
         p_lo, q_rows = [0], []
-        for _, asked in questions:
-            for table, op, acc, column, length, space, out, k in sorted(asked, key=lambda row: row[0]):
-                absolute = int(acc_lo[table]) + acc if acc >= 0 else -1
+        for asked in (*(rows for _, rows in questions), *self.rankings):
+            for table, op, part_of, column, length, space, out, k in sorted(asked, key=lambda row: row[0]):
+                absolute = int(acc_lo[table]) + part_of if part_of >= 0 else -1
                 q_rows.append((op, table, absolute, column, length, space, out, k))
             p_lo.append(len(q_rows))
 
@@ -556,27 +555,50 @@ class _Compiler:
             label_lead=l_leads.part(0),
             lead_predictor=_ints(p for _, p, _ in leads),
             lead_offset=_ints(offset for offset, _, _ in leads),
-            spaces=_ints([len(self.spaces), max(locals_.values(), default=1)]),
         )
+        groups = [[o for o in found.outputs if o.kind == "window"] for found, _ in questions]
+        groups += [list(found.candidates) for found, _ in questions]
         widths = (
             max([1, *(len(s.columns) for s in streams)]),
             max([1, *(len(s.masks) for s in streams)]),
-            max([1, *(sum(o.width for o in (*f.outputs, *f.candidates) if o.kind == "window") for f, _ in questions)]),
+            max([1, *(sum(output.width for output in group) for group in groups)]),
         )
-        return plan, widths
+        self._limits(widths, len(leads))
+        packed = kernel.pack(
+            plan,
+            spaces=len(self.spaces),
+            cells_per_key=max(locals_.values(), default=1),
+            columns=widths[0],
+            conditions=widths[1],
+            answers=widths[2],
+        )
+        return packed, widths
+
+    def _limits(self, widths: tuple[int, int, int], leads: int) -> None:
+        for what, number, most in (
+            ("event classes", len(self.streams), kernel.STREAMS_MOST),
+            ("labels", len(self.labels), kernel.LABELS_MOST),
+            ("combinations of keys", len(self.spaces), kernel.SPACES_MOST),
+            ("label moments and leads", 3 * len(self.labels) + leads, kernel.QUEUES_MOST),
+            ("values per event", widths[0], kernel.COLUMNS_MOST),
+            ("conditions per event", widths[1], kernel.CONDITIONS_MOST),
+            ("window values per prediction", widths[2], kernel.ANSWERS_MOST),
+            ("fields in windows of one key", max((len(t.columns) for t in self.tables), default=0), kernel.VALUES_MOST),
+        ):
+            if number > most:
+                raise DeclarationError(
+                    f"App({self.app.name!r})", found=f"{number} {what}", expected=f"at most {most}", do="split the app"
+                )
 
 
 def spell_plan(plan: Plan) -> str:
     """The plan in words, for `katmatic doctor`: streams, tables and windows."""
     lines = [f"{plan.app.name}: {len(plan.streams)} streams, {len(plan.questions)} predictors"]
-    for stream in plan.streams:
-        lines.append(f"  {stream.schema.name} <- {stream.schema.topic}, waits {duration.spell(stream.policy.lateness)}")
+    lines += [
+        f"  {stream.schema.name} <- {stream.schema.topic}, waits {duration.spell(stream.policy.lateness)}"
+        for stream in plan.streams
+    ]
     for question in plan.questions:
         reads = [str(window) for window in windows(question.predictor)]
         lines.append(f"  {question.name}: {question.predictor.label}; reads {', '.join(reads) or 'no window'}")
     return "\n".join(lines)
-
-
-def anchors_of(plan: Plan, event: type[Event]) -> list[Questions]:
-    """The predictors whose anchor is `event`."""
-    return [question for question in plan.questions if question.predictor.anchor is event]

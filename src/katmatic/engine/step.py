@@ -19,7 +19,7 @@ from katmatic.log.codec import decode
 from katmatic.records import DECISIONS, DeadLetter, LabelBlock, PredictionBlock
 from katmatic.spec.event import Event
 from katmatic.state import kernel
-from katmatic.state.columns import Outputs, Store
+from katmatic.state.columns import Store
 
 _MICROSECOND = timedelta(microseconds=1)
 COUNTS = ("events", "applied", "duplicate", "late", "dead", "heartbeats")
@@ -35,15 +35,16 @@ class Changes:
     holds: list[str]  # topics whose silence holds labels
     counts: dict[str, int]
     errors: dict[str, int]  # how often functions of the user raised, by predictor (or `where`)
-    anchors: dict[int, tuple[int, Columns, int]] = field(default_factory=dict)
+    anchors: list[tuple[NDArray[np.int64], int, Columns, NDArray[np.int64]]] = field(default_factory=list)
     kept: dict[int, Event] = field(default_factory=dict)
     readers: Sequence[Reader] = ()
 
     def event(self, position: int) -> Event:
         """The anchor event of a prediction of this step."""
         if position not in self.kept:
-            stream, columns, row = self.anchors[position]
-            self.kept[position] = self.readers[stream].events(validate.take(columns, np.array([row])))[0]
+            for positions, stream, columns, rows in self.anchors:
+                for i in np.flatnonzero(positions == position).tolist():
+                    self.kept[position] = self.readers[stream].events(validate.take(columns, rows[i : i + 1]))[0]
         return self.kept[position]
 
 
@@ -51,16 +52,8 @@ class State:
     """What the engine remembers of an application; `dump` and `load` make it a checkpoint."""
 
     def __init__(self, plan: Plan) -> None:
-        tables = plan.tables
         codes = [column for stream in plan.streams for column in stream.columns if column.coded]
-        self.store = Store(
-            spaces=int(tables.spaces[0]),
-            cells=int(tables.spaces[1]),
-            streams=len(plan.streams),
-            labels=len(plan.labels),
-            codes=codes,
-        )
-        self.outputs = Outputs(spaces=int(tables.spaces[0]), answers=plan.widths[2])
+        self.store = Store(spaces=len(plan.spaces), cells=int(plan.tables[kernel.CELLS_PER_KEY]), codes=codes)
         self.readers = [Reader(stream.schema, plan.zone) for stream in plan.streams]
 
     def dump(self) -> bytes:
@@ -75,11 +68,16 @@ class State:
 def step(plan: Plan, state: State, *batches: Batch) -> Changes:
     """Apply batches, and let all happen that their moments let happen. The same for one by one and for all at once."""
     rows, given = _rows(plan, state, batches)
-    out = state.outputs
-    out.clear()
-    now = batches[-1].now if batches else int(state.store.kernel.scalars[kernel.NOW])
-    kernel.run(plan.tables, state.store.kernel, rows, out.kernel, now)
-    return _changes(plan, state, rows, given)
+    words, reals = state.store.words, state.store.reals
+    now = batches[-1].now if batches else int(words[kernel.NOW])
+    words[kernel.ORDER] = 0
+    changes = _counted(plan, state, given)
+    following = 0
+    while following >= 0:
+        following = kernel.run(plan.tables, words, reals, rows, following, now)
+        _collect(plan, state, rows, given, changes)
+    _account(state, rows, given, changes)
+    return changes
 
 
 # ------------------------------------------------------------------------------------------------------------ rows in
@@ -127,6 +125,7 @@ def _rows(plan: Plan, state: State, batches: Sequence[Batch]) -> tuple[kernel.Ro
         keys=np.full((count, max(len(plan.spaces), 1)), -1, np.int64),
         values=np.full((count, plan.widths[0]), np.nan),
         masks=np.ones((count, plan.widths[1]), np.uint8),
+        fate=np.full(count, kernel.NO_EVENT, np.uint8),
     )
     given = _Given([], [], records, 0, 0)
     for stream, (values, parts) in by_stream.items():
@@ -152,7 +151,7 @@ def _fill(
     rows.kind[beats] = kernel.HEARTBEAT
     rows.stream[beats] = stream
     given.heartbeats += len(beats)
-    horizon = int(plan.tables.s_horizon[stream])
+    horizon = facts.policy.horizon // _MICROSECOND
     ahead = facts.policy.ahead // _MICROSECOND
     strays = validate.in_range(columns, rows.now[places[columns.index]], horizon, ahead, facts.schema)
     for dead in (*columns.dead, *strays):
@@ -226,7 +225,7 @@ def _fill_decision(plan: Plan, state: State, rows: kernel.Rows, row: int, value:
         rows.kind[row] = kernel.DECISION
         rows.stream[row] = i
         rows.time[row] = decision.anchor
-        join = int(plan.tables.l_join[i])
+        join = plan.spaces.index(label.join)
         names = question.predictor.anchor
         anchor_keys = dict(zip(_schema_keys(plan, names), decision.key, strict=True))
         wanted = tuple(anchor_keys[name] for name in label.join)
@@ -240,40 +239,47 @@ def _schema_keys(plan: Plan, event: type[Event]) -> tuple[str, ...]:
 # -------------------------------------------------------------------------------------------------------- changes out
 
 
-def _changes(plan: Plan, state: State, rows: kernel.Rows, given: _Given) -> Changes:
-    out = state.outputs.kernel
-    events = rows.kind == kernel.EVENT
-    fates = np.bincount(out.fate[: len(events)][events], minlength=4)
-    counts = {
-        "events": given.records - given.heartbeats,
-        "applied": int(fates[kernel.APPLIED]),
-        "duplicate": int(fates[kernel.DUPLICATE]),
-        "late": int(fates[kernel.LATE]),
-        "dead": len(given.dead),
-        "heartbeats": given.heartbeats,
-    }
-    for name, number in counts.items():
-        state.store.counts[name] = state.store.counts.get(name, 0) + number
-    anchors: dict[int, tuple[int, Columns, int]] = {}
-    changes = Changes(
+def _counted(plan: Plan, state: State, given: _Given) -> Changes:
+    return Changes(
         predictions=[],
-        labels=_label_blocks(plan, state),
+        labels=[],
         dead=sorted(given.dead, key=lambda dead: dead.position),
-        holds=[plan.streams[s].schema.topic for s in out.holds[: out.scalars[kernel.N_HOLDS]].tolist()],
-        counts=counts,
+        holds=[],
+        counts={},
         errors={"where": given.raised} if given.raised else {},
-        anchors=anchors,
         readers=state.readers,
     )
-    owner = {row: (stream, columns, i) for stream, columns, at in given.columns for i, row in enumerate(at.tolist())}
+
+
+def _collect(plan: Plan, state: State, rows: kernel.Rows, given: _Given, changes: Changes) -> None:
+    """Take away what the kernel has written."""
+    words = state.store.words
+    changes.labels.extend(_label_blocks(plan, state))
     for p, questions in enumerate(plan.questions):
-        _predictions(plan, state, rows, p, questions, owner, given, changes)
-    for position in out.done[: out.scalars[kernel.N_DONE]].tolist():
+        _predictions(plan, state, p, questions, given, changes)
+    holds, done = int(words[kernel.N_HOLDS]), int(words[kernel.N_DONE])
+    silent = words[kernel.OUT_HOLDS_AT : kernel.OUT_HOLDS_AT + holds].tolist()
+    changes.holds.extend(plan.streams[s].schema.topic for s in silent)
+    for position in words[kernel.OUT_DONE_AT : kernel.OUT_DONE_AT + done].tolist():
         state.store.pending.pop(position, None)
-    duplicates = rows.pos[np.flatnonzero(events & (out.fate[: len(events)] == kernel.DUPLICATE))].tolist()
-    for position in duplicates:
-        state.store.pending.pop(position, None)
-    return changes
+
+
+def _account(state: State, rows: kernel.Rows, given: _Given, changes: Changes) -> None:
+    """Every event has one fate: applied, duplicate, late or dead."""
+    fates = np.bincount(rows.fate, minlength=4)
+    changes.counts.update(
+        events=given.records - given.heartbeats,
+        applied=int(fates[kernel.APPLIED]),
+        duplicate=int(fates[kernel.DUPLICATE]),
+        late=int(fates[kernel.LATE]),
+        dead=len(given.dead),
+        heartbeats=given.heartbeats,
+    )
+    for name, number in changes.counts.items():
+        state.store.counts[name] = state.store.counts.get(name, 0) + number
+    if state.store.pending:
+        for position in rows.pos[rows.fate == kernel.DUPLICATE].tolist():
+            state.store.pending.pop(position, None)
 
 
 def _key_texts(state: State, spaces: Sequence[int], keys: NDArray[np.int64]) -> list[tuple[str, ...]]:
@@ -282,11 +288,19 @@ def _key_texts(state: State, spaces: Sequence[int], keys: NDArray[np.int64]) -> 
     return list(zip(*columns, strict=True)) if columns else [()] * len(keys)
 
 
+def _table(words: NDArray[np.int64], at: int, rows: int, width: int) -> NDArray[np.int64]:
+    return words[at : at + rows * width].reshape(rows, width)
+
+
 def _label_blocks(plan: Plan, state: State) -> list[tuple[LabelBlock, NDArray[np.int64]]]:
-    out = state.outputs.kernel
-    n = int(out.scalars[kernel.N_LABELS])
+    words, reals = state.store.words, state.store.reals
+    n = int(words[kernel.N_LABELS])
+    if not n:
+        return []
     found = []
-    table = out.labels[:n].copy()
+    table = _table(words, kernel.OUT_LABELS_AT, n, 8)
+    keys = _table(words, kernel.OUT_LABEL_KEYS_AT, n, len(plan.spaces))
+    values = reals[kernel.OUT_LABEL_VALUES_AT : kernel.OUT_LABEL_VALUES_AT + n]
     for i, (name, _) in enumerate(plan.labels):
         mine = np.flatnonzero(table[:, 1] == i)
         if not len(mine):
@@ -295,11 +309,11 @@ def _label_blocks(plan: Plan, state: State) -> list[tuple[LabelBlock, NDArray[np
         block = LabelBlock(
             label=name,
             anchor=part[:, 2],
-            key=_key_texts(state, plan.label_keys[i], out.label_keys[mine]),
+            key=_key_texts(state, plan.label_keys[i], keys[mine]),
             time=part[:, 3],
             version=part[:, 4],
             state=part[:, 5].astype(np.uint8),
-            value=out.label_values[mine].copy(),
+            value=values[mine],
             now=part[:, 6],
             evidence=part[:, 7],
         )
@@ -307,38 +321,20 @@ def _label_blocks(plan: Plan, state: State) -> list[tuple[LabelBlock, NDArray[np
     return found
 
 
-def _predictions(
-    plan: Plan,
-    state: State,
-    rows: kernel.Rows,
-    p: int,
-    questions: Questions,
-    owner: dict[int, tuple[int, Columns, int]],
-    given: _Given,
-    changes: Changes,
-) -> None:
-    out = state.outputs.kernel
-    n = int(out.scalars[kernel.N_PREDICTIONS])
-    mine = np.flatnonzero(out.asked[:n, 1] == p)
+def _predictions(plan: Plan, state: State, p: int, questions: Questions, given: _Given, changes: Changes) -> None:
+    words, reals = state.store.words, state.store.reals
+    n = int(words[kernel.N_PREDICTIONS])
+    table = _table(words, kernel.OUT_ASKED_AT, n, 8)
+    mine = np.flatnonzero(table[:, 1] == p)
     if not len(mine):
         return
-    part = out.asked[mine]
-    for position, row in zip(part[:, 2].tolist(), part[:, 7].tolist(), strict=True):
-        if row >= 0:
-            changes.anchors[position] = owner[row]
-    if questions.predictor.lead:
-        _restore(state, part[:, 2].tolist(), changes)
-
-    def events() -> list[Any]:
-        return [changes.event(position) for position in part[:, 2].tolist()]
-
-    def fields(name: str) -> list[Any]:
-        if questions.predictor.lead:
-            return [getattr(event, name) for event in events()]
-        return [columns.fields[name][i] for _, columns, i in map(owner.__getitem__, part[:, 7].tolist())]
-
-    anchors = Anchors(fields, events, lambda: moments(part[:, 4], plan.zone))
-    answers = out.features[mine]
+    part = table[mine]
+    keys = _table(words, kernel.OUT_ASKED_KEYS_AT, n, len(plan.spaces))[mine]
+    answers = reals[kernel.OUT_FEATURES_AT : kernel.OUT_FEATURES_AT + n * plan.widths[2]].reshape(n, plan.widths[2])[
+        mine
+    ]
+    asked = _Asked(plan, state, questions, part, given, changes)
+    anchors = Anchors(asked.fields, asked.events, lambda: moments(part[:, 4], plan.zone))
     values, texts, failed, raised = assemble(questions, answers, anchors, state.store.codes)
     if raised:
         changes.errors[questions.name] = changes.errors.get(questions.name, 0) + raised
@@ -346,7 +342,7 @@ def _predictions(
         predictor=questions.name,
         columns=questions.columns,
         anchor=part[:, 2],
-        key=_key_texts(state, plan.label_keys[questions.label], out.asked_keys[mine]),
+        key=_key_texts(state, plan.label_keys[questions.label], keys),
         time=part[:, 3],
         at=part[:, 4],
         now=part[:, 5],
@@ -356,6 +352,46 @@ def _predictions(
         failed=failed,
     )
     changes.predictions.append((block, part[:, 0]))
+
+
+class _Asked:
+    """The anchors of some questions: in the batch, or from before."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        state: State,
+        questions: Questions,
+        part: NDArray[np.int64],
+        given: _Given,
+        changes: Changes,
+    ) -> None:
+        stream = next(s for s, known in enumerate(plan.streams) if known.schema.event is questions.predictor.anchor)
+        self._state, self._stream, self._changes = state, stream, changes
+        self._positions, self._rows = part[:, 2], part[:, 7]
+        self._columns: Columns | None = None
+        for s, columns, places in given.columns:
+            if s == stream and bool((self._rows >= 0).all()):
+                self._columns = columns
+                self._index = np.searchsorted(places, self._rows)
+                changes.anchors.append((self._positions, stream, columns, self._index))
+
+    def _here(self) -> Columns | None:
+        """The columns of the anchors, if all are in the batch."""
+        if self._columns is None or len(self._columns) == len(self._rows):
+            return self._columns
+        return validate.take(self._columns, self._index)
+
+    def fields(self, name: str) -> Any:
+        here = self._here()
+        return here.fields[name] if here else [getattr(event, name) for event in self.events()]
+
+    def events(self) -> list[Any]:
+        here = self._here()
+        if here:
+            return self._state.readers[self._stream].events(here)
+        _restore(self._state, self._positions.tolist(), self._changes)
+        return [self._changes.kept[position] for position in self._positions.tolist()]
 
 
 def _restore(state: State, positions: Sequence[int], changes: Changes) -> None:

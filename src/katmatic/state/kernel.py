@@ -1,35 +1,39 @@
-"""The compiled inner loop: one arena of words, one table of windows, the same for one event and for a hundred thousand.
+"""The compiled inner loop: one arena of words, one packed plan; the same for one event and for a hundred thousand.
 
-All that is remembered lies in one arena of 8-byte words (`Store.words`, and the same memory as floats in `Store.reals`):
+All that is remembered lies in one arena of 8-byte words (`words`; `reals` is the same memory as floats):
 
-* a **cell** per key and table: where its ring lies, and running aggregates as of the moment `T` it was last asked about;
+* a **cell** per key and table: where its ring lies, and running aggregates as of the moment last asked about;
 * a **ring** per cell: the key's recent events in the order of (time, position): time, position, values;
 * an **anchor** per open label: its life so far, in a list per join key.
 
-The plan (which windows, which labels) is data, so that one compiled kernel serves every declaration. The meaning is that
-of docs/reference/semantics.md; the naive oracle in the tests says the same.
+The plan (which windows, which labels) is data, so that one compiled kernel serves every declaration. It travels as
+addresses: functions that took arrays would copy and count each at every call, which was nine tenths of the time.
+The meaning is that of docs/reference/semantics.md; the naive oracle in the tests says the same.
 
-Sums are kept as three floats whose exact sum is the sum of the window's values (error-free transformations: D. E. Knuth,
-TAOCP vol. 2, 4.2.2, theorem B; J. R. Shewchuk, "Adaptive Precision Floating-Point Arithmetic", 1997), so that values leave
-a window as exactly as they entered it, and a result is rounded once.
+Sums are kept as three floats whose exact sum is the sum of the window's values (error-free transformations: D. E.
+Knuth, TAOCP vol. 2, 4.2.2, theorem B; J. R. Shewchuk, "Adaptive Precision Floating-Point Arithmetic", 1997), so that values
+leave a window as exactly as they entered it, and a result is rounded once.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
+from numba import njit, types
+from numba.core.typing.templates import signature
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-jit = njit(cache=True, nogil=True, error_model="numpy")
+jit: Any = njit(cache=True, nogil=True, error_model="numpy")
 
 FOREVER = -1
 NEVER = -(2**62)
+LATEST = 2**62
 NOTHING = -(2**63)
 
 # Row kinds.
@@ -46,9 +50,11 @@ L_ANY, L_NONE, L_COUNT, L_SUM, L_MEAN, L_LAST = 0, 1, 2, 3, 4, 5
 COUNT, SUM, MEAN, STD, MIN, MAX, DISTINCT, LAST, FIRST, SINCE, EWM, TOP = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11
 
 # Words of a cell.
-RING, CAP, START, LEN, ASOF, TAIL, BASE_TIME, BASE_POS, CELL_WORDS = 0, 1, 2, 3, 4, 5, 6, 7, 8
-# Words of an accumulator: the index of the window's first event, the number of its values; then what its flags ask for.
-HEAD, NUMBER, ACC_WORDS, ACC_WORDS_MOST = 0, 1, 2, 16
+RING, CAP, START, LEN, ASOF, TAIL, OLDEST, BASE_TIME, BASE_POS, CELL_WORDS = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9
+# Words of a queue.
+Q_DUE, Q_ORDER, Q_RING, Q_CAP, Q_START, Q_LEN = 0, 1, 2, 3, 4, 5
+# Words of an accumulator: index of the window's first event, number of values, time of that event; then its parts.
+HEAD, NUMBER, EDGE, ACC_WORDS, ACC_WORDS_MOST = 0, 1, 2, 3, 16
 # Words of an anchor.
 AN_LABEL, AN_POS, AN_TIME, AN_STATE, AN_VERSION, AN_VALUE, AN_NEXT, AN_PREV, AN_VOID, AN_EVIDENCE = (
     0,
@@ -73,18 +79,123 @@ AN_NUMBER, AN_SUM, AN_LAST_TIME, AN_LAST_POS, AN_LAST, AN_LEADS, AN_WAITS, AN_DE
     19,
     20,
 )
-# The first words of the arena: address 0 is nobody's; a copy of an accumulator; a copy of an event's values.
-COPY, SPARE, WORDS_FIRST = 64, 128, 256
 # Free lists: blocks of one size each; those of rings follow by stride.
-CELLS, WAITING, ANCHORS, ENDS, IDENTITIES, STRIDES_MOST = 0, 1, 2, 3, 60, 64
-# Scalars of a store.
-USED, HEAP_LEN, DUP_AT, DUP_CAP, DUP_LEN, STAMP, SEQUENCE, NOW, SCALARS = 0, 1, 2, 3, 4, 5, 6, 7, 16
-# Scalars of an outcome.
-N_PREDICTIONS, N_LABELS, N_HOLDS, N_DONE, ORDER = 0, 1, 2, 3, 4
+CELLS, WAITING, ANCHORS, ENDS, IDENTITIES = 0, 1, 2, 3, 60
+VALUES_MOST = 57  # so that a ring's stride, which is 2 more, stays below the free list of identities
+SIZES = 48  # log2 of the largest ring
+# The arena: address 0 is nobody's; then single words,
+USED, HEAP_LEN, NEXT_DUE, STAMP, NOW, ORDER = 1, 2, 3, 4, 5, 6
+N_PREDICTIONS, N_LABELS, N_HOLDS, N_DONE = 7, 8, 9, 10
+DUP_AT, DUP_CAP, DUP_LEN, DUP_SINCE, OLD_AT, OLD_CAP = 11, 12, 13, 14, 15, 16
+# a copy of an accumulator, a copy of an event's values, room to calculate, the free lists,
+COPY, SPARE, SCRATCH, FREE_AT = 64, 128, 256, 512
+# per stream (label): the moment it was last heard, the largest time seen, whether its silence was told, what it holds,
+HEARD_AT, LATEST_AT, ALERTED_AT, HELD_AT = 4096, 4352, 4608, 4864
+STREAMS_MOST, LABELS_MOST = 256, 256
+# the event that is being applied,
+ROW_KEYS_AT, ROW_VALUES_AT, ROW_MASKS_AT = 5376, 5632, 6144
+SPACES_MOST, COLUMNS_MOST, CONDITIONS_MOST = 256, 120, 256
+# the queues of what falls due: per label those of its ranks, then one per lead,
+QUEUES_AT, QUEUE_WORDS, QUEUES_MOST = 8192, 8, 2048
+# and all that is taken and given back; address space costs nothing until it is written.
+WORDS_FIRST = QUEUES_AT + QUEUE_WORDS * QUEUES_MOST
+CELLS_AT = 1 << 31  # per key and table: the address of its cell
+HEAP_AT = CELLS_AT + (1 << 30)  # (n, 3): due, rank and anchor, address
+WAITING_LIMIT = 1 << 26
+STAMPS_AT = HEAP_AT + 3 * WAITING_LIMIT  # per code of a value: for counting how often it is there
+CODES_LIMIT = 1 << 26
+TALLIES_AT = STAMPS_AT + CODES_LIMIT
+DIFFERENT_AT = TALLIES_AT + CODES_LIMIT
+# What a step gives: labels (n, 8): order, label, anchor, time, version, state, now, evidence;
+# questions (n, 8): order, predictor, anchor, time, at, now, lead, row (or -1); anchors whose last lead has passed.
+OUTPUTS_LIMIT = 1 << 20
+OUTPUTS_FULL = OUTPUTS_LIMIT >> 1  # then a step pauses, so that one event may still give as many again
+OUT_LABELS_AT = DIFFERENT_AT + CODES_LIMIT
+OUT_LABEL_VALUES_AT = OUT_LABELS_AT + 8 * OUTPUTS_LIMIT
+OUT_LABEL_KEYS_AT = OUT_LABEL_VALUES_AT + OUTPUTS_LIMIT
+OUT_ASKED_AT = OUT_LABEL_KEYS_AT + SPACES_MOST * OUTPUTS_LIMIT
+OUT_ASKED_KEYS_AT = OUT_ASKED_AT + 8 * OUTPUTS_LIMIT
+OUT_FEATURES_AT = OUT_ASKED_KEYS_AT + SPACES_MOST * OUTPUTS_LIMIT
+ANSWERS_MOST = 1024
+OUT_HOLDS_AT = OUT_FEATURES_AT + ANSWERS_MOST * OUTPUTS_LIMIT
+OUT_DONE_AT = OUT_HOLDS_AT + STREAMS_MOST * 4096
+ANSWER_AT = OUT_DONE_AT + 2 * OUTPUTS_LIMIT  # keys, then answers, of a question from outside
+ARENA_WORDS = ANSWER_AT + SPACES_MOST + ANSWERS_MOST
 
 DAY = 86_400_000_000.0
 RING_CAPACITY_FIRST = 4
-SIZES = 48  # log2 of the largest ring
+QUEUE_CAPACITY_FIRST = 64
+IDENTITIES_FIRST = 1024
+
+
+# Where the tables of a packed plan begin (Plan.pack): plan[plan[S_HORIZON] + stream] is a stream's horizon.
+(
+    S_HORIZON,
+    S_LATENESS,
+    S_SILENCE,
+    S_DUPLICATES,
+    S_FEEDS_LO,
+    FEED_TABLE,
+    FEED_SPACE,
+    FEED_MASK,
+    S_LABELS_LO,
+    ANCHOR_LABEL,
+    S_ASKS_LO,
+    ASK_PREDICTOR,
+    S_EVIDENCE_LO,
+    EVIDENCE_LABEL,
+    EVIDENCE_COLUMN,
+    EVIDENCE_MASK,
+    EVIDENCE_VOIDS,
+    T_STRIDE,
+    T_KEEP,
+    T_LAG,
+    T_LOCAL,
+    T_WORDS,
+    T_BASE,
+    T_ACC_LO,
+    T_COLUMNS_LO,
+    COLUMN,
+    A_LENGTH,
+    A_COLUMN,
+    A_AT,
+    A_SUM,
+    A_SQUARE,
+    A_MIN,
+    A_MAX,
+    A_EWM,
+    A_HALFLIFE,
+    P_LO,
+    Q_OP,
+    Q_TABLE,
+    Q_ACC,
+    Q_COLUMN,
+    Q_LENGTH,
+    Q_SPACE,
+    Q_OUT,
+    Q_K,
+    L_OP,
+    L_START,
+    L_END,
+    L_PROVISIONAL,
+    L_LATENESS,
+    L_EXPIRY,
+    L_JOIN,
+    L_LOCAL,
+    L_LOOKBACK,
+    L_LOOKBACK_VOID,
+    L_SOURCES_LO,
+    SOURCE,
+    L_TABLES_LO,
+    LABEL_TABLE,
+    LABEL_SPACE,
+    L_LEADS_LO,
+    LABEL_LEAD,
+    LEAD_PREDICTOR,
+    LEAD_OFFSET,
+) = range(63)
+SPACES, CELLS_PER_KEY, LABELS, QUEUES, DUPLICATES, COLUMNS, CONDITIONS, ANSWERS = range(63, 71)
+PLAN_WORDS = 71
 
 
 class Plan(NamedTuple):
@@ -158,25 +269,14 @@ class Plan(NamedTuple):
     label_lead: Ints  # moments at which predictors of the label ask, in the order of (moment, predictor)
     lead_predictor: Ints
     lead_offset: Ints
-    spaces: Ints  # [number of spaces, cells per key]
 
 
-class Store(NamedTuple):
-    """All that is remembered."""
-
-    words: Ints
-    reals: Floats
-    cells: Ints
-    heap: Ints  # (n, 3): due, rank and anchor, address
-    scalars: Ints
-    free: Ints
-    heard: Ints  # per stream: the moment it was last heard
-    latest: Ints  # per stream: the largest time seen, the future left out
-    held: Ints  # per label: addresses of waiting things
-    alerted: Ints  # per stream: whether its silence was told
-    stamps: Ints  # per value code
-    tallies: Ints
-    scratch: Floats
+def pack(plan: Plan, *, spaces: int, cells_per_key: int, columns: int, conditions: int, answers: int) -> Ints:
+    """The plan as one array: where each table begins, a few sizes, then the tables."""
+    begins = PLAN_WORDS + np.cumsum([0, *(len(table) for table in plan)])
+    labels, leads, duplicates = len(plan.l_op), len(plan.lead_offset), max(plan.s_duplicates, default=0)
+    sizes = [spaces, cells_per_key, labels, 3 * labels + leads, duplicates, columns, conditions, answers]
+    return np.concatenate([begins[:-1], sizes, *plan]).astype(np.int64)
 
 
 class Rows(NamedTuple):
@@ -191,28 +291,25 @@ class Rows(NamedTuple):
     keys: Ints  # (n, spaces), -1: not of this stream
     values: Floats  # (n, columns)
     masks: NDArray[np.uint8]  # (n, conditions)
+    fate: NDArray[np.uint8]  # what became of each; written
 
 
-class Outcome(NamedTuple):
-    """What came of it, in order."""
+@intrinsic
+def _pointer(typing_context, array):
+    """The address of an array's first element: indexed as the array is, but passed in one register, uncounted."""
 
-    fate: NDArray[np.uint8]  # per row
-    scalars: Ints
-    asked: Ints  # (n, 8): order, predictor, anchor, time, at, now, lead, row (or -1)
-    asked_keys: Ints
-    features: Floats
-    labels: Ints  # (n, 8): order, label, anchor, time, version, state, now, evidence
-    label_keys: Ints
-    label_values: Floats
-    holds: Ints
-    done: Ints  # anchors whose last lead has passed
+    def generate(context, builder, signature, arguments):
+        view = context.make_array(signature.args[0])(context, builder, arguments[0])
+        return view.data
+
+    return signature(types.CPointer(array.dtype), array), generate
 
 
 # ---------------------------------------------------------------------------------------------------- exact arithmetic
 
 
 @jit
-def _add(reals, at, x):  # type: ignore[no-untyped-def]
+def _add(reals, at, x):
     a = reals[at]
     s = a + x
     b = s - a
@@ -226,14 +323,14 @@ def _add(reals, at, x):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _two_sum(a, b):  # type: ignore[no-untyped-def]
+def _two_sum(a, b):
     s = a + b
     v = s - a
     return s, (a - (s - v)) + (b - v)
 
 
 @jit
-def _two_product(a, b):  # type: ignore[no-untyped-def]
+def _two_product(a, b):
     # T. J. Dekker's splitting: exact while neither factor overflows when scaled by 2^27.
     p = a * b
     c = 134217729.0 * a
@@ -246,7 +343,7 @@ def _two_product(a, b):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _total(reals, at):  # type: ignore[no-untyped-def]
+def _total(reals, at):
     """The sum of the three parts, rounded once (to even, as math.fsum does)."""
     s, t = _two_sum(reals[at], reals[at + 1])
     t, u = _two_sum(t, reals[at + 2])
@@ -262,33 +359,33 @@ def _total(reals, at):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _grow(parts, n, x):  # type: ignore[no-untyped-def]
+def _grow(reals, n, x):
     """Add `x` to an expansion of `n` parts; the new number of parts."""
     kept = 0
     for i in range(n):
-        x, e = _two_sum(parts[i], x)
+        x, e = _two_sum(reals[SCRATCH + i], x)
         if e != 0.0:
-            parts[kept] = e
+            reals[SCRATCH + kept] = e
             kept += 1
-    parts[kept] = x
+    reals[SCRATCH + kept] = x
     return kept + 1
 
 
 @jit
-def _deviation(reals, sums, squares, number, parts):  # type: ignore[no-untyped-def]
+def _deviation(reals, sums, squares, number):
     """Sample standard deviation from exact sums: sqrt((n Q - S^2) / (n (n - 1))), the difference taken exactly."""
     n = 0
     for i in range(3):
         p, e = _two_product(float(number), reals[squares + i])
-        n = _grow(parts, n, e)
-        n = _grow(parts, n, p)
+        n = _grow(reals, n, e)
+        n = _grow(reals, n, p)
         for j in range(3):
             p, e = _two_product(-reals[sums + i], reals[sums + j])
-            n = _grow(parts, n, e)
-            n = _grow(parts, n, p)
+            n = _grow(reals, n, e)
+            n = _grow(reals, n, p)
     total = 0.0
     for i in range(n):
-        total += parts[i]
+        total += reals[SCRATCH + i]
     return math.sqrt(max(total, 0.0) / (float(number) * (float(number) - 1.0)))
 
 
@@ -296,27 +393,27 @@ def _deviation(reals, sums, squares, number, parts):  # type: ignore[no-untyped-
 
 
 @jit
-def _take(store, size, words):  # type: ignore[no-untyped-def]
-    """An address of `words` words; `size` names the free list of blocks of just this many words."""
-    at = store.free[size]
+def _take(words, size, count):
+    """An address of `count` words; `size` names the free list of blocks of just this many words."""
+    at = words[FREE_AT + size]
     if at != 0:
-        store.free[size] = store.words[at]
+        words[FREE_AT + size] = words[at]
         return at
-    at = store.scalars[USED]
-    if at + words > len(store.words):
+    at = words[USED]
+    if at + count > CELLS_AT:
         raise MemoryError("the state has reached its limit (state_bytes_limit)")
-    store.scalars[USED] = at + words
+    words[USED] = at + count
     return at
 
 
 @jit
-def _give_back(store, size, at):  # type: ignore[no-untyped-def]
-    store.words[at] = store.free[size]
-    store.free[size] = at
+def _give_back(words, size, at):
+    words[at] = words[FREE_AT + size]
+    words[FREE_AT + size] = at
 
 
 @jit
-def _log2(n):  # type: ignore[no-untyped-def]
+def _log2(n):
     k = 0
     while n > 1:
         n >>= 1
@@ -328,94 +425,94 @@ def _log2(n):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _put(plan, store, a, at, x):  # type: ignore[no-untyped-def]
+def _put(plan, words, reals, a, at, x):
     """A value enters the window of accumulator `a` that lies at `at`."""
     if x != x:
         return
-    words, reals = store.words, store.reals
     words[at + NUMBER] += 1
-    if plan.a_sum[a] >= 0:
-        _add(reals, at + plan.a_sum[a], x)
-    if plan.a_square[a] >= 0:
+    if plan[plan[A_SUM] + a] >= 0:
+        _add(reals, at + plan[plan[A_SUM] + a], x)
+    if plan[plan[A_SQUARE] + a] >= 0:
         p, e = _two_product(x, x)
-        _add(reals, at + plan.a_square[a], p)
-        _add(reals, at + plan.a_square[a], e)
+        _add(reals, at + plan[plan[A_SQUARE] + a], p)
+        _add(reals, at + plan[plan[A_SQUARE] + a], e)
     alone = words[at + NUMBER] == 1
-    if plan.a_min[a] >= 0:
-        i = at + plan.a_min[a]
+    if plan[plan[A_MIN] + a] >= 0:
+        i = at + plan[plan[A_MIN] + a]
         if alone or x < reals[i]:
             reals[i] = x
-    if plan.a_max[a] >= 0:
-        i = at + plan.a_max[a]
+    if plan[plan[A_MAX] + a] >= 0:
+        i = at + plan[plan[A_MAX] + a]
         if alone or x > reals[i]:
             reals[i] = x
 
 
 @jit
-def _drop(plan, store, a, at, x):  # type: ignore[no-untyped-def]
+def _drop(plan, words, reals, a, at, x):
     """A value leaves the window. An extreme that leaves is NaN until it is looked for again."""
     if x != x:
         return
-    words, reals = store.words, store.reals
     words[at + NUMBER] -= 1
     if words[at + NUMBER] == 0:
         for i in range(ACC_WORDS, ACC_WORDS + 6):
-            if plan.a_sum[a] == i or plan.a_square[a] == i:
+            if plan[plan[A_SUM] + a] == i or plan[plan[A_SQUARE] + a] == i:
                 for j in range(3):
                     reals[at + i + j] = 0.0
         return
-    if plan.a_sum[a] >= 0:
-        _add(reals, at + plan.a_sum[a], -x)
-    if plan.a_square[a] >= 0:
+    if plan[plan[A_SUM] + a] >= 0:
+        _add(reals, at + plan[plan[A_SUM] + a], -x)
+    if plan[plan[A_SQUARE] + a] >= 0:
         p, e = _two_product(x, x)
-        _add(reals, at + plan.a_square[a], -p)
-        _add(reals, at + plan.a_square[a], -e)
-    if plan.a_min[a] >= 0 and reals[at + plan.a_min[a]] == x:
-        reals[at + plan.a_min[a]] = np.nan
-    if plan.a_max[a] >= 0 and reals[at + plan.a_max[a]] == x:
-        reals[at + plan.a_max[a]] = np.nan
+        _add(reals, at + plan[plan[A_SQUARE] + a], -p)
+        _add(reals, at + plan[plan[A_SQUARE] + a], -e)
+    if plan[plan[A_MIN] + a] >= 0 and reals[at + plan[plan[A_MIN] + a]] == x:
+        reals[at + plan[plan[A_MIN] + a]] = np.nan
+    if plan[plan[A_MAX] + a] >= 0 and reals[at + plan[plan[A_MAX] + a]] == x:
+        reals[at + plan[plan[A_MAX] + a]] = np.nan
 
 
 @jit
-def _value(store, entry, column):  # type: ignore[no-untyped-def]
-    return 1.0 if column < 0 else store.reals[entry + 2 + column]
+def _value(reals, entry, column):
+    return 1.0 if column < 0 else reals[entry + 2 + column]
 
 
 @jit
-def _advance(plan, store, table, cell, t):  # type: ignore[no-untyped-def]
+def _advance(plan, words, reals, table, cell, t):
     """Move the running aggregates of a cell forward, to be as of `t`."""
-    words = store.words
     ring, mask, start = words[cell + RING], words[cell + CAP] - 1, words[cell + START]
-    length, tail, stride = words[cell + LEN], words[cell + TAIL], plan.t_stride[table]
+    length, tail, stride = words[cell + LEN], words[cell + TAIL], plan[plan[T_STRIDE] + table]
     end = tail
     while end < length and words[ring + ((start + end) & mask) * stride] < t:
         end += 1
-    for a in range(plan.t_acc_lo[table], plan.t_acc_lo[table + 1]):
-        at, column, span = cell + plan.a_at[a], plan.a_column[a], plan.a_length[a]
+    for a in range(plan[plan[T_ACC_LO] + table], plan[plan[T_ACC_LO] + table + 1]):
+        at, column, span = cell + plan[plan[A_AT] + a], plan[plan[A_COLUMN] + a], plan[plan[A_LENGTH] + a]
         head = words[at + HEAD]
         if span == FOREVER:
             for i in range(tail, end):
-                _put(plan, store, a, at, _value(store, ring + ((start + i) & mask) * stride, column))
+                _put(plan, words, reals, a, at, _value(reals, ring + ((start + i) & mask) * stride, column))
             continue
         edge = t - span
-        while head < end:
-            entry = ring + ((start + head) & mask) * stride
-            if words[entry] >= edge:
-                break
-            if head < tail:
-                _drop(plan, store, a, at, _value(store, entry, column))
-            head += 1
+        if head == tail or words[at + EDGE] < edge:
+            first = LATEST
+            while head < end:
+                entry = ring + ((start + head) & mask) * stride
+                if words[entry] >= edge:
+                    first = words[entry]
+                    break
+                if head < tail:
+                    _drop(plan, words, reals, a, at, _value(reals, entry, column))
+                head += 1
+            words[at + HEAD] = head
+            words[at + EDGE] = first
         for i in range(max(head, tail), end):
-            _put(plan, store, a, at, _value(store, ring + ((start + i) & mask) * stride, column))
-        words[at + HEAD] = head
+            _put(plan, words, reals, a, at, _value(reals, ring + ((start + i) & mask) * stride, column))
     words[cell + TAIL] = end
     words[cell + ASOF] = t
 
 
 @jit
-def _bound(store, cell, stride, t, pos):  # type: ignore[no-untyped-def]
+def _bound(words, cell, stride, t, pos):
     """Index of the first event of a cell that does not lie before (`t`, `pos`)."""
-    words = store.words
     ring, mask, start = words[cell + RING], words[cell + CAP] - 1, words[cell + START]
     low, high = 0, words[cell + LEN]
     while low < high:
@@ -429,68 +526,68 @@ def _bound(store, cell, stride, t, pos):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _cell(plan, store, table, key):  # type: ignore[no-untyped-def]
+def _cell(plan, words, reals, table, key):
     """The cell of a key, made if there is none."""
-    place = key * plan.spaces[1] + plan.t_local[table]
-    cell = store.cells[place]
+    place = key * plan[CELLS_PER_KEY] + plan[plan[T_LOCAL] + table]
+    cell = words[CELLS_AT + place]
     if cell != 0:
         return cell
-    words, reals = store.words, store.reals
-    size = plan.t_words[table]
-    cell = _take(store, CELLS, size)
-    words[cell : cell + size] = 0
-    stride = plan.t_stride[table]
+    size = plan[plan[T_WORDS] + table]
+    cell = _take(words, CELLS, size)
+    for i in range(size):
+        words[cell + i] = 0
+    stride = plan[plan[T_STRIDE] + table]
     words[cell + CAP] = RING_CAPACITY_FIRST
-    words[cell + RING] = _take(store, stride * SIZES + _log2(RING_CAPACITY_FIRST), stride * RING_CAPACITY_FIRST)
+    words[cell + RING] = _take(words, stride * SIZES + _log2(RING_CAPACITY_FIRST), stride * RING_CAPACITY_FIRST)
     words[cell + ASOF] = NEVER
+    words[cell + OLDEST] = LATEST
     words[cell + BASE_TIME] = NEVER
-    if plan.t_base[table] > 0:
-        for i in range(2 * (plan.t_columns_lo[table + 1] - plan.t_columns_lo[table])):
-            reals[cell + plan.t_base[table] + i] = np.nan
-    for a in range(plan.t_acc_lo[table], plan.t_acc_lo[table + 1]):
-        for part in (plan.a_min[a], plan.a_max[a]):
+    if plan[plan[T_BASE] + table] > 0:
+        for i in range(2 * (plan[plan[T_COLUMNS_LO] + table + 1] - plan[plan[T_COLUMNS_LO] + table])):
+            reals[cell + plan[plan[T_BASE] + table] + i] = np.nan
+    for a in range(plan[plan[T_ACC_LO] + table], plan[plan[T_ACC_LO] + table + 1]):
+        for part in (plan[plan[A_MIN] + a], plan[plan[A_MAX] + a]):
             if part >= 0:
-                reals[cell + plan.a_at[a] + part] = np.nan
-                reals[cell + plan.a_at[a] + part + 1] = np.nan
-    store.cells[place] = cell
+                reals[cell + plan[plan[A_AT] + a] + part] = np.nan
+                reals[cell + plan[plan[A_AT] + a] + part + 1] = np.nan
+    words[CELLS_AT + place] = cell
     return cell
 
 
 @jit
-def _let_go(plan, store, table, cell, now):  # type: ignore[no-untyped-def]
+def _let_go(plan, words, reals, table, cell, now):
     """Forget events that no question can reach any more; what windows without an end need of them is kept."""
-    words, reals = store.words, store.reals
-    edge = now - plan.t_keep[table]
-    ring, mask, stride = words[cell + RING], words[cell + CAP] - 1, plan.t_stride[table]
-    if words[cell + LEN] == 0 or words[ring + (words[cell + START] & mask) * stride] >= edge:
+    edge = now - plan[plan[T_KEEP] + table]
+    ring, mask, stride = words[cell + RING], words[cell + CAP] - 1, plan[plan[T_STRIDE] + table]
+    if words[cell + OLDEST] >= edge:
         return
-    asof = now - plan.t_lag[table]
+    asof = now - plan[plan[T_LAG] + table]
     if words[cell + ASOF] < asof:
-        _advance(plan, store, table, cell, asof)
+        _advance(plan, words, reals, table, cell, asof)
     gone = 0
     while words[cell + LEN] > gone:
         entry = ring + ((words[cell + START] + gone) & mask) * stride
         if words[entry] >= edge:
             break
-        _remember(plan, store, table, cell, words[entry], words[entry + 1], entry + 2)
+        _remember(plan, words, reals, table, cell, words[entry], words[entry + 1], entry + 2)
         gone += 1
     words[cell + START] = (words[cell + START] + gone) & mask
     words[cell + LEN] -= gone
     words[cell + TAIL] -= gone
-    for a in range(plan.t_acc_lo[table], plan.t_acc_lo[table + 1]):
-        if plan.a_length[a] != FOREVER:
-            words[cell + plan.a_at[a] + HEAD] -= gone
+    words[cell + OLDEST] = words[ring + words[cell + START] * stride] if words[cell + LEN] > 0 else LATEST
+    for a in range(plan[plan[T_ACC_LO] + table], plan[plan[T_ACC_LO] + table + 1]):
+        if plan[plan[A_LENGTH] + a] != FOREVER:
+            words[cell + plan[plan[A_AT] + a] + HEAD] -= gone
 
 
 @jit
-def _remember(plan, store, table, cell, t, pos, values):  # type: ignore[no-untyped-def]
-    """Keep of an event that is let go what windows without an end ask for: the last, the first, the extremes, the decayed."""
-    words, reals = store.words, store.reals
-    base = plan.t_base[table]
+def _remember(plan, words, reals, table, cell, t, pos, values):
+    """Keep of an event that is let go what windows without an end ask for: last, first, extremes, the decayed."""
+    base = plan[plan[T_BASE] + table]
     if base == 0:
         return
     newest = t > words[cell + BASE_TIME] or (t == words[cell + BASE_TIME] and pos >= words[cell + BASE_POS])
-    columns = plan.t_columns_lo[table + 1] - plan.t_columns_lo[table]
+    columns = plan[plan[T_COLUMNS_LO] + table + 1] - plan[plan[T_COLUMNS_LO] + table]
     for c in range(columns):
         x = reals[values + c]
         if x == x:
@@ -499,28 +596,28 @@ def _remember(plan, store, table, cell, t, pos, values):  # type: ignore[no-unty
                 reals[last] = x
             if reals[first] != reals[first]:
                 reals[first] = x
-    for a in range(plan.t_acc_lo[table], plan.t_acc_lo[table + 1]):
-        at, column = cell + plan.a_at[a], plan.a_column[a]
+    for a in range(plan[plan[T_ACC_LO] + table], plan[plan[T_ACC_LO] + table + 1]):
+        at, column = cell + plan[plan[A_AT] + a], plan[plan[A_COLUMN] + a]
         x = 1.0 if column < 0 else reals[values + column]
-        if plan.a_length[a] != FOREVER or x != x:
+        if plan[plan[A_LENGTH] + a] != FOREVER or x != x:
             continue
-        if plan.a_min[a] >= 0:
-            i = at + plan.a_min[a] + 1
+        if plan[plan[A_MIN] + a] >= 0:
+            i = at + plan[plan[A_MIN] + a] + 1
             if not reals[i] <= x:
                 reals[i] = x
-        if plan.a_max[a] >= 0:
-            i = at + plan.a_max[a] + 1
+        if plan[plan[A_MAX] + a] >= 0:
+            i = at + plan[plan[A_MAX] + a] + 1
             if not reals[i] >= x:
                 reals[i] = x
-        if plan.a_ewm[a] >= 0:
-            _decay(reals, words, at + plan.a_ewm[a], t, x, plan.a_halflife[a])
+        if plan[plan[A_EWM] + a] >= 0:
+            _decay(reals, words, at + plan[plan[A_EWM] + a], t, x, plan[plan[A_HALFLIFE] + a])
     if newest:
         words[cell + BASE_TIME] = t
         words[cell + BASE_POS] = pos
 
 
 @jit
-def _decay(reals, words, at, t, x, halflife):  # type: ignore[no-untyped-def]
+def _decay(reals, words, at, t, x, halflife):
     """Add a value to the decayed sums at `at`: numerator, denominator, and the moment they are as of."""
     if reals[at + 1] == 0.0:
         words[at + 2] = t
@@ -536,26 +633,25 @@ def _decay(reals, words, at, t, x, halflife):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _insert(plan, store, table, key, t, pos, values, now):  # type: ignore[no-untyped-def]
-    """An event enters the past of a key. `values` is an array, one value per column of the table."""
-    words, reals = store.words, store.reals
-    cell = _cell(plan, store, table, key)
-    stride = plan.t_stride[table]
+def _insert(plan, words, reals, table, key, t, pos, values, now):
+    """An event enters the past of a key. `values` is the address of one value per column of the table."""
+    cell = _cell(plan, words, reals, table, key)
+    stride = plan[plan[T_STRIDE] + table]
     columns = stride - 2
-    if plan.t_keep[table] != FOREVER:
-        _let_go(plan, store, table, cell, now)
-        if t < now - plan.t_keep[table]:
-            _insert_gone(plan, store, table, cell, t, pos, values)
+    if plan[plan[T_KEEP] + table] != FOREVER:
+        _let_go(plan, words, reals, table, cell, now)
+        if t < now - plan[plan[T_KEEP] + table]:
+            _insert_gone(plan, words, reals, table, cell, t, pos, values)
             return
     length = words[cell + LEN]
     if length == words[cell + CAP]:
-        _enlarge(store, cell, stride)
+        _enlarge(words, cell, stride)
     ring, mask, start = words[cell + RING], words[cell + CAP] - 1, words[cell + START]
     index = length
     if length > 0:
         entry = ring + ((start + length - 1) & mask) * stride
         if t < words[entry] or (t == words[entry] and pos < words[entry + 1]):
-            index = _bound(store, cell, stride, t, pos)
+            index = _bound(words, cell, stride, t, pos)
             for i in range(length, index, -1):
                 to, of = ring + ((start + i) & mask) * stride, ring + ((start + i - 1) & mask) * stride
                 for j in range(stride):
@@ -564,69 +660,68 @@ def _insert(plan, store, table, key, t, pos, values, now):  # type: ignore[no-un
     words[entry] = t
     words[entry + 1] = pos
     for c in range(columns):
-        reals[entry + 2 + c] = values[c]
+        reals[entry + 2 + c] = reals[values + c]
     words[cell + LEN] = length + 1
+    words[cell + OLDEST] = min(words[cell + OLDEST], t)
     asof = words[cell + ASOF]
     if t < asof:
         words[cell + TAIL] += 1
-        for a in range(plan.t_acc_lo[table], plan.t_acc_lo[table + 1]):
-            at, span = cell + plan.a_at[a], plan.a_length[a]
+        for a in range(plan[plan[T_ACC_LO] + table], plan[plan[T_ACC_LO] + table + 1]):
+            at, span = cell + plan[plan[A_AT] + a], plan[plan[A_LENGTH] + a]
             if span == FOREVER or t >= asof - span:
-                _put(plan, store, a, at, _value(store, entry, plan.a_column[a]))
+                _put(plan, words, reals, a, at, _value(reals, entry, plan[plan[A_COLUMN] + a]))
+                words[at + EDGE] = min(words[at + EDGE], t)
             else:
                 words[at + HEAD] += 1
 
 
 @jit
-def _insert_gone(plan, store, table, cell, t, pos, values):  # type: ignore[no-untyped-def]
+def _insert_gone(plan, words, reals, table, cell, t, pos, values):
     """An event enters that is older than any question: only windows without an end take it."""
-    reals = store.reals
-    for c in range(plan.t_stride[table] - 2):
-        reals[SPARE + c] = values[c]
-    for a in range(plan.t_acc_lo[table], plan.t_acc_lo[table + 1]):
-        if plan.a_length[a] == FOREVER:
-            column = plan.a_column[a]
-            _put(plan, store, a, cell + plan.a_at[a], 1.0 if column < 0 else reals[SPARE + column])
-    _remember(plan, store, table, cell, t, pos, SPARE)
+    for c in range(plan[plan[T_STRIDE] + table] - 2):
+        reals[SPARE + c] = reals[values + c]
+    for a in range(plan[plan[T_ACC_LO] + table], plan[plan[T_ACC_LO] + table + 1]):
+        if plan[plan[A_LENGTH] + a] == FOREVER:
+            column = plan[plan[A_COLUMN] + a]
+            _put(plan, words, reals, a, cell + plan[plan[A_AT] + a], 1.0 if column < 0 else reals[SPARE + column])
+    _remember(plan, words, reals, table, cell, t, pos, SPARE)
 
 
 @jit
-def _enlarge(store, cell, stride):  # type: ignore[no-untyped-def]
-    words = store.words
+def _enlarge(words, cell, stride):
     cap, ring, start = words[cell + CAP], words[cell + RING], words[cell + START]
-    bigger = _take(store, stride * SIZES + _log2(2 * cap), 2 * cap * stride)
+    bigger = _take(words, stride * SIZES + _log2(2 * cap), 2 * cap * stride)
     for i in range(words[cell + LEN]):
         to, of = bigger + i * stride, ring + ((start + i) & (cap - 1)) * stride
         for j in range(stride):
             words[to + j] = words[of + j]
-    _give_back(store, stride * SIZES + _log2(cap), ring)
+    _give_back(words, stride * SIZES + _log2(cap), ring)
     words[cell + RING] = bigger
     words[cell + CAP] = 2 * cap
     words[cell + START] = 0
 
 
 @jit
-def _amend(plan, store, table, key, t, pos, old, new, now):  # type: ignore[no-untyped-def]
+def _amend(plan, words, reals, table, key, t, pos, old, new, now):
     """A label in the past of a key changes its value; NaN is no value: it enters, or leaves."""
-    words, reals = store.words, store.reals
     if old != old:
-        store.scratch[0] = new
-        _insert(plan, store, table, key, t, pos, store.scratch, now)
+        reals[SCRATCH] = new
+        _insert(plan, words, reals, table, key, t, pos, SCRATCH, now)
         return
-    cell = _cell(plan, store, table, key)
-    stride = plan.t_stride[table]
+    cell = _cell(plan, words, reals, table, key)
+    stride = plan[plan[T_STRIDE] + table]
     ring, mask, start, length = words[cell + RING], words[cell + CAP] - 1, words[cell + START], words[cell + LEN]
-    index = _bound(store, cell, stride, t, pos)
+    index = _bound(words, cell, stride, t, pos)
     entry = ring + ((start + index) & mask) * stride
     found = index < length and words[entry] == t and words[entry + 1] == pos
-    for a in range(plan.t_acc_lo[table], plan.t_acc_lo[table + 1]):
-        at, span = cell + plan.a_at[a], plan.a_length[a]
-        column = plan.a_column[a]
+    for a in range(plan[plan[T_ACC_LO] + table], plan[plan[T_ACC_LO] + table + 1]):
+        at, span = cell + plan[plan[A_AT] + a], plan[plan[A_LENGTH] + a]
+        column = plan[plan[A_COLUMN] + a]
         running = t < words[cell + ASOF] and (span == FOREVER or t >= words[cell + ASOF] - span)
         if running and (found or span == FOREVER):
-            _drop(plan, store, a, at, 1.0 if column < 0 else old)
+            _drop(plan, words, reals, a, at, 1.0 if column < 0 else old)
             if new == new:
-                _put(plan, store, a, at, 1.0 if column < 0 else new)
+                _put(plan, words, reals, a, at, 1.0 if column < 0 else new)
         elif found and new != new and span != FOREVER and index < words[at + HEAD]:
             words[at + HEAD] -= 1
     if not found:
@@ -642,16 +737,20 @@ def _amend(plan, store, table, key, t, pos, old, new, now):  # type: ignore[no-u
     words[cell + LEN] = length - 1
     if index < words[cell + TAIL]:
         words[cell + TAIL] -= 1
+    words[cell + OLDEST] = words[ring + start * stride] if length > 1 else LATEST
+    for a in range(plan[plan[T_ACC_LO] + table], plan[plan[T_ACC_LO] + table + 1]):
+        at = cell + plan[plan[A_AT] + a]
+        head = words[at + HEAD]
+        words[at + EDGE] = words[ring + ((start + head) & mask) * stride] if head < words[cell + TAIL] else LATEST
 
 
 # ----------------------------------------------------------------------------------------------------------- questions
 
 
 @jit
-def _extreme(plan, store, a, cell, stride, low, high, largest):  # type: ignore[no-untyped-def]
+def _extreme(plan, words, reals, a, cell, stride, low, high, largest):
     """The extreme of events `low` to `high` of a cell, by looking at each."""
-    words, reals = store.words, store.reals
-    ring, mask, start, column = words[cell + RING], words[cell + CAP] - 1, words[cell + START], plan.a_column[a]
+    ring, mask, start, column = words[cell + RING], words[cell + CAP] - 1, words[cell + START], plan[plan[A_COLUMN] + a]
     best = np.nan
     for i in range(low, high):
         x = reals[ring + ((start + i) & mask) * stride + 2 + column]
@@ -661,29 +760,28 @@ def _extreme(plan, store, a, cell, stride, low, high, largest):  # type: ignore[
 
 
 @jit
-def _aggregate(plan, store, table, a, op, cell, t, late):  # type: ignore[no-untyped-def]
+def _aggregate(plan, words, reals, table, a, op, cell, t, late):
     """The value of an accumulated window at `t`. `late`: the cell has moved on; count back from where it is."""
-    words, reals, scratch = store.words, store.reals, store.scratch
-    at, span, column = cell + plan.a_at[a], plan.a_length[a], plan.a_column[a]
-    stride = plan.t_stride[table]
+    at, span, column = cell + plan[plan[A_AT] + a], plan[plan[A_LENGTH] + a], plan[plan[A_COLUMN] + a]
+    stride = plan[plan[T_STRIDE] + table]
     number = words[at + NUMBER]
-    sums, squares = at + plan.a_sum[a], at + plan.a_square[a]
+    sums, squares = at + plan[plan[A_SUM] + a], at + plan[plan[A_SQUARE] + a]
     low = 0 if span == FOREVER else words[at + HEAD]
     high = words[cell + TAIL]
     if late:
         ring, mask, start = words[cell + RING], words[cell + CAP] - 1, words[cell + START]
         old_low, old_high = low, high
-        high = _bound(store, cell, stride, t, NOTHING)
-        low = 0 if span == FOREVER else _bound(store, cell, stride, t - span, NOTHING)
+        high = _bound(words, cell, stride, t, NOTHING)
+        low = 0 if span == FOREVER else _bound(words, cell, stride, t - span, NOTHING)
         copy = COPY
         for i in range(ACC_WORDS_MOST):
             words[copy + i] = words[at + i]
         for i in range(max(high, old_low), old_high):
-            _drop(plan, store, a, copy, _value(store, ring + ((start + i) & mask) * stride, column))
+            _drop(plan, words, reals, a, copy, _value(reals, ring + ((start + i) & mask) * stride, column))
         for i in range(low, min(old_low, high)):
-            _put(plan, store, a, copy, _value(store, ring + ((start + i) & mask) * stride, column))
+            _put(plan, words, reals, a, copy, _value(reals, ring + ((start + i) & mask) * stride, column))
         number = words[copy + NUMBER]
-        sums, squares = copy + plan.a_sum[a], copy + plan.a_square[a]
+        sums, squares = copy + plan[plan[A_SUM] + a], copy + plan[plan[A_SQUARE] + a]
     if op == COUNT:
         return float(number)
     if op == SUM:
@@ -691,23 +789,23 @@ def _aggregate(plan, store, table, a, op, cell, t, late):  # type: ignore[no-unt
     if number == 0:
         return np.nan
     if op == MEAN:
-        return _mean(reals, sums, number, scratch)
+        return _mean(reals, sums, number)
     if op == STD:
-        return np.nan if number < 2 else _deviation(reals, sums, squares, number, scratch)
+        return np.nan if number < 2 else _deviation(reals, sums, squares, number)
     largest = op == MAX
-    i = at + (plan.a_max[a] if largest else plan.a_min[a])
+    i = at + (plan[plan[A_MAX] + a] if largest else plan[plan[A_MIN] + a])
     if not late:
         if reals[i] != reals[i]:
-            reals[i] = _extreme(plan, store, a, cell, stride, low, high, largest)
+            reals[i] = _extreme(plan, words, reals, a, cell, stride, low, high, largest)
             if span == FOREVER:
                 reals[i] = _further(reals[i], reals[i + 1], largest)
         return reals[i]
-    best = _extreme(plan, store, a, cell, stride, low, high, largest)
+    best = _extreme(plan, words, reals, a, cell, stride, low, high, largest)
     return _further(best, reals[i + 1], largest) if span == FOREVER else best
 
 
 @jit
-def _further(x, y, largest):  # type: ignore[no-untyped-def]
+def _further(x, y, largest):
     if x != x:
         return y
     if y != y:
@@ -716,47 +814,46 @@ def _further(x, y, largest):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _mean(reals, sums, number, parts):  # type: ignore[no-untyped-def]
+def _mean(reals, sums, number):
     """The exact sum over the number, rounded once in all but ties: sum / n, corrected by the exact remainder."""
     total = _total(reals, sums)
     count = float(number)
     q = total / count
     p, e = _two_product(q, count)
     n = 0
-    n = _grow(parts, n, -e)
-    n = _grow(parts, n, -p)
+    n = _grow(reals, n, -e)
+    n = _grow(reals, n, -p)
     for i in range(3):
-        n = _grow(parts, n, reals[sums + i])
+        n = _grow(reals, n, reals[sums + i])
     rest = 0.0
     for i in range(n):
-        rest += parts[i]
+        rest += reals[SCRATCH + i]
     return q + rest / count
 
 
 @jit
-def _read(plan, store, question, cell, t, late, out, row):  # type: ignore[no-untyped-def]
+def _read(plan, words, reals, question, cell, t, late, answers):
     """The answers that need the events themselves: last, first, since, distinct, decayed means, the most frequent."""
-    words, reals = store.words, store.reals
     table, op, column, span = (
-        plan.q_table[question],
-        plan.q_op[question],
-        plan.q_column[question],
-        plan.q_length[question],
+        plan[plan[Q_TABLE] + question],
+        plan[plan[Q_OP] + question],
+        plan[plan[Q_COLUMN] + question],
+        plan[plan[Q_LENGTH] + question],
     )
-    stride = plan.t_stride[table]
+    stride = plan[plan[T_STRIDE] + table]
     ring, mask, start = words[cell + RING], words[cell + CAP] - 1, words[cell + START]
-    high = _bound(store, cell, stride, t, NOTHING) if late else words[cell + TAIL]
+    high = _bound(words, cell, stride, t, NOTHING) if late else words[cell + TAIL]
     edge = NEVER if span == FOREVER or op == EWM else t - span
-    base = cell + plan.t_base[table]
-    forever = span == FOREVER and plan.t_base[table] > 0
-    place = plan.q_out[question]
+    base = cell + plan[plan[T_BASE] + table]
+    forever = span == FOREVER and plan[plan[T_BASE] + table] > 0
+    place = plan[plan[Q_OUT] + question]
     if op == SINCE:
         if high > 0:
             latest = words[ring + ((start + high - 1) & mask) * stride]
             if latest >= edge:
-                out[row, place] = float(t - latest) / DAY
+                reals[answers + place] = float(t - latest) / DAY
         elif forever and words[cell + BASE_TIME] != NEVER:
-            out[row, place] = float(t - words[cell + BASE_TIME]) / DAY
+            reals[answers + place] = float(t - words[cell + BASE_TIME]) / DAY
     elif op == LAST:
         for i in range(high - 1, -1, -1):
             entry = ring + ((start + i) & mask) * stride
@@ -764,33 +861,37 @@ def _read(plan, store, question, cell, t, late, out, row):  # type: ignore[no-un
             if words[entry] < edge:
                 return
             if x == x:
-                out[row, place] = x
+                reals[answers + place] = x
                 return
         if forever:
-            out[row, place] = reals[base + 2 * column]
+            reals[answers + place] = reals[base + 2 * column]
     elif op == FIRST:
         if forever and reals[base + 2 * column + 1] == reals[base + 2 * column + 1]:
-            out[row, place] = reals[base + 2 * column + 1]
+            reals[answers + place] = reals[base + 2 * column + 1]
             return
-        low = 0 if span == FOREVER else _bound(store, cell, stride, edge, NOTHING)
+        low = 0 if span == FOREVER else _bound(words, cell, stride, edge, NOTHING)
         for i in range(low, high):
             x = reals[ring + ((start + i) & mask) * stride + 2 + column]
             if x == x:
-                out[row, place] = x
+                reals[answers + place] = x
                 return
     elif op == EWM:
-        out[row, place] = _decayed(plan, store, table, plan.q_acc[question], cell, column, high)
+        reals[answers + place] = _decayed(plan, words, reals, table, plan[plan[Q_ACC] + question], cell, column, high)
     else:
-        low = 0 if span == FOREVER else _bound(store, cell, stride, edge, NOTHING)
-        _tally(plan, store, question, cell, low, high, out, row)
+        low = 0 if span == FOREVER else _bound(words, cell, stride, edge, NOTHING)
+        _tally(plan, words, reals, question, cell, low, high, answers)
 
 
 @jit
-def _decayed(plan, store, table, a, cell, column, high):  # type: ignore[no-untyped-def]
+def _decayed(plan, words, reals, table, a, cell, column, high):
     """The decayed mean of all events below `high`: weights relative to the newest, so that they cannot all vanish."""
-    words, reals = store.words, store.reals
-    ring, mask, start, stride = words[cell + RING], words[cell + CAP] - 1, words[cell + START], plan.t_stride[table]
-    halflife, at = float(plan.a_halflife[a]), cell + plan.a_at[a] + plan.a_ewm[a]
+    ring, mask, start, stride = (
+        words[cell + RING],
+        words[cell + CAP] - 1,
+        words[cell + START],
+        plan[plan[T_STRIDE] + table],
+    )
+    halflife, at = float(plan[plan[A_HALFLIFE] + a]), cell + plan[plan[A_AT] + a] + plan[plan[A_EWM] + a]
     newest, above, below = NEVER, 0.0, 0.0
     for i in range(high - 1, -1, -1):
         entry = ring + ((start + i) & mask) * stride
@@ -809,142 +910,232 @@ def _decayed(plan, store, table, a, cell, column, high):  # type: ignore[no-unty
 
 
 @jit
-def _tally(plan, store, question, cell, low, high, out, row):  # type: ignore[no-untyped-def]
+def _tally(plan, words, reals, question, cell, low, high, answers):
     """Count the values of events `low` to `high`: how many differ, or the most frequent ones."""
-    words, reals, stamps, tallies = store.words, store.reals, store.stamps, store.tallies
-    table, column, place = plan.q_table[question], plan.q_column[question], plan.q_out[question]
+    table, column, place = plan[plan[Q_TABLE] + question], plan[plan[Q_COLUMN] + question], plan[plan[Q_OUT] + question]
     ring, mask, start = words[cell + RING], words[cell + CAP] - 1, words[cell + START]
-    stride = plan.t_stride[table]
-    store.scalars[STAMP] += 1
-    stamp, different = store.scalars[STAMP], 0
+    stride = plan[plan[T_STRIDE] + table]
+    words[STAMP] += 1
+    stamp, different = words[STAMP], 0
     for i in range(low, high):
         x = reals[ring + ((start + i) & mask) * stride + 2 + column]
         if x == x:
             code = int(x)
-            if stamps[code] != stamp:
-                stamps[code] = stamp
-                tallies[code] = 0
-                tallies[len(tallies) - 1 - different] = code
+            if words[STAMPS_AT + code] != stamp:
+                words[STAMPS_AT + code] = stamp
+                words[TALLIES_AT + code] = 0
+                words[DIFFERENT_AT + different] = code
                 different += 1
-            tallies[code] += 1
-    if plan.q_op[question] == DISTINCT:
-        out[row, place] = float(different)
+            words[TALLIES_AT + code] += 1
+    if plan[plan[Q_OP] + question] == DISTINCT:
+        reals[answers + place] = float(different)
         return
-    for rank in range(min(plan.q_k[question], different)):
+    for rank in range(min(plan[plan[Q_K] + question], different)):
         best = rank
         for i in range(rank + 1, different):
-            x, y = tallies[len(tallies) - 1 - i], tallies[len(tallies) - 1 - best]
-            if tallies[x] > tallies[y] or (tallies[x] == tallies[y] and x < y):
+            x, y = words[DIFFERENT_AT + i], words[DIFFERENT_AT + best]
+            if words[TALLIES_AT + x] > words[TALLIES_AT + y] or (
+                words[TALLIES_AT + x] == words[TALLIES_AT + y] and x < y
+            ):
                 best = i
-        x = tallies[len(tallies) - 1 - best]
-        tallies[len(tallies) - 1 - best] = tallies[len(tallies) - 1 - rank]
-        tallies[len(tallies) - 1 - rank] = x
-        out[row, place + rank] = float(x)
+        x = words[DIFFERENT_AT + best]
+        words[DIFFERENT_AT + best] = words[DIFFERENT_AT + rank]
+        words[DIFFERENT_AT + rank] = x
+        reals[answers + place + rank] = float(x)
 
 
 @jit
-def answer(plan, store, predictor, keys, t, out, row):  # type: ignore[no-untyped-def]
-    """All windows of a predictor at moment `t`, for an anchor with these keys, into `out[row]`; NaN is unknown."""
-    words = store.words
+def answer(plan, words, reals, predictor, keys, t, answers):
+    """All windows of a predictor at moment `t`, of the keys that lie at `keys`, to `answers`; NaN is unknown."""
     previous, cell, late = -1, 0, False
-    for q in range(plan.p_lo[predictor], plan.p_lo[predictor + 1]):
-        table, op, place = plan.q_table[q], plan.q_op[q], plan.q_out[q]
+    for q in range(plan[plan[P_LO] + predictor], plan[plan[P_LO] + predictor + 1]):
+        table, op, place = plan[plan[Q_TABLE] + q], plan[plan[Q_OP] + q], plan[plan[Q_OUT] + q]
         if table != previous:
             previous = table
-            key = keys[plan.q_space[q]]
-            cell = store.cells[key * plan.spaces[1] + plan.t_local[table]] if key >= 0 else 0
+            key = words[keys + plan[plan[Q_SPACE] + q]]
+            cell = words[CELLS_AT + key * plan[CELLS_PER_KEY] + plan[plan[T_LOCAL] + table]] if key >= 0 else 0
             if cell != 0:
                 late = t < words[cell + ASOF]
                 if not late:
-                    _advance(plan, store, table, cell, t)
+                    _advance(plan, words, reals, table, cell, t)
         if op == TOP:
-            for i in range(plan.q_k[q]):
-                out[row, place + i] = np.nan
+            for i in range(plan[plan[Q_K] + q]):
+                reals[answers + place + i] = np.nan
         else:
-            out[row, place] = 0.0 if op == COUNT or op == SUM or op == DISTINCT else np.nan
+            reals[answers + place] = 0.0 if op in (COUNT, SUM, DISTINCT) else np.nan
         if cell == 0:
             continue
         if op <= MAX:
-            out[row, place] = _aggregate(plan, store, table, plan.q_acc[q], op, cell, t, late)
+            reals[answers + place] = _aggregate(plan, words, reals, table, plan[plan[Q_ACC] + q], op, cell, t, late)
         else:
-            _read(plan, store, q, cell, t, late, out, row)
+            _read(plan, words, reals, q, cell, t, late, answers)
 
 
 # --------------------------------------------------------------------------------------------------- what falls due
 
 
 @jit
-def _before(heap, i, j):  # type: ignore[no-untyped-def]
-    return heap[i, 0] < heap[j, 0] or (heap[i, 0] == heap[j, 0] and heap[i, 1] < heap[j, 1])
+def _before(words, a, b):
+    """Whether the waiting thing at address `a` comes before that at `b`."""
+    return words[a] < words[b] or (words[a] == words[b] and words[a + 1] < words[b + 1])
 
 
 @jit
-def _push(store, due, rank, pos, extra, address):  # type: ignore[no-untyped-def]
-    """Remember that something falls due; in the order of (due, rank, anchor's position, extra)."""
-    heap = store.heap
-    i = store.scalars[HEAP_LEN]
-    if i >= len(heap):
-        raise MemoryError("too many things wait for their moment (state_bytes_limit)")
-    heap[i, 0] = due
-    heap[i, 1] = (rank << 60) | (pos << 12) | extra
-    heap[i, 2] = address
-    store.words[address + AN_WAITS] += 1
-    store.scalars[HEAP_LEN] = i + 1
+def _await(words, queue, due, rank, pos, extra, anchor):
+    """Remember that something falls due; in the order of (due, rank, anchor's position, extra).
+
+    Most things of a kind fall due in the order in which they are remembered: they stand in a queue, and what does not
+    fit its order lies in a heap.
+    """
+    order = (rank << 60) | (pos << 12) | extra
+    words[anchor + AN_WAITS] += 1
+    words[NEXT_DUE] = min(words[NEXT_DUE], due)
+    q = QUEUES_AT + QUEUE_WORDS * queue
+    length, cap = words[q + Q_LEN], words[q + Q_CAP]
+    if length > 0:
+        last = words[q + Q_RING] + 3 * ((words[q + Q_START] + length - 1) & (cap - 1))
+        if due < words[last] or (due == words[last] and order < words[last + 1]):
+            _push(words, due, order, anchor)
+            return
+    if length == cap:
+        _lengthen(words, q)
+    entry = words[q + Q_RING] + 3 * ((words[q + Q_START] + length) & (words[q + Q_CAP] - 1))
+    words[entry] = due
+    words[entry + 1] = order
+    words[entry + 2] = anchor
+    words[q + Q_LEN] = length + 1
+    if length == 0:
+        words[q + Q_DUE] = due
+        words[q + Q_ORDER] = order
+
+
+@jit
+def _lengthen(words, q):
+    cap, ring, start = words[q + Q_CAP], words[q + Q_RING], words[q + Q_START]
+    more = max(2 * cap, QUEUE_CAPACITY_FIRST)
+    bigger = _take(words, 3 * SIZES + _log2(more), 3 * more)
+    for i in range(words[q + Q_LEN]):
+        of = ring + 3 * ((start + i) & (cap - 1))
+        for j in range(3):
+            words[bigger + 3 * i + j] = words[of + j]
+    if cap > 0:
+        _give_back(words, 3 * SIZES + _log2(cap), ring)
+    words[q + Q_RING] = bigger
+    words[q + Q_CAP] = more
+    words[q + Q_START] = 0
+
+
+@jit
+def _shift(words, q):
+    """The first of a queue leaves it."""
+    words[q + Q_START] = (words[q + Q_START] + 1) & (words[q + Q_CAP] - 1)
+    words[q + Q_LEN] -= 1
+    if words[q + Q_LEN] > 0:
+        entry = words[q + Q_RING] + 3 * words[q + Q_START]
+        words[q + Q_DUE] = words[entry]
+        words[q + Q_ORDER] = words[entry + 1]
+
+
+@jit
+def _push(words, due, order, anchor):
+    i = words[HEAP_LEN]
+    if i >= WAITING_LIMIT:
+        raise MemoryError("too many things wait for their moment (WAITING_LIMIT)")
+    words[HEAP_AT + 3 * i] = due
+    words[HEAP_AT + 3 * i + 1] = order
+    words[HEAP_AT + 3 * i + 2] = anchor
+    words[HEAP_LEN] = i + 1
     while i > 0:
         parent = (i - 1) >> 1
-        if not _before(heap, i, parent):
+        if not _before(words, HEAP_AT + 3 * i, HEAP_AT + 3 * parent):
             break
-        for j in range(3):
-            heap[i, j], heap[parent, j] = heap[parent, j], heap[i, j]
+        _swap(words, HEAP_AT + 3 * i, HEAP_AT + 3 * parent)
         i = parent
 
 
 @jit
-def _pop(store):  # type: ignore[no-untyped-def]
-    heap = store.heap
-    n = store.scalars[HEAP_LEN] - 1
-    store.scalars[HEAP_LEN] = n
+def _swap(words, a, b):
     for j in range(3):
-        heap[0, j] = heap[n, j]
+        x = words[a + j]
+        words[a + j] = words[b + j]
+        words[b + j] = x
+
+
+@jit
+def _pop(words):
+    n = words[HEAP_LEN] - 1
+    words[HEAP_LEN] = n
+    for j in range(3):
+        words[HEAP_AT + j] = words[HEAP_AT + 3 * n + j]
     i = 0
     while True:
         least = i
         for child in (2 * i + 1, 2 * i + 2):
-            if child < n and _before(heap, child, least):
+            if child < n and _before(words, HEAP_AT + 3 * child, HEAP_AT + 3 * least):
                 least = child
         if least == i:
             return
-        for j in range(3):
-            heap[i, j], heap[least, j] = heap[least, j], heap[i, j]
+        _swap(words, HEAP_AT + 3 * i, HEAP_AT + 3 * least)
         i = least
 
 
 @jit
-def _fire(plan, store, out, now):  # type: ignore[no-untyped-def]
-    """All that is due at or before `now`, in its order."""
-    heap = store.heap
-    while store.scalars[HEAP_LEN] > 0 and heap[0, 0] <= now:
-        due, order, anchor = heap[0, 0], heap[0, 1], heap[0, 2]
-        rank, extra = order >> 60, order & 4095
-        _pop(store)
-        store.words[anchor + AN_WAITS] -= 1
-        if rank == PREDICTION_DUE:
-            _ask_lead(plan, store, out, anchor, extra, due, now)
-        elif rank == EXPIRY_DUE:
-            store.words[anchor + AN_DEAD] = 1
+def _next(plan, words):
+    """Address of the queue whose first falls due next, HEAP_AT for the heap, 0 for nothing; NEXT_DUE says when."""
+    best = HEAP_AT if words[HEAP_LEN] > 0 else 0
+    for queue in range(plan[QUEUES]):
+        q = QUEUES_AT + QUEUE_WORDS * queue
+        if words[q + Q_LEN] > 0 and (best == 0 or _before(words, q, best)):
+            best = q
+    words[NEXT_DUE] = words[best] if best != 0 else LATEST
+    return best
+
+
+@jit
+def _is_full(words):
+    """Whether what was written has to be taken away before more is."""
+    return (
+        words[N_PREDICTIONS] > OUTPUTS_FULL
+        or words[N_LABELS] > OUTPUTS_FULL
+        or words[N_HOLDS] + words[N_DONE] > OUTPUTS_FULL
+    )
+
+
+@jit
+def _fire(plan, words, reals, now):
+    """All that is due at or before `now`, in its order; whether there was room for all of it."""
+    while words[NEXT_DUE] <= now:
+        q = _next(plan, words)
+        if words[NEXT_DUE] > now:
+            break
+        if _is_full(words):
+            return False
+        if q == HEAP_AT:
+            due, order, anchor = words[HEAP_AT], words[HEAP_AT + 1], words[HEAP_AT + 2]
+            _pop(words)
         else:
-            _settle(plan, store, out, anchor, rank, now)
-        _bury(plan, store, anchor)
+            due, order = words[q + Q_DUE], words[q + Q_ORDER]
+            anchor = words[words[q + Q_RING] + 3 * words[q + Q_START] + 2]
+            _shift(words, q)
+        rank, extra = order >> 60, order & 4095
+        words[anchor + AN_WAITS] -= 1
+        if rank == PREDICTION_DUE:
+            _ask_lead(plan, words, reals, anchor, extra, due, now)
+        elif rank == EXPIRY_DUE:
+            words[anchor + AN_DEAD] = 1
+        else:
+            _settle(plan, words, reals, anchor, rank, now)
+        _bury(plan, words, anchor)
+    return True
 
 
 # ------------------------------------------------------------------------------------------------------------- labels
 
 
 @jit
-def _truth(plan, store, anchor):  # type: ignore[no-untyped-def]
+def _truth(plan, words, reals, anchor):
     """The value that the evidence so far gives; NaN: none."""
-    words, reals = store.words, store.reals
-    op, number = plan.l_op[words[anchor + AN_LABEL]], words[anchor + AN_NUMBER]
+    op, number = plan[plan[L_OP] + words[anchor + AN_LABEL]], words[anchor + AN_NUMBER]
     if op == L_ANY:
         return 1.0 if number > 0 else 0.0
     if op == L_NONE:
@@ -956,143 +1147,151 @@ def _truth(plan, store, anchor):  # type: ignore[no-untyped-def]
     if number == 0:
         return np.nan
     if op == L_MEAN:
-        return _mean(reals, anchor + AN_SUM, number, store.scratch)
+        return _mean(reals, anchor + AN_SUM, number)
     return reals[anchor + AN_LAST]
 
 
 @jit
-def _become(plan, store, out, anchor, state, value, now):  # type: ignore[no-untyped-def]
+def _become(plan, words, reals, anchor, state, value, now):
     """A new version of a label: written, and made known to the pasts that read it."""
-    words, reals = store.words, store.reals
     label = words[anchor + AN_LABEL]
     old = reals[anchor + AN_VALUE]
     words[anchor + AN_STATE] = state
     words[anchor + AN_VERSION] += 1
     reals[anchor + AN_VALUE] = value
-    _tell(plan, store, out, anchor, now)
+    _tell(plan, words, reals, anchor, now)
     if (old != old and value != value) or old == value:
         return
-    for i in range(plan.l_tables_lo[label], plan.l_tables_lo[label + 1]):
-        key = words[anchor + AN_KEYS + plan.label_space[i]]
-        _amend(plan, store, plan.label_table[i], key, words[anchor + AN_TIME], words[anchor + AN_POS], old, value, now)
+    for i in range(plan[plan[L_TABLES_LO] + label], plan[plan[L_TABLES_LO] + label + 1]):
+        key = words[anchor + AN_KEYS + plan[plan[LABEL_SPACE] + i]]
+        _amend(
+            plan,
+            words,
+            reals,
+            plan[plan[LABEL_TABLE] + i],
+            key,
+            words[anchor + AN_TIME],
+            words[anchor + AN_POS],
+            old,
+            value,
+            now,
+        )
 
 
 @jit
-def _tell(plan, store, out, anchor, now):  # type: ignore[no-untyped-def]
-    words = store.words
-    n = out.scalars[N_LABELS]
-    if n >= len(out.labels):
+def _tell(plan, words, reals, anchor, now):
+    n = words[N_LABELS]
+    if n >= OUTPUTS_LIMIT:
         raise MemoryError("too many label versions in one batch (batch_outputs_limit)")
-    out.labels[n, 0] = out.scalars[ORDER]
-    out.labels[n, 1] = words[anchor + AN_LABEL]
-    out.labels[n, 2] = words[anchor + AN_POS]
-    out.labels[n, 3] = words[anchor + AN_TIME]
-    out.labels[n, 4] = words[anchor + AN_VERSION]
-    out.labels[n, 5] = words[anchor + AN_STATE]
-    out.labels[n, 6] = now
-    out.labels[n, 7] = words[anchor + AN_EVIDENCE]
-    for i in range(plan.spaces[0]):
-        out.label_keys[n, i] = words[anchor + AN_KEYS + i]
-    out.label_values[n] = store.reals[anchor + AN_VALUE]
-    out.scalars[N_LABELS] = n + 1
-    out.scalars[ORDER] += 1
+    words[OUT_LABELS_AT + 8 * n] = words[ORDER]
+    words[OUT_LABELS_AT + 8 * n + 1] = words[anchor + AN_LABEL]
+    words[OUT_LABELS_AT + 8 * n + 2] = words[anchor + AN_POS]
+    words[OUT_LABELS_AT + 8 * n + 3] = words[anchor + AN_TIME]
+    words[OUT_LABELS_AT + 8 * n + 4] = words[anchor + AN_VERSION]
+    words[OUT_LABELS_AT + 8 * n + 5] = words[anchor + AN_STATE]
+    words[OUT_LABELS_AT + 8 * n + 6] = now
+    words[OUT_LABELS_AT + 8 * n + 7] = words[anchor + AN_EVIDENCE]
+    for i in range(plan[SPACES]):
+        words[OUT_LABEL_KEYS_AT + plan[SPACES] * n + i] = words[anchor + AN_KEYS + i]
+    reals[OUT_LABEL_VALUES_AT + n] = reals[anchor + AN_VALUE]
+    words[N_LABELS] = n + 1
+    words[ORDER] += 1
 
 
 @jit
-def _silent(plan, store, label, now):  # type: ignore[no-untyped-def]
+def _silent(plan, words, label, now):
     """The sources of a label that were not heard for too long, as bits."""
     bits = 0
-    for i in range(plan.l_sources_lo[label], plan.l_sources_lo[label + 1]):
-        s = plan.source[i]
-        if plan.s_silence[s] != FOREVER and (store.heard[s] == NEVER or now - store.heard[s] > plan.s_silence[s]):
-            bits |= 1 << (i - plan.l_sources_lo[label])
+    for i in range(plan[plan[L_SOURCES_LO] + label], plan[plan[L_SOURCES_LO] + label + 1]):
+        s = plan[plan[SOURCE] + i]
+        if plan[plan[S_SILENCE] + s] != FOREVER and (
+            words[HEARD_AT + s] == NEVER or now - words[HEARD_AT + s] > plan[plan[S_SILENCE] + s]
+        ):
+            bits |= 1 << (i - plan[plan[L_SOURCES_LO] + label])
     return bits
 
 
 @jit
-def _settle(plan, store, out, anchor, rank, now):  # type: ignore[no-untyped-def]
-    words = store.words
+def _settle(plan, words, reals, anchor, rank, now):
     state, label = words[anchor + AN_STATE], words[anchor + AN_LABEL]
     if state != OPEN and not (rank == FINAL_DUE and state == PROVISIONAL):
         return
-    bits = _silent(plan, store, label, now)
+    bits = _silent(plan, words, label, now)
     if bits != 0:
-        _hold(plan, store, out, anchor, rank, bits)
+        _hold(plan, words, anchor, rank, bits)
         return
-    value = _truth(plan, store, anchor)
+    value = _truth(plan, words, reals, anchor)
     if value != value:
-        _become(plan, store, out, anchor, CENSORED, value, now)
+        _become(plan, words, reals, anchor, CENSORED, value, now)
     else:
-        _become(plan, store, out, anchor, PROVISIONAL if rank == PROVISIONAL_DUE else FINAL, value, now)
+        _become(plan, words, reals, anchor, PROVISIONAL if rank == PROVISIONAL_DUE else FINAL, value, now)
 
 
 @jit
-def _hold(plan, store, out, anchor, rank, bits):  # type: ignore[no-untyped-def]
+def _hold(plan, words, anchor, rank, bits):
     """What is due waits for silent sources: a block of (next, anchor, rank, bits) at the end of the label's list."""
-    words = store.words
     label = words[anchor + AN_LABEL]
-    at = _take(store, WAITING, 4)
+    at = _take(words, WAITING, 4)
     words[at] = 0
     words[at + 1] = anchor
     words[at + 2] = rank
     words[at + 3] = bits
-    if store.held[2 * label] == 0:
-        store.held[2 * label] = at
+    if words[HELD_AT + 2 * label] == 0:
+        words[HELD_AT + 2 * label] = at
     else:
-        words[store.held[2 * label + 1]] = at
-    store.held[2 * label + 1] = at
+        words[words[HELD_AT + 2 * label + 1]] = at
+    words[HELD_AT + 2 * label + 1] = at
     words[anchor + AN_WAITS] += 1
-    for i in range(plan.l_sources_lo[label], plan.l_sources_lo[label + 1]):
-        s = plan.source[i]
-        if (bits >> (i - plan.l_sources_lo[label])) & 1 and store.alerted[s] == 0:
-            store.alerted[s] = 1
-            out.holds[out.scalars[N_HOLDS]] = s
-            out.scalars[N_HOLDS] += 1
+    for i in range(plan[plan[L_SOURCES_LO] + label], plan[plan[L_SOURCES_LO] + label + 1]):
+        s = plan[plan[SOURCE] + i]
+        if (bits >> (i - plan[plan[L_SOURCES_LO] + label])) & 1 and words[ALERTED_AT + s] == 0:
+            words[ALERTED_AT + s] = 1
+            words[OUT_HOLDS_AT + words[N_HOLDS]] = s
+            words[N_HOLDS] += 1
 
 
 @jit
-def _hear(plan, store, stream, now):  # type: ignore[no-untyped-def]
+def _hear(plan, words, stream, now):
     """A source is heard: what was held only because of it falls due again after the lateness."""
-    words = store.words
-    store.heard[stream] = now
-    if store.alerted[stream] == 0:
+    words[HEARD_AT + stream] = now
+    if words[ALERTED_AT + stream] == 0:
         return
-    store.alerted[stream] = 0
-    for label in range(len(plan.l_op)):
+    words[ALERTED_AT + stream] = 0
+    for label in range(plan[LABELS]):
         bit = -1
-        for i in range(plan.l_sources_lo[label], plan.l_sources_lo[label + 1]):
-            if plan.source[i] == stream:
-                bit = i - plan.l_sources_lo[label]
+        for i in range(plan[plan[L_SOURCES_LO] + label], plan[plan[L_SOURCES_LO] + label + 1]):
+            if plan[plan[SOURCE] + i] == stream:
+                bit = i - plan[plan[L_SOURCES_LO] + label]
         if bit < 0:
             continue
-        at, before = store.held[2 * label], 0
+        at, before = words[HELD_AT + 2 * label], 0
         while at != 0:
             following, anchor = words[at], words[at + 1]
             words[at + 3] &= ~(1 << bit)
             if words[at + 3] == 0:
-                _push(store, now + plan.l_lateness[label], words[at + 2], words[anchor + AN_POS], label, anchor)
+                due, rank = now + plan[plan[L_LATENESS] + label], words[at + 2]
+                _await(words, 3 * label + rank, due, rank, words[anchor + AN_POS], label, anchor)
                 words[anchor + AN_WAITS] -= 1
                 if before == 0:
-                    store.held[2 * label] = following
+                    words[HELD_AT + 2 * label] = following
                 else:
                     words[before] = following
                 if following == 0:
-                    store.held[2 * label + 1] = before
-                _give_back(store, WAITING, at)
+                    words[HELD_AT + 2 * label + 1] = before
+                _give_back(words, WAITING, at)
             else:
                 before = at
             at = following
 
 
 @jit
-def _bury(plan, store, anchor):  # type: ignore[no-untyped-def]
+def _bury(plan, words, anchor):
     """Forget an expired anchor once nothing waits for it any more."""
-    words = store.words
     if words[anchor + AN_DEAD] == 0 or words[anchor + AN_STATE] <= PROVISIONAL or words[anchor + AN_WAITS] > 0:
         return
     label = words[anchor + AN_LABEL]
-    place = words[anchor + AN_KEYS + plan.l_join[label]] * plan.spaces[1] + plan.l_local[label]
-    ends = store.cells[place]
+    place = words[anchor + AN_KEYS + plan[plan[L_JOIN] + label]] * plan[CELLS_PER_KEY] + plan[plan[L_LOCAL] + label]
+    ends = words[CELLS_AT + place]
     following, previous = words[anchor + AN_NEXT], words[anchor + AN_PREV]
     if previous != 0:
         words[previous + AN_NEXT] = following
@@ -1102,15 +1301,14 @@ def _bury(plan, store, anchor):  # type: ignore[no-untyped-def]
         words[following + AN_PREV] = previous
     else:
         words[ends + 1] = previous
-    _give_back(store, ANCHORS, anchor)
+    _give_back(words, ANCHORS, anchor)
 
 
 @jit
-def _witness(plan, store, anchor, t, pos, x):  # type: ignore[no-untyped-def]
+def _witness(plan, words, reals, anchor, t, pos, x):
     """Evidence for an anchor is counted; whether it can change the label."""
-    words, reals = store.words, store.reals
-    op = plan.l_op[words[anchor + AN_LABEL]]
-    if op == L_ANY or op == L_NONE:
+    op = plan[plan[L_OP] + words[anchor + AN_LABEL]]
+    if op in (L_ANY, L_NONE):
         if words[anchor + AN_NUMBER] > 0:
             return False
         words[anchor + AN_NUMBER] = 1
@@ -1119,7 +1317,7 @@ def _witness(plan, store, anchor, t, pos, x):  # type: ignore[no-untyped-def]
     if op != L_COUNT and x != x:
         return False
     words[anchor + AN_NUMBER] += 1
-    if op == L_SUM or op == L_MEAN:
+    if op in (L_SUM, L_MEAN):
         _add(reals, anchor + AN_SUM, x)
     if op == L_LAST:
         last = words[anchor + AN_LAST_TIME]
@@ -1133,25 +1331,23 @@ def _witness(plan, store, anchor, t, pos, x):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _conclude(plan, store, out, anchor, now):  # type: ignore[no-untyped-def]
+def _conclude(plan, words, reals, anchor, now):
     """A new version, if the evidence that was counted makes one."""
-    words, reals = store.words, store.reals
-    op, state = plan.l_op[words[anchor + AN_LABEL]], words[anchor + AN_STATE]
-    value = _truth(plan, store, anchor)
-    if op == L_ANY or op == L_NONE:
-        _become(plan, store, out, anchor, FINAL if state == OPEN else REVISED, value, now)
+    op, state = plan[plan[L_OP] + words[anchor + AN_LABEL]], words[anchor + AN_STATE]
+    value = _truth(plan, words, reals, anchor)
+    if op in (L_ANY, L_NONE):
+        _become(plan, words, reals, anchor, FINAL if state == OPEN else REVISED, value, now)
     elif state != OPEN and value != reals[anchor + AN_VALUE]:
-        _become(plan, store, out, anchor, REVISED, value, now)
+        _become(plan, words, reals, anchor, REVISED, value, now)
 
 
 @jit
-def _open(plan, store, rows, out, i, label):  # type: ignore[no-untyped-def]
-    """The label of the anchor in row `i` opens, and takes in what came before it."""
-    words, reals = store.words, store.reals
-    t, now, pos = rows.time[i], rows.now[i], rows.pos[i]
-    spaces = plan.spaces[0]
-    anchor = _take(store, ANCHORS, AN_KEYS + spaces)
-    words[anchor : anchor + AN_KEYS] = 0
+def _open(plan, words, reals, label, t, pos, now):
+    """The label of an anchor opens, and takes in what came before it."""
+    spaces = plan[SPACES]
+    anchor = _take(words, ANCHORS, AN_KEYS + spaces)
+    for i in range(AN_KEYS):
+        words[anchor + i] = 0
     words[anchor + AN_LABEL] = label
     words[anchor + AN_POS] = pos
     words[anchor + AN_TIME] = t
@@ -1159,15 +1355,15 @@ def _open(plan, store, rows, out, i, label):  # type: ignore[no-untyped-def]
     words[anchor + AN_LAST_TIME] = NOTHING
     reals[anchor + AN_VALUE] = np.nan
     for s in range(spaces):
-        words[anchor + AN_KEYS + s] = rows.keys[i, s]
-    key = rows.keys[i, plan.l_join[label]]
-    place = key * plan.spaces[1] + plan.l_local[label]
-    ends = store.cells[place]
+        words[anchor + AN_KEYS + s] = words[ROW_KEYS_AT + s]
+    key = words[ROW_KEYS_AT + plan[plan[L_JOIN] + label]]
+    place = key * plan[CELLS_PER_KEY] + plan[plan[L_LOCAL] + label]
+    ends = words[CELLS_AT + place]
     if ends == 0:
-        ends = _take(store, ENDS, 2)
+        ends = _take(words, ENDS, 2)
         words[ends] = 0
         words[ends + 1] = 0
-        store.cells[place] = ends
+        words[CELLS_AT + place] = ends
     last = words[ends + 1]
     words[anchor + AN_PREV] = last
     if last != 0:
@@ -1175,102 +1371,107 @@ def _open(plan, store, rows, out, i, label):  # type: ignore[no-untyped-def]
     else:
         words[ends] = anchor
     words[ends + 1] = anchor
-    _tell(plan, store, out, anchor, now)
-    _look_back(plan, store, out, anchor, key, now)
-    if plan.l_provisional[label] != FOREVER:
-        _push(store, t + plan.l_provisional[label], PROVISIONAL_DUE, pos, label, anchor)
-    _push(store, t + plan.l_end[label] + plan.l_lateness[label], FINAL_DUE, pos, label, anchor)
-    _push(store, t + plan.l_expiry[label], EXPIRY_DUE, pos, label, anchor)
-    words[anchor + AN_LEADS] = plan.l_leads_lo[label + 1] - plan.l_leads_lo[label]
-    for j in range(plan.l_leads_lo[label], plan.l_leads_lo[label + 1]):
-        q = plan.label_lead[j]
-        moment = t + plan.lead_offset[q]
+    _tell(plan, words, reals, anchor, now)
+    _look_back(plan, words, reals, anchor, key, now)
+    if plan[plan[L_PROVISIONAL] + label] != FOREVER:
+        _await(words, 3 * label, t + plan[plan[L_PROVISIONAL] + label], PROVISIONAL_DUE, pos, label, anchor)
+    _await(
+        words,
+        3 * label + 1,
+        t + plan[plan[L_END] + label] + plan[plan[L_LATENESS] + label],
+        FINAL_DUE,
+        pos,
+        label,
+        anchor,
+    )
+    _await(words, 3 * label + 2, t + plan[plan[L_EXPIRY] + label], EXPIRY_DUE, pos, label, anchor)
+    words[anchor + AN_LEADS] = plan[plan[L_LEADS_LO] + label + 1] - plan[plan[L_LEADS_LO] + label]
+    for j in range(plan[plan[L_LEADS_LO] + label], plan[plan[L_LEADS_LO] + label + 1]):
+        q = plan[plan[LABEL_LEAD] + j]
+        moment = t + plan[plan[LEAD_OFFSET] + q]
         if moment > now:
-            _push(store, moment, PREDICTION_DUE, pos, q, anchor)
+            _await(words, 3 * plan[LABELS] + q, moment, PREDICTION_DUE, pos, q, anchor)
         else:
-            _ask_lead(plan, store, out, anchor, q, moment, now)
+            _ask_lead(plan, words, reals, anchor, q, moment, now)
 
 
 @jit
-def _look_back(plan, store, out, anchor, key, now):  # type: ignore[no-untyped-def]
+def _look_back(plan, words, reals, anchor, key, now):
     """Evidence that came before its anchor counts at once."""
-    words, reals = store.words, store.reals
     label, t = words[anchor + AN_LABEL], words[anchor + AN_TIME]
     changed = False
-    for table in (plan.l_lookback[label], plan.l_lookback_void[label]):
+    for table in (plan[plan[L_LOOKBACK] + label], plan[plan[L_LOOKBACK_VOID] + label]):
         if table < 0:
             continue
-        cell = store.cells[key * plan.spaces[1] + plan.t_local[table]]
+        cell = words[CELLS_AT + key * plan[CELLS_PER_KEY] + plan[plan[T_LOCAL] + table]]
         if cell == 0:
             continue
-        stride = plan.t_stride[table]
+        stride = plan[plan[T_STRIDE] + table]
         ring, mask, start = words[cell + RING], words[cell + CAP] - 1, words[cell + START]
-        low = _bound(store, cell, stride, t + plan.l_start[label], NOTHING)
-        high = _bound(store, cell, stride, t + plan.l_end[label], NOTHING)
-        if table == plan.l_lookback_void[label]:
+        low = _bound(words, cell, stride, t + plan[plan[L_START] + label], NOTHING)
+        high = _bound(words, cell, stride, t + plan[plan[L_END] + label], NOTHING)
+        if table == plan[plan[L_LOOKBACK_VOID] + label]:
             if high > low:
                 words[anchor + AN_VOID] = 1
             continue
         for i in range(low, high):
             entry = ring + ((start + i) & mask) * stride
             x = reals[entry + 2] if stride > 2 else 1.0
-            if _witness(plan, store, anchor, words[entry], words[entry + 1], x):
+            if _witness(plan, words, reals, anchor, words[entry], words[entry + 1], x):
                 changed = True
     if words[anchor + AN_VOID] == 1:
-        _become(plan, store, out, anchor, CENSORED, np.nan, now)
+        _become(plan, words, reals, anchor, CENSORED, np.nan, now)
     elif changed:
-        _conclude(plan, store, out, anchor, now)
+        _conclude(plan, words, reals, anchor, now)
 
 
 @jit
-def _evidence(plan, store, rows, out, i, e):  # type: ignore[no-untyped-def]
-    """The event in row `i` speaks to every open anchor of its key."""
-    words = store.words
-    label = plan.evidence_label[e]
-    mask = plan.evidence_mask[e]
-    if mask >= 0 and rows.masks[i, mask] == 0:
+def _evidence(plan, words, reals, e, t, pos, now):
+    """An event speaks to every open anchor of its key."""
+    label = plan[plan[EVIDENCE_LABEL] + e]
+    mask = plan[plan[EVIDENCE_MASK] + e]
+    if mask >= 0 and words[ROW_MASKS_AT + mask] == 0:
         return
-    key = rows.keys[i, plan.l_join[label]]
-    t, pos, now = rows.time[i], rows.pos[i], rows.now[i]
-    column = plan.evidence_column[e]
-    x = rows.values[i, column] if column >= 0 else 1.0
-    ends = store.cells[key * plan.spaces[1] + plan.l_local[label]]
+    key = words[ROW_KEYS_AT + plan[plan[L_JOIN] + label]]
+    column = plan[plan[EVIDENCE_COLUMN] + e]
+    x = reals[ROW_VALUES_AT + column] if column >= 0 else 1.0
+    ends = words[CELLS_AT + key * plan[CELLS_PER_KEY] + plan[plan[L_LOCAL] + label]]
     anchor = words[ends] if ends != 0 else 0
     while anchor != 0:
         following, a = words[anchor + AN_NEXT], words[anchor + AN_TIME]
-        inside = a + plan.l_start[label] <= t < a + plan.l_end[label] and words[anchor + AN_POS] != pos
+        inside = a + plan[plan[L_START] + label] <= t < a + plan[plan[L_END] + label] and words[anchor + AN_POS] != pos
         if inside and words[anchor + AN_VOID] == 0:
-            if plan.evidence_voids[e] == 1:
+            if plan[plan[EVIDENCE_VOIDS] + e] == 1:
                 words[anchor + AN_VOID] = 1
                 words[anchor + AN_EVIDENCE] = t
-                _become(plan, store, out, anchor, CENSORED, np.nan, now)
-                _bury(plan, store, anchor)
-            elif _witness(plan, store, anchor, t, pos, x):
-                _conclude(plan, store, out, anchor, now)
-                _bury(plan, store, anchor)
+                _become(plan, words, reals, anchor, CENSORED, np.nan, now)
+                _bury(plan, words, anchor)
+            elif _witness(plan, words, reals, anchor, t, pos, x):
+                _conclude(plan, words, reals, anchor, now)
+                _bury(plan, words, anchor)
         anchor = following
-    table = plan.l_lookback_void[label] if plan.evidence_voids[e] == 1 else plan.l_lookback[label]
-    store.scratch[0] = x
-    _insert(plan, store, table, key, t, pos, store.scratch, now)
+    table = (
+        plan[plan[L_LOOKBACK_VOID] + label] if plan[plan[EVIDENCE_VOIDS] + e] == 1 else plan[plan[L_LOOKBACK] + label]
+    )
+    reals[SCRATCH] = x
+    _insert(plan, words, reals, table, key, t, pos, SCRATCH, now)
 
 
 @jit
-def _decide(plan, store, rows, out, i):  # type: ignore[no-untyped-def]
-    """A decision that keeps the truth from being seen: row `i` names the anchor (`time`), the label (`stream`), the key."""
-    words = store.words
-    label = rows.stream[i]
-    key = rows.keys[i, plan.l_join[label]]
+def _decide(plan, words, reals, label, decided, now):
+    """A decision that keeps the truth of the anchor at position `decided` from being seen."""
+    key = words[ROW_KEYS_AT + plan[plan[L_JOIN] + label]]
     if key < 0:
         return
-    ends = store.cells[key * plan.spaces[1] + plan.l_local[label]]
+    ends = words[CELLS_AT + key * plan[CELLS_PER_KEY] + plan[plan[L_LOCAL] + label]]
     anchor = words[ends] if ends != 0 else 0
     while anchor != 0:
         following = words[anchor + AN_NEXT]
-        if words[anchor + AN_POS] == rows.time[i] and words[anchor + AN_VOID] == 0:
+        if words[anchor + AN_POS] == decided and words[anchor + AN_VOID] == 0:
             words[anchor + AN_VOID] = 1
             if words[anchor + AN_STATE] != CENSORED:
-                _become(plan, store, out, anchor, CENSORED, np.nan, rows.now[i])
-            _bury(plan, store, anchor)
+                _become(plan, words, reals, anchor, CENSORED, np.nan, now)
+            _bury(plan, words, anchor)
         anchor = following
 
 
@@ -1278,45 +1479,56 @@ def _decide(plan, store, rows, out, i):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _ask(plan, store, out, predictor, keys, pos, time, at, now, lead, row):  # type: ignore[no-untyped-def]
+def _ask(plan, words, reals, predictor, keys, pos, time, at, now, lead, row):
     """Write down a question to a model, with its features."""
-    n = out.scalars[N_PREDICTIONS]
-    if n >= len(out.asked):
+    n = words[N_PREDICTIONS]
+    if n >= OUTPUTS_LIMIT:
         raise MemoryError("too many predictions in one batch (batch_outputs_limit)")
-    out.asked[n, 0] = out.scalars[ORDER]
-    out.asked[n, 1] = predictor
-    out.asked[n, 2] = pos
-    out.asked[n, 3] = time
-    out.asked[n, 4] = at
-    out.asked[n, 5] = now
-    out.asked[n, 6] = lead
-    out.asked[n, 7] = row
-    for i in range(plan.spaces[0]):
-        out.asked_keys[n, i] = keys[i]
-    answer(plan, store, predictor, keys, at, out.features, n)
-    out.scalars[N_PREDICTIONS] = n + 1
-    out.scalars[ORDER] += 1
+    words[OUT_ASKED_AT + 8 * n] = words[ORDER]
+    words[OUT_ASKED_AT + 8 * n + 1] = predictor
+    words[OUT_ASKED_AT + 8 * n + 2] = pos
+    words[OUT_ASKED_AT + 8 * n + 3] = time
+    words[OUT_ASKED_AT + 8 * n + 4] = at
+    words[OUT_ASKED_AT + 8 * n + 5] = now
+    words[OUT_ASKED_AT + 8 * n + 6] = lead
+    words[OUT_ASKED_AT + 8 * n + 7] = row
+    for i in range(plan[SPACES]):
+        words[OUT_ASKED_KEYS_AT + plan[SPACES] * n + i] = words[keys + i]
+    answer(plan, words, reals, predictor, keys, at, OUT_FEATURES_AT + plan[ANSWERS] * n)
+    words[N_PREDICTIONS] = n + 1
+    words[ORDER] += 1
 
 
 @jit
-def _ask_lead(plan, store, out, anchor, q, moment, now):  # type: ignore[no-untyped-def]
+def _ask_lead(plan, words, reals, anchor, q, moment, now):
     """One of the moments before (or after) an anchor has come; what is known already is not asked."""
-    words = store.words
     if words[anchor + AN_STATE] <= PROVISIONAL:
-        keys = words[anchor + AN_KEYS : anchor + AN_KEYS + plan.spaces[0]]
+        keys = anchor + AN_KEYS
         t = words[anchor + AN_TIME]
-        _ask(plan, store, out, plan.lead_predictor[q], keys, words[anchor + AN_POS], t, moment, now, t - moment, -1)
+        _ask(
+            plan,
+            words,
+            reals,
+            plan[plan[LEAD_PREDICTOR] + q],
+            keys,
+            words[anchor + AN_POS],
+            t,
+            moment,
+            now,
+            t - moment,
+            -1,
+        )
     words[anchor + AN_LEADS] -= 1
     if words[anchor + AN_LEADS] == 0:
-        out.done[out.scalars[N_DONE]] = words[anchor + AN_POS]
-        out.scalars[N_DONE] += 1
+        words[OUT_DONE_AT + words[N_DONE]] = words[anchor + AN_POS]
+        words[N_DONE] += 1
 
 
 # --------------------------------------------------------------------------------------------------------- duplicates
 
 
 @jit
-def _mix(h):  # type: ignore[no-untyped-def]
+def _mix(h):
     h ^= h >> 31
     h *= 0x7FB5D329728EA185
     h ^= (h >> 27) & 0x1FFFFFFFFF
@@ -1324,102 +1536,145 @@ def _mix(h):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _seen(plan, store, identity, stream, now):  # type: ignore[no-untyped-def]
-    """Whether an event of this identity was applied within the declared time; if not, it is from now on."""
-    words, scalars = store.words, store.scalars
-    span = plan.s_duplicates[stream]
-    if scalars[DUP_CAP] == 0 or 2 * scalars[DUP_LEN] >= scalars[DUP_CAP]:
-        _rehash(plan, store, now)
-    at, mask = scalars[DUP_AT], scalars[DUP_CAP] - 1
-    i = _mix(identity) & mask
-    while True:
-        entry = at + 3 * i
-        if words[entry + 1] == NEVER:
-            words[entry] = identity
-            words[entry + 1] = now
-            words[entry + 2] = stream
-            scalars[DUP_LEN] += 1
-            return False
-        if words[entry] == identity and words[entry + 2] == stream:
-            if now - words[entry + 1] <= span:
+def _seen(plan, words, identity, stream, now):
+    """Whether an event of this identity was applied within the declared time; if not, it is from now on.
+
+    Two tables: the older holds what was seen before DUP_SINCE, and goes when that is longer ago than any declared time.
+    """
+    if now - words[DUP_SINCE] > plan[DUPLICATES]:
+        _change_tables(words, now)
+    if 2 * words[DUP_LEN] >= words[DUP_CAP]:
+        _widen(words)
+    span = plan[plan[S_DUPLICATES] + stream]
+    entry = _place(words, words[DUP_AT], words[DUP_CAP], identity, stream)
+    if words[entry + 2] != 0:
+        if now - words[entry + 1] <= span:
+            return True
+    else:
+        if words[OLD_CAP] > 0:
+            old = _place(words, words[OLD_AT], words[OLD_CAP], identity, stream)
+            if words[old + 2] != 0 and now - words[old + 1] <= span:
                 return True
-            words[entry + 1] = now
-            return False
-        i = (i + 1) & mask
+        words[entry] = identity
+        words[entry + 2] = stream + 1
+        words[DUP_LEN] += 1
+    words[entry + 1] = now
+    return False
 
 
 @jit
-def _rehash(plan, store, now):  # type: ignore[no-untyped-def]
-    """A table of identities with room, without those that no longer count."""
-    words, scalars = store.words, store.scalars
-    old, old_cap = scalars[DUP_AT], scalars[DUP_CAP]
-    alive = 0
-    for i in range(old_cap):
-        entry = old + 3 * i
-        if words[entry + 1] != NEVER and now - words[entry + 1] <= plan.s_duplicates[words[entry + 2]]:
-            alive += 1
-    cap = 1024
-    while cap < 4 * (alive + 1):
+def _place(words, at, cap, identity, stream):
+    """The entry of an identity, or the free one where it would be; an entry: identity, moment, stream + 1."""
+    i = _mix(identity) & (cap - 1)
+    while True:
+        entry = at + 3 * i
+        if words[entry + 2] == 0 or (words[entry] == identity and words[entry + 2] == stream + 1):
+            return entry
+        i = (i + 1) & (cap - 1)
+
+
+@jit
+def _table(words, cap):
+    at = _take(words, IDENTITIES * SIZES + _log2(cap), 3 * cap)
+    for i in range(3 * cap):
+        words[at + i] = 0
+    return at
+
+
+@jit
+def _change_tables(words, now):
+    """A new table begins; the last one becomes the older."""
+    if words[OLD_CAP] > 0:
+        _give_back(words, IDENTITIES * SIZES + _log2(words[OLD_CAP]), words[OLD_AT])
+    cap = IDENTITIES_FIRST
+    while cap < 2 * words[DUP_LEN]:
         cap *= 2
-    at = _take(store, IDENTITIES * SIZES + _log2(cap), 3 * cap)
-    for i in range(cap):
-        words[at + 3 * i + 1] = NEVER
-    mask = cap - 1
-    for k in range(old_cap):
-        entry = old + 3 * k
-        if words[entry + 1] == NEVER or now - words[entry + 1] > plan.s_duplicates[words[entry + 2]]:
-            continue
-        i = _mix(words[entry]) & mask
-        while words[at + 3 * i + 1] != NEVER:
-            i = (i + 1) & mask
-        for j in range(3):
-            words[at + 3 * i + j] = words[entry + j]
-    if old_cap > 0:
-        _give_back(store, IDENTITIES * SIZES + _log2(old_cap), old)
-    scalars[DUP_AT], scalars[DUP_CAP], scalars[DUP_LEN] = at, cap, alive
+    words[OLD_AT], words[OLD_CAP] = words[DUP_AT], words[DUP_CAP]
+    words[DUP_AT], words[DUP_CAP], words[DUP_LEN], words[DUP_SINCE] = _table(words, cap), cap, 0, now
+
+
+@jit
+def _widen(words):
+    old, old_cap = words[DUP_AT], words[DUP_CAP]
+    cap = 2 * old_cap
+    words[DUP_AT], words[DUP_CAP] = _table(words, cap), cap
+    for i in range(old_cap):
+        of = old + 3 * i
+        if words[of + 2] != 0:
+            to = _place(words, words[DUP_AT], cap, words[of], words[of + 2] - 1)
+            for j in range(3):
+                words[to + j] = words[of + j]
+    _give_back(words, IDENTITIES * SIZES + _log2(old_cap), old)
 
 
 # ------------------------------------------------------------------------------------------------------------ the loop
 
 
 @jit
-def run(plan, store, rows, out, now):  # type: ignore[no-untyped-def]
-    """Apply all rows, and let all happen that is due up to `now`."""
-    scratch = store.scratch
-    for i in range(len(rows.kind)):
-        moment, stream = rows.now[i], rows.stream[i]
-        _fire(plan, store, out, moment)
-        if rows.kind[i] == PASSING:
+def _apply(plan, words, reals, stream, t, pos, now, identity, row):
+    """An event happens; its fate."""
+    if plan[plan[S_DUPLICATES] + stream] >= 0 and _seen(plan, words, identity, stream, now):
+        return DUPLICATE
+    latest = words[LATEST_AT + stream]
+    fate = LATE if latest != NEVER and t < latest - plan[plan[S_LATENESS] + stream] else APPLIED
+    if t <= now and t > latest:
+        words[LATEST_AT + stream] = t
+    _hear(plan, words, stream, now)
+    for j in range(plan[plan[S_LABELS_LO] + stream], plan[plan[S_LABELS_LO] + stream + 1]):
+        _open(plan, words, reals, plan[plan[ANCHOR_LABEL] + j], t, pos, now)
+    for j in range(plan[plan[S_ASKS_LO] + stream], plan[plan[S_ASKS_LO] + stream + 1]):
+        _ask(plan, words, reals, plan[plan[ASK_PREDICTOR] + j], ROW_KEYS_AT, pos, t, t, now, NOTHING, row)
+    for j in range(plan[plan[S_EVIDENCE_LO] + stream], plan[plan[S_EVIDENCE_LO] + stream + 1]):
+        _evidence(plan, words, reals, j, t, pos, now)
+    for j in range(plan[plan[S_FEEDS_LO] + stream], plan[plan[S_FEEDS_LO] + stream + 1]):
+        mask = plan[plan[FEED_MASK] + j]
+        if mask >= 0 and words[ROW_MASKS_AT + mask] == 0:
             continue
-        if rows.kind[i] == DECISION:
-            out.fate[i] = NO_EVENT
-            _decide(plan, store, rows, out, i)
+        table = plan[plan[FEED_TABLE] + j]
+        low = plan[plan[T_COLUMNS_LO] + table]
+        for c in range(low, plan[plan[T_COLUMNS_LO] + table + 1]):
+            reals[SCRATCH + c - low] = reals[ROW_VALUES_AT + plan[plan[COLUMN] + c]]
+        _insert(plan, words, reals, table, words[ROW_KEYS_AT + plan[plan[FEED_SPACE] + j]], t, pos, SCRATCH, now)
+    return fate
+
+
+@jit
+def run(packed, arena, floats, rows, first, now):
+    """Apply the rows from `first` on, and let all happen that is due up to `now`.
+
+    Gives back the row to go on with, once the outputs have been taken away; -1: all is done.
+    """
+    plan, words, reals = _pointer(packed), _pointer(arena), _pointer(floats)
+    words[N_PREDICTIONS] = words[N_LABELS] = words[N_HOLDS] = words[N_DONE] = 0
+    for i in range(first, len(rows.kind)):
+        if not _fire(plan, words, reals, rows.now[i]) or _is_full(words):
+            return i
+        kind = rows.kind[i]
+        if kind == PASSING:
             continue
-        if rows.kind[i] == HEARTBEAT:
-            out.fate[i] = NO_EVENT
-            _hear(plan, store, stream, moment)
+        for s in range(plan[SPACES]):
+            words[ROW_KEYS_AT + s] = rows.keys[i, s]
+        if kind == EVENT:
+            for c in range(plan[COLUMNS]):
+                reals[ROW_VALUES_AT + c] = rows.values[i, c]
+            for c in range(plan[CONDITIONS]):
+                words[ROW_MASKS_AT + c] = rows.masks[i, c]
+            rows.fate[i] = _apply(
+                plan, words, reals, rows.stream[i], rows.time[i], rows.pos[i], rows.now[i], rows.identity[i], i
+            )
             continue
-        if plan.s_duplicates[stream] >= 0 and _seen(plan, store, rows.identity[i], stream, moment):
-            out.fate[i] = DUPLICATE
-            continue
-        t = rows.time[i]
-        latest = store.latest[stream]
-        out.fate[i] = LATE if latest != NEVER and t < latest - plan.s_lateness[stream] else APPLIED
-        if t <= moment and t > latest:
-            store.latest[stream] = t
-        _hear(plan, store, stream, moment)
-        for j in range(plan.s_labels_lo[stream], plan.s_labels_lo[stream + 1]):
-            _open(plan, store, rows, out, i, plan.anchor_label[j])
-        for j in range(plan.s_asks_lo[stream], plan.s_asks_lo[stream + 1]):
-            _ask(plan, store, out, plan.ask_predictor[j], rows.keys[i], rows.pos[i], t, t, moment, NOTHING, i)
-        for j in range(plan.s_evidence_lo[stream], plan.s_evidence_lo[stream + 1]):
-            _evidence(plan, store, rows, out, i, j)
-        for j in range(plan.s_feeds_lo[stream], plan.s_feeds_lo[stream + 1]):
-            if plan.feed_mask[j] >= 0 and rows.masks[i, plan.feed_mask[j]] == 0:
-                continue
-            table = plan.feed_table[j]
-            for c in range(plan.t_columns_lo[table], plan.t_columns_lo[table + 1]):
-                scratch[c - plan.t_columns_lo[table]] = rows.values[i, plan.column[c]]
-            _insert(plan, store, table, rows.keys[i, plan.feed_space[j]], t, rows.pos[i], scratch, moment)
-    _fire(plan, store, out, now)
-    store.scalars[NOW] = now
+        rows.fate[i] = NO_EVENT
+        if kind == DECISION:
+            _decide(plan, words, reals, rows.stream[i], rows.time[i], rows.now[i])
+        else:
+            _hear(plan, words, rows.stream[i], rows.now[i])
+    if not _fire(plan, words, reals, now):
+        return len(rows.kind)
+    words[NOW] = now
+    return -1
+
+
+@jit
+def ask(packed, arena, floats, predictor, t):
+    """Answer a question from outside: keys lie at ANSWER_AT, and the answers are put after them."""
+    answer(_pointer(packed), _pointer(arena), _pointer(floats), predictor, ANSWER_AT, t, ANSWER_AT + SPACES_MOST)
