@@ -44,7 +44,7 @@ fraud = future.any(Payment, per=Payment, within="1d")
         (past.last(fraud), False, True),
         (lambda event: 1, False, True),
     ],
-    ids=str,
+    ids=range(20),
 )
 def test_what_a_feature_gives(feature, is_text, may_be_unknown):
     assert given({"x": feature}) == [Given("x", is_text, may_be_unknown)]

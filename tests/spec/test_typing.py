@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parent / "typing"
-SOURCE = Path(__file__).parents[2] / "src"
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src"
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
 def marked(name: str) -> set[int]:
@@ -29,19 +31,25 @@ def run(*command: str, folder: Path, **environment: str) -> str:
     return done.stdout
 
 
-def found_by_mypy(name: str, folder: Path) -> dict[int, str]:
+def found_by_mypy(folder: Path, *files: Path, strict: bool) -> dict[tuple[str, int], str]:
     said = run(
-        *(sys.executable, "-m", "mypy", "--strict", "--config-file=", "--no-color-output"),
-        *("--cache-dir", str(folder / "cache"), str(FOLDER / name)),
+        *(sys.executable, "-m", "mypy", "--config-file=", "--no-color-output", "--ignore-missing-imports"),
+        *(["--strict"] if strict else []),
+        *("--cache-dir", str(folder / "cache"), *map(str, files)),
         folder=folder,
         MYPYPATH=str(SOURCE),
     )
-    return {int(n): text for n, text in re.findall(rf"{re.escape(name)}:(\d+): error: (.*)", said)}
+    return {(Path(name).name, int(n)): text for name, n, text in re.findall(r"(\S+):(\d+): error: (.*)", said)}
 
 
-def found_by_pyright(name: str, folder: Path) -> dict[int, str]:
-    shutil.copy(FOLDER / name, folder / name)  # it looks only at what lies beside its configuration
-    options = {"include": [name], "extraPaths": [str(SOURCE)], "typeCheckingMode": "standard"}
+def found_by_pyright(folder: Path, *files: Path, strict: bool) -> dict[tuple[str, int], str]:
+    for file in files:
+        shutil.copy(file, folder / file.name)  # it looks only at what lies beside its configuration
+    options = {
+        "include": [file.name for file in files],
+        "extraPaths": [str(SOURCE)],
+        "typeCheckingMode": "standard" if strict else "basic",
+    }
     (folder / "pyrightconfig.json").write_text(json.dumps(options), encoding="utf-8")
     said = run(
         *(sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable),
@@ -49,14 +57,19 @@ def found_by_pyright(name: str, folder: Path) -> dict[int, str]:
         folder=folder,
     )
     found = json.loads(said)
-    assert found["summary"]["filesAnalyzed"] == 1
+    assert found["summary"]["filesAnalyzed"] == len(files)
     errors = [one for one in found["generalDiagnostics"] if one["severity"] == "error"]
-    return {one["range"]["start"]["line"] + 1: one["message"] for one in errors}
+    return {(Path(one["file"]).name, one["range"]["start"]["line"] + 1): one["message"] for one in errors}
 
 
 @pytest.mark.parametrize("found_by", [found_by_mypy, found_by_pyright])
 def test_every_wrong_line_is_found_and_no_other(found_by, tmp_path):
-    assert found_by("good.py", tmp_path) == {}
-    found = found_by("bad.py", tmp_path)
-    assert set(found) == marked("bad.py"), found
-    assert "amuont" in found[min(line for line, text in found.items() if "amuont" in text)]
+    found = found_by(tmp_path, FOLDER / "good.py", FOLDER / "bad.py", strict=True)
+    assert set(found) == {("bad.py", line) for line in marked("bad.py")}, found
+    assert any("amuont" in text for text in found.values())
+
+
+@pytest.mark.slow  # they follow the imports into scikit-learn and River
+@pytest.mark.parametrize("found_by", [found_by_mypy, found_by_pyright])
+def test_the_examples_are_accepted(found_by, tmp_path):
+    assert found_by(tmp_path, *EXAMPLES, strict=False) == {}
