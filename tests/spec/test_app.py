@@ -214,10 +214,15 @@ def test_a_threshold_of_a_number_may_be_any_number(app):
             score.when(above=above)
 
 
-@pytest.mark.parametrize(("holdout", "censors"), [(1.0, True), (-0.1, True), (0.5, False)])
+@pytest.mark.parametrize(
+    ("holdout", "censors"), [(1.0, True), (-0.1, True), (0.5, False), (float("nan"), True), (None, True), (0.1, "yes")]
+)
 def test_a_share_that_nobody_holds_out(app, holdout, censors):
     with refused(
-        "score.when", found=f"holdout={holdout}", expected="a share in [0, 1), with censors=True", do="correct it"
+        "score.when",
+        found=f"censors={censors!r}, holdout={holdout!r}",
+        expected="a share in [0, 1), and only with censors=True",
+        do="e.g. censors=True, holdout=0.01",
     ):
         predict(app).when(above=0.9, censors=censors, holdout=holdout)
 

@@ -98,9 +98,13 @@ class Predictor:
                 expected="above=, below= or both" + (", each a probability in [0, 1]" if self.label.is_binary else ""),
                 do="e.g. above=0.8",
             )
-        if not 0 <= holdout < 1 or (holdout and not censors):
+        is_share = type(holdout) in (int, float) and 0 <= holdout < 1
+        if not is_share or type(censors) is not bool or (holdout and not censors):
             raise DeclarationError(
-                where, found=f"holdout={holdout}", expected="a share in [0, 1), with censors=True", do="correct it"
+                where,
+                found=f"censors={censors!r}, holdout={holdout!r}",
+                expected="a share in [0, 1), and only with censors=True",
+                do="e.g. censors=True, holdout=0.01",
             )
 
         def add(function: Function) -> Function:
@@ -159,14 +163,12 @@ class App:
         if event in self.sources:
             raise DeclarationError(where, found="a second declaration", expected="one", do="merge the two")
         check.topics((*self.events, event))
-        texts = {"lateness": lateness, "silence": silence, "horizon": horizon, "duplicates": duplicates, "ahead": ahead}
+        texts = {"lateness": lateness, "horizon": horizon, "duplicates": duplicates, "ahead": ahead}
         spans = {
-            name: duration.parse(
-                text, where=f"{where} {name}=", least=duration.SHORTEST if name == "silence" else duration.NO_TIME
-            )
-            for name, text in texts.items()
-            if text is not None
+            name: duration.parse(text, where=f"{where} {name}=", least=duration.NO_TIME) for name, text in texts.items()
         }
+        if silence is not None:
+            spans["silence"] = duration.parse(silence, where=f"{where} silence=", least=duration.SHORTEST)
         if spans["lateness"] > spans["horizon"]:
             raise DeclarationError(
                 where,
