@@ -54,6 +54,7 @@ class MemoryLog:
         tail_bytes_limit: int = TAIL_BYTES_LIMIT,
     ) -> None:
         self._disk: _Disk = earlier._disk if earlier else _Disk()
+        self._ways = dict(self._disk.ways)
         self._sequence = self._disk.sequence
         self._now = self._disk.batches[-1].now if self._disk.batches else 0
         self._position = sum(map(len, self._disk.batches))
@@ -70,7 +71,7 @@ class MemoryLog:
 
     def append(self, topic: str, values: Sequence[bytes]) -> Future[range]:
         """A promise of the records' positions."""
-        claim("memory log", self._disk.ways, topic, READ)
+        claim("memory log", self._ways, topic, READ)
         return self._tail.put(topic, values)
 
     def wait(self, timeout: float) -> bool:
@@ -93,12 +94,7 @@ class MemoryLog:
         if self._given is None or batch is not self._given[0]:
             raise not_given("memory log", batch, self._given and self._given[0])
         disk, (_, number) = self._disk, self._given
-        for way, records in ((WRITTEN, written), (READ, fed)):
-            for topic, values in records.items():
-                checked(topic, values, limit=WRITTEN_BYTES_LIMIT)
-                claim("memory log", disk.ways, topic, way)
-        made = {topic: list(values) for topic, values in written.items() if values}
-        feeds = [(topic, value) for topic, values in fed.items() for value in values]
+        made, feeds = self._checked(written, WRITTEN), self._checked(fed, READ)
         self._given = None
         self._sequence = disk.sequence = batch.sequence
         self._now = batch.now
@@ -109,10 +105,12 @@ class MemoryLog:
         for topic, values in made.items():
             disk.written.setdefault(topic, []).extend(values)
         disk.fed = [entry for entry in disk.fed if entry[0] > number]
-        for topic, value in feeds:
-            disk.feeds += 1
-            disk.fed.append((disk.feeds, topic, value))
-            self._tail.put_durable(topic, [value], disk.feeds)
+        for topic, values in feeds.items():
+            for value in values:
+                disk.feeds += 1
+                disk.fed.append((disk.feeds, topic, value))
+                self._tail.put_durable(topic, [value], disk.feeds)
+        disk.ways |= dict.fromkeys(made, WRITTEN) | dict.fromkeys((*disk.read, *feeds), READ)
         first, self._position = self._position, self._position + len(batch)
         self._tail.settle(len(batch), first)
 
@@ -142,6 +140,13 @@ class MemoryLog:
         """Break the promises that are open."""
         self._closed = True
         self._tail.close()
+
+    def _checked(self, records: Mapping[str, Sequence[bytes]], way: int) -> dict[str, list[bytes]]:
+        found = {topic: list(values) for topic, values in records.items() if values}
+        for topic, values in found.items():
+            checked(topic, values, limit=WRITTEN_BYTES_LIMIT)
+            claim("memory log", self._ways, topic, way)
+        return found
 
     def _check_open(self) -> None:
         if self._closed:
