@@ -24,7 +24,7 @@ from katmatic.state import kernel
 EVENTS = 2_000_000
 CARDS, CATEGORIES = 50_000, 12
 ZIPF = 1.05
-CHUNK = 20_000
+CHUNK = 5_000
 SAMPLE = 300
 HOUR = 3_600_000_000
 WINDOWS = {"1h": HOUR, "24h": 24 * HOUR, "7d": 168 * HOUR}
