@@ -207,9 +207,8 @@ def train(
     if record:
         print(msgspec.json.encode(found).decode())
         return
-    from katmatic.inbox import hand_in
-
-    hand_in(folder / "log.db", MODELS, [encode(found)])
+    with contextlib.closing(open_readonly(folder / "log.db")) as log:
+        log.post(MODELS, [encode(found)])
     shown = msgspec.to_builtins(found)
     _say(as_json, shown, lambda: _table(f"{name}: {found.action}", shown))
 
@@ -281,7 +280,6 @@ def rollback(
 ) -> None:
     """Make an earlier version answer again. A running pipeline takes it up at once, another when it starts."""
     from katmatic.errors import ModelError
-    from katmatic.inbox import hand_in
     from katmatic.log.codec import decode, encode
     from katmatic.log.sqlite import open_readonly
     from katmatic.runtime import load_app
@@ -303,7 +301,8 @@ def rollback(
             do="`katmatic models` shows what has answered",
         )
     back = msgspec.structs.replace(record, action="rolled-back", reason="asked for by hand", now=SystemClock().now())
-    hand_in(path, MODELS, [encode(back)])
+    with contextlib.closing(open_readonly(path)) as log:
+        log.post(MODELS, [encode(back)])
     _say(as_json, msgspec.to_builtins(back), lambda: err.print(f"{name}: version {back.version} answers again"))
 
 

@@ -151,9 +151,7 @@ class Pipeline:
             self._install(record)
         changes = step(self.plan, self.state, batch)
         scored = self._learn(changes)
-        scored += [
-            self.scorers[block.predictor].score(block) for block, _ in changes.predictions if self._is_batch(block)
-        ]
+        scored += [self.answer(block) for block, _ in changes.predictions if block.predictor in self.scorers]
         decisions = [decision for block in scored for decision in self.actions[block.predictor].decide(block)]
         alerts, self._alerts = self._alerts, []
         return Turn(batch, changes, scored, [block for block, _ in changes.labels], decisions, alerts, models)

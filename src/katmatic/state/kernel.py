@@ -835,7 +835,9 @@ def _aggregate(plan, words, reals, table, a, op, cell, t, late):
             if span == FOREVER:
                 reals[i] = _further(reals[i], reals[i + 1], largest)
         return reals[i]
-    best = _extreme(plan, words, reals, a, cell, stride, low, high, largest)
+    best = reals[i - at + COPY]  # unless the extreme was among those that were dropped
+    if best != best:
+        best = _extreme(plan, words, reals, a, cell, stride, low, high, largest)
     return _further(best, reals[i + 1], largest) if span == FOREVER else best
 
 
