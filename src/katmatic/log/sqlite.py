@@ -2,7 +2,7 @@
 
 SQLite does the hard part: a transaction is there or it is not, after SIGKILL, a power cut or a full disk. On top of it,
 every batch and every piece of records carries a checksum that also covers where it stands, so that what the disk has
-changed is found when it is read. Beside the file lie SQLite's own two (`-wal`, `-shm`) and `.lock`, with the owner's pid.
+changed is found when it is read. Beside the file lie SQLite's own two (`-wal`, `-shm`) and `.lock`, naming the owner.
 """
 
 from __future__ import annotations
