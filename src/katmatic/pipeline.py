@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 
-from katmatic.clock import Clock, monotonic_seconds
+from katmatic.clock import Clock
 from katmatic.engine.plan import Plan, compile
 from katmatic.engine.step import Changes, State, step
 from katmatic.errors import KatmaticError
@@ -97,7 +97,6 @@ class Pipeline:
                 self.scorers[name] = Scorer(predictor)
         self.models: dict[str, ModelVersion] = {}  # who answers
         self._labels = {question.name: self.plan.labels[question.label][0] for question in self.plan.questions}
-        self._silent: set[str] = set()
         self._alerts: list[Alert] = []  # raised outside of a turn: written with the next one
         self._records = self._batches = 0  # since the last checkpoint
 
@@ -107,18 +106,16 @@ class Pipeline:
         """Wait at most `timeout` seconds for records, and apply what is there; of nothing, time passes."""
         if timeout > 0:
             self.log.wait(timeout)
-        began = monotonic_seconds()
         with self.lock:
             batch = self.log.read(self.clock.now(), limit=limit)
             turn = self._apply(batch)
             written, fed = _written(turn)
             self.log.commit(batch, written, fed)
-        self._measure(turn, monotonic_seconds() - began)
         for watcher in self.watchers:
             try:
                 watcher.turn(turn)
             except Exception as error:  # a watcher's mistake is its own
-                self.raise_alert("watcher_failed", "warning", f"{type(watcher).__name__}: {error!r}")
+                self._warn("watcher-failed", f"{type(watcher).__name__}: {error!r}")
         self._records += len(batch)
         self._batches += 1
         if self._records >= CHECKPOINT_RECORDS or self._batches >= CHECKPOINT_BATCHES:
@@ -132,9 +129,21 @@ class Pipeline:
             total += records
         return total
 
-    def raise_alert(self, name: str, severity: str, text: str, **more: Any) -> None:
+    def raise_alert(self, alert: Alert) -> None:
         """Have an alert written with the next turn. Callable from any thread."""
-        self._alerts.append(Alert(name=name, severity=severity, text=text, now=self.clock.now(), **more))
+        self._alerts.append(alert)
+
+    def answer(self, block: PredictionBlock) -> PredictionBlock:
+        """The block with its scores, from whoever answers now; nothing is learnt. Take `lock`."""
+        if block.predictor in self.online:
+            return self.online[block.predictor].score(block)
+        return self.scorers[block.predictor].score(block)
+
+    def switch(self, record: ModelVersion, reason: str) -> ModelVersion:
+        """Let the version of `record` answer again, from the next turn on."""
+        back = msgspec.structs.replace(record, action="rolled-back", reason=reason, now=self.clock.now())
+        self.log.append(MODELS, [encode(back)])
+        return back
 
     def _apply(self, batch: Batch) -> Turn:
         models = list(_models([batch]))
@@ -142,16 +151,10 @@ class Pipeline:
             self._install(record)
         changes = step(self.plan, self.state, batch)
         scored = self._learn(changes)
-        scored += [
-            self.scorers[block.predictor].score(block) for block, _ in changes.predictions if self._is_batch(block)
-        ]
+        scored += [self.answer(block) for block, _ in changes.predictions if block.predictor in self.scorers]
         decisions = [decision for block in scored for decision in self.actions[block.predictor].decide(block)]
-        self._note_silence(changes, batch.now)
         alerts, self._alerts = self._alerts, []
         return Turn(batch, changes, scored, [block for block, _ in changes.labels], decisions, alerts, models)
-
-    def _is_batch(self, block: PredictionBlock) -> bool:
-        return block.predictor in self.scorers
 
     def _learn(self, changes: Changes) -> list[PredictionBlock]:
         """Online models answer and learn, in the order in which it happened."""
@@ -172,36 +175,12 @@ class Pipeline:
             scorer.install(record.version, load(Path(record.artifact)))
         except (KatmaticError, OSError) as error:
             text = f"version {record.version} could not be loaded, version {scorer.version} goes on: {error}"
-            self.raise_alert("model_not_loaded", "critical", text, predictor=record.predictor)
+            self._warn("model-not-loaded", text, predictor=record.predictor)
         else:
             self.models[record.predictor] = record
 
-    def _note_silence(self, changes: Changes, now: int) -> None:
-        for topic in changes.holds:
-            if topic not in self._silent:
-                self._silent.add(topic)
-                text = f"{topic} is silent: labels that wait for it are held open"
-                self._alerts.append(Alert(name="source_silent", severity="critical", text=text, now=now, key=(topic,)))
-        for topic in sorted(self._silent - self.state.silent(self.plan)):
-            self._silent.discard(topic)
-            text = f"{topic} is heard again"
-            self._alerts.append(
-                Alert(name="source_silent", severity="info", text=text, now=now, key=(topic,), resolved=True)
-            )
-
-    def _measure(self, turn: Turn, seconds: float) -> None:
-        metrics = self.metrics
-        if len(turn.batch):
-            metrics.observe("katmatic_turn_seconds", seconds)
-        for name, number in turn.changes.counts.items():
-            if number:
-                metrics.add(f"katmatic_{name}_total", number)
-        for block in turn.predictions:
-            metrics.add("katmatic_predictions_total", len(block), predictor=block.predictor)
-        for labels in turn.labels:
-            metrics.add("katmatic_label_versions_total", len(labels), label=labels.label)
-        for name, number in turn.changes.errors.items():
-            metrics.add("katmatic_function_errors_total", number, predictor=name)
+    def _warn(self, name: str, text: str, predictor: str | None = None) -> None:
+        self.raise_alert(Alert(name=name, severity="warning", text=text, now=self.clock.now(), predictor=predictor))
 
     # ------------------------------------------------------------------------------------------------- restart
 
@@ -217,11 +196,9 @@ class Pipeline:
                 self._install(record)
             changes = step(self.plan, self.state, *batches)
             self._learn(changes)
-            self._silent |= set(changes.holds)
             sequence = batches[-1].sequence
             records += sum(len(batch) for batch in batches)
             progress(records)
-        self._silent &= self.state.silent(self.plan)
         self.state.store.sequence = sequence
         return records
 

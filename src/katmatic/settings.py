@@ -19,7 +19,7 @@ class Settings:
 
     data: str = ".katmatic"  # folder of the log, the checkpoints, the models and their registry
     host: str = "127.0.0.1"  # what the HTTP server binds to; anything but loopback needs a token
-    port: int = 8080
+    port: int = 8000
     token: str = ""  # what callers show as `Authorization: Bearer ...`
     registry: str = ""  # address of an MLflow tracking server; empty: SQLite in the data folder
     tick: float = 0.25  # seconds: how often time passes when nothing comes

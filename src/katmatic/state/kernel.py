@@ -18,10 +18,13 @@ leave a window as exactly as they entered it, and a result is rounded once.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
+from llvmlite import ir
 from numba import njit, types
+from numba.core import cgutils
 from numba.core.typing.templates import signature
 from numba.extending import intrinsic
 from numpy.typing import NDArray
@@ -128,7 +131,23 @@ QUEUE_CAPACITY_FIRST = 64
 IDENTITIES_FIRST = 1024
 
 
-# Where the tables of a packed plan begin (Plan.pack): plan[plan[S_HORIZON] + stream] is a stream's horizon.
+# Words of a window's accumulator, of a question and of a table in a packed plan; their handles are their addresses.
+A_LENGTH, A_COLUMN, A_AT, A_SUM, A_SQUARE, A_MIN, A_MAX, A_EWM, A_HALFLIFE, ACC_FIELDS = range(10)
+Q_OP, Q_TABLE, Q_ACC, Q_COLUMN, Q_LENGTH, Q_SPACE, Q_OUT, Q_K, QUESTION_FIELDS = range(9)
+(
+    T_STRIDE,
+    T_KEEP,
+    T_LAG,
+    T_LOCAL,
+    T_WORDS,
+    T_BASE,
+    T_ACC_LO,
+    T_ACC_HI,
+    T_COLUMNS_LO,
+    T_COLUMNS_HI,
+    TABLE_FIELDS,
+) = range(11)
+# Where its other lists begin: plan[plan[S_HORIZON] + stream] is a stream's horizon.
 (
     S_HORIZON,
     S_LATENESS,
@@ -147,33 +166,8 @@ IDENTITIES_FIRST = 1024
     EVIDENCE_COLUMN,
     EVIDENCE_MASK,
     EVIDENCE_VOIDS,
-    T_STRIDE,
-    T_KEEP,
-    T_LAG,
-    T_LOCAL,
-    T_WORDS,
-    T_BASE,
-    T_ACC_LO,
-    T_COLUMNS_LO,
     COLUMN,
-    A_LENGTH,
-    A_COLUMN,
-    A_AT,
-    A_SUM,
-    A_SQUARE,
-    A_MIN,
-    A_MAX,
-    A_EWM,
-    A_HALFLIFE,
     P_LO,
-    Q_OP,
-    Q_TABLE,
-    Q_ACC,
-    Q_COLUMN,
-    Q_LENGTH,
-    Q_SPACE,
-    Q_OUT,
-    Q_K,
     L_OP,
     L_START,
     L_END,
@@ -193,9 +187,9 @@ IDENTITIES_FIRST = 1024
     LABEL_LEAD,
     LEAD_PREDICTOR,
     LEAD_OFFSET,
-) = range(63)
-SPACES, CELLS_PER_KEY, LABELS, QUEUES, DUPLICATES, COLUMNS, CONDITIONS, ANSWERS = range(63, 71)
-PLAN_WORDS = 71
+) = range(38)
+SPACES, CELLS_PER_KEY, LABELS, QUEUES, DUPLICATES, COLUMNS, CONDITIONS, ANSWERS = range(38, 46)
+PLAN_WORDS = 46
 
 
 class Plan(NamedTuple):
@@ -272,11 +266,37 @@ class Plan(NamedTuple):
 
 
 def pack(plan: Plan, *, spaces: int, cells_per_key: int, columns: int, conditions: int, answers: int) -> Ints:
-    """The plan as one array: where each table begins, a few sizes, then the tables."""
-    begins = PLAN_WORDS + np.cumsum([0, *(len(table) for table in plan)])
+    """The plan as one array: where each list begins, a few sizes, the lists, then accumulators, questions and tables."""
+    lists = plan._asdict()
+    a, q, t = ({name: lists.pop(name) for name in plan._fields if name.startswith(prefix)} for prefix in _RECORDS)
+    tables, accs, questions = len(plan.t_stride), len(plan.a_length), len(plan.q_op)
+    begins = PLAN_WORDS + np.cumsum([0, *(len(values) for values in lists.values())])
+    acc_at = int(begins[-1])
+    question_at = acc_at + ACC_FIELDS * accs
+    table_at = question_at + QUESTION_FIELDS * questions
+
+    def address(index: Ints, at: int, fields: int) -> Ints:
+        return np.where(index >= 0, at + fields * index, -1)
+
+    for name in ("feed_table", "label_table", "l_lookback", "l_lookback_void"):
+        lists[name] = address(lists[name], table_at, TABLE_FIELDS)
+    lists["p_lo"] = address(plan.p_lo, question_at, QUESTION_FIELDS)
+    q["q_table"] = address(plan.q_table, table_at, TABLE_FIELDS)
+    q["q_acc"] = address(plan.q_acc, acc_at, ACC_FIELDS)
+    acc_lo = address(t.pop("t_acc_lo"), acc_at, ACC_FIELDS)
+    columns_lo = t.pop("t_columns_lo")
+    ends = [acc_lo[:-1], acc_lo[1:], columns_lo[:-1], columns_lo[1:]]
     labels, leads, duplicates = len(plan.l_op), len(plan.lead_offset), max(plan.s_duplicates, default=0)
     sizes = [spaces, cells_per_key, labels, 3 * labels + leads, duplicates, columns, conditions, answers]
-    return np.concatenate([begins[:-1], sizes, *plan]).astype(np.int64)
+    records = [*_records(a.values(), accs), *_records(q.values(), questions), *_records([*t.values(), *ends], tables)]
+    return np.concatenate([begins[:-1], sizes, *lists.values(), records]).astype(np.int64)
+
+
+_RECORDS = ("a_", "q_", "t_")
+
+
+def _records(fields: Iterable[Ints], count: int) -> list[int]:
+    return [int(values[i]) for fields in [list(fields)] for i in range(count) for values in fields]
 
 
 class Rows(NamedTuple):
@@ -292,6 +312,21 @@ class Rows(NamedTuple):
     values: Floats  # (n, columns)
     masks: NDArray[np.uint8]  # (n, conditions)
     fate: NDArray[np.uint8]  # what became of each; written
+
+
+@intrinsic
+def _prefetch(typing_context, words, at):
+    """Have the cache line of `words[at]` brought near while other work goes on."""
+
+    def generate(context, builder, signature, arguments):
+        byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
+        target = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), byte)
+        kind = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [target, flag(0), flag(3), flag(1)])
+        return context.get_dummy_value()
+
+    return signature(types.none, words, types.int64), generate
 
 
 @intrinsic
@@ -430,19 +465,19 @@ def _put(plan, words, reals, a, at, x):
     if x != x:
         return
     words[at + NUMBER] += 1
-    if plan[plan[A_SUM] + a] >= 0:
-        _add(reals, at + plan[plan[A_SUM] + a], x)
-    if plan[plan[A_SQUARE] + a] >= 0:
+    if plan[a + A_SUM] >= 0:
+        _add(reals, at + plan[a + A_SUM], x)
+    if plan[a + A_SQUARE] >= 0:
         p, e = _two_product(x, x)
-        _add(reals, at + plan[plan[A_SQUARE] + a], p)
-        _add(reals, at + plan[plan[A_SQUARE] + a], e)
+        _add(reals, at + plan[a + A_SQUARE], p)
+        _add(reals, at + plan[a + A_SQUARE], e)
     alone = words[at + NUMBER] == 1
-    if plan[plan[A_MIN] + a] >= 0:
-        i = at + plan[plan[A_MIN] + a]
+    if plan[a + A_MIN] >= 0:
+        i = at + plan[a + A_MIN]
         if alone or x < reals[i]:
             reals[i] = x
-    if plan[plan[A_MAX] + a] >= 0:
-        i = at + plan[plan[A_MAX] + a]
+    if plan[a + A_MAX] >= 0:
+        i = at + plan[a + A_MAX]
         if alone or x > reals[i]:
             reals[i] = x
 
@@ -455,20 +490,20 @@ def _drop(plan, words, reals, a, at, x):
     words[at + NUMBER] -= 1
     if words[at + NUMBER] == 0:
         for i in range(ACC_WORDS, ACC_WORDS + 6):
-            if plan[plan[A_SUM] + a] == i or plan[plan[A_SQUARE] + a] == i:
+            if plan[a + A_SUM] == i or plan[a + A_SQUARE] == i:
                 for j in range(3):
                     reals[at + i + j] = 0.0
         return
-    if plan[plan[A_SUM] + a] >= 0:
-        _add(reals, at + plan[plan[A_SUM] + a], -x)
-    if plan[plan[A_SQUARE] + a] >= 0:
+    if plan[a + A_SUM] >= 0:
+        _add(reals, at + plan[a + A_SUM], -x)
+    if plan[a + A_SQUARE] >= 0:
         p, e = _two_product(x, x)
-        _add(reals, at + plan[plan[A_SQUARE] + a], -p)
-        _add(reals, at + plan[plan[A_SQUARE] + a], -e)
-    if plan[plan[A_MIN] + a] >= 0 and reals[at + plan[plan[A_MIN] + a]] == x:
-        reals[at + plan[plan[A_MIN] + a]] = np.nan
-    if plan[plan[A_MAX] + a] >= 0 and reals[at + plan[plan[A_MAX] + a]] == x:
-        reals[at + plan[plan[A_MAX] + a]] = np.nan
+        _add(reals, at + plan[a + A_SQUARE], -p)
+        _add(reals, at + plan[a + A_SQUARE], -e)
+    if plan[a + A_MIN] >= 0 and reals[at + plan[a + A_MIN]] == x:
+        reals[at + plan[a + A_MIN]] = np.nan
+    if plan[a + A_MAX] >= 0 and reals[at + plan[a + A_MAX]] == x:
+        reals[at + plan[a + A_MAX]] = np.nan
 
 
 @jit
@@ -480,12 +515,12 @@ def _value(reals, entry, column):
 def _advance(plan, words, reals, table, cell, t):
     """Move the running aggregates of a cell forward, to be as of `t`."""
     ring, mask, start = words[cell + RING], words[cell + CAP] - 1, words[cell + START]
-    length, tail, stride = words[cell + LEN], words[cell + TAIL], plan[plan[T_STRIDE] + table]
+    length, tail, stride = words[cell + LEN], words[cell + TAIL], plan[table + T_STRIDE]
     end = tail
     while end < length and words[ring + ((start + end) & mask) * stride] < t:
         end += 1
-    for a in range(plan[plan[T_ACC_LO] + table], plan[plan[T_ACC_LO] + table + 1]):
-        at, column, span = cell + plan[plan[A_AT] + a], plan[plan[A_COLUMN] + a], plan[plan[A_LENGTH] + a]
+    for a in range(plan[table + T_ACC_LO], plan[table + T_ACC_HI], ACC_FIELDS):
+        at, column, span = cell + plan[a + A_AT], plan[a + A_COLUMN], plan[a + A_LENGTH]
         head = words[at + HEAD]
         if span == FOREVER:
             for i in range(tail, end):
@@ -528,28 +563,28 @@ def _bound(words, cell, stride, t, pos):
 @jit
 def _cell(plan, words, reals, table, key):
     """The cell of a key, made if there is none."""
-    place = key * plan[CELLS_PER_KEY] + plan[plan[T_LOCAL] + table]
+    place = key * plan[CELLS_PER_KEY] + plan[table + T_LOCAL]
     cell = words[CELLS_AT + place]
     if cell != 0:
         return cell
-    size = plan[plan[T_WORDS] + table]
+    size = plan[table + T_WORDS]
     cell = _take(words, CELLS, size)
     for i in range(size):
         words[cell + i] = 0
-    stride = plan[plan[T_STRIDE] + table]
+    stride = plan[table + T_STRIDE]
     words[cell + CAP] = RING_CAPACITY_FIRST
     words[cell + RING] = _take(words, stride * SIZES + _log2(RING_CAPACITY_FIRST), stride * RING_CAPACITY_FIRST)
     words[cell + ASOF] = NEVER
     words[cell + OLDEST] = LATEST
     words[cell + BASE_TIME] = NEVER
-    if plan[plan[T_BASE] + table] > 0:
-        for i in range(2 * (plan[plan[T_COLUMNS_LO] + table + 1] - plan[plan[T_COLUMNS_LO] + table])):
-            reals[cell + plan[plan[T_BASE] + table] + i] = np.nan
-    for a in range(plan[plan[T_ACC_LO] + table], plan[plan[T_ACC_LO] + table + 1]):
-        for part in (plan[plan[A_MIN] + a], plan[plan[A_MAX] + a]):
+    if plan[table + T_BASE] > 0:
+        for i in range(2 * (plan[table + T_COLUMNS_HI] - plan[table + T_COLUMNS_LO])):
+            reals[cell + plan[table + T_BASE] + i] = np.nan
+    for a in range(plan[table + T_ACC_LO], plan[table + T_ACC_HI], ACC_FIELDS):
+        for part in (plan[a + A_MIN], plan[a + A_MAX]):
             if part >= 0:
-                reals[cell + plan[plan[A_AT] + a] + part] = np.nan
-                reals[cell + plan[plan[A_AT] + a] + part + 1] = np.nan
+                reals[cell + plan[a + A_AT] + part] = np.nan
+                reals[cell + plan[a + A_AT] + part + 1] = np.nan
     words[CELLS_AT + place] = cell
     return cell
 
@@ -557,11 +592,11 @@ def _cell(plan, words, reals, table, key):
 @jit
 def _let_go(plan, words, reals, table, cell, now):
     """Forget events that no question can reach any more; what windows without an end need of them is kept."""
-    edge = now - plan[plan[T_KEEP] + table]
-    ring, mask, stride = words[cell + RING], words[cell + CAP] - 1, plan[plan[T_STRIDE] + table]
+    edge = now - plan[table + T_KEEP]
+    ring, mask, stride = words[cell + RING], words[cell + CAP] - 1, plan[table + T_STRIDE]
     if words[cell + OLDEST] >= edge:
         return
-    asof = now - plan[plan[T_LAG] + table]
+    asof = now - plan[table + T_LAG]
     if words[cell + ASOF] < asof:
         _advance(plan, words, reals, table, cell, asof)
     gone = 0
@@ -575,19 +610,19 @@ def _let_go(plan, words, reals, table, cell, now):
     words[cell + LEN] -= gone
     words[cell + TAIL] -= gone
     words[cell + OLDEST] = words[ring + words[cell + START] * stride] if words[cell + LEN] > 0 else LATEST
-    for a in range(plan[plan[T_ACC_LO] + table], plan[plan[T_ACC_LO] + table + 1]):
-        if plan[plan[A_LENGTH] + a] != FOREVER:
-            words[cell + plan[plan[A_AT] + a] + HEAD] -= gone
+    for a in range(plan[table + T_ACC_LO], plan[table + T_ACC_HI], ACC_FIELDS):
+        if plan[a + A_LENGTH] != FOREVER:
+            words[cell + plan[a + A_AT] + HEAD] -= gone
 
 
 @jit
 def _remember(plan, words, reals, table, cell, t, pos, values):
     """Keep of an event that is let go what windows without an end ask for: last, first, extremes, the decayed."""
-    base = plan[plan[T_BASE] + table]
+    base = plan[table + T_BASE]
     if base == 0:
         return
     newest = t > words[cell + BASE_TIME] or (t == words[cell + BASE_TIME] and pos >= words[cell + BASE_POS])
-    columns = plan[plan[T_COLUMNS_LO] + table + 1] - plan[plan[T_COLUMNS_LO] + table]
+    columns = plan[table + T_COLUMNS_HI] - plan[table + T_COLUMNS_LO]
     for c in range(columns):
         x = reals[values + c]
         if x == x:
@@ -596,21 +631,21 @@ def _remember(plan, words, reals, table, cell, t, pos, values):
                 reals[last] = x
             if reals[first] != reals[first]:
                 reals[first] = x
-    for a in range(plan[plan[T_ACC_LO] + table], plan[plan[T_ACC_LO] + table + 1]):
-        at, column = cell + plan[plan[A_AT] + a], plan[plan[A_COLUMN] + a]
+    for a in range(plan[table + T_ACC_LO], plan[table + T_ACC_HI], ACC_FIELDS):
+        at, column = cell + plan[a + A_AT], plan[a + A_COLUMN]
         x = 1.0 if column < 0 else reals[values + column]
-        if plan[plan[A_LENGTH] + a] != FOREVER or x != x:
+        if plan[a + A_LENGTH] != FOREVER or x != x:
             continue
-        if plan[plan[A_MIN] + a] >= 0:
-            i = at + plan[plan[A_MIN] + a] + 1
+        if plan[a + A_MIN] >= 0:
+            i = at + plan[a + A_MIN] + 1
             if not reals[i] <= x:
                 reals[i] = x
-        if plan[plan[A_MAX] + a] >= 0:
-            i = at + plan[plan[A_MAX] + a] + 1
+        if plan[a + A_MAX] >= 0:
+            i = at + plan[a + A_MAX] + 1
             if not reals[i] >= x:
                 reals[i] = x
-        if plan[plan[A_EWM] + a] >= 0:
-            _decay(reals, words, at + plan[plan[A_EWM] + a], t, x, plan[plan[A_HALFLIFE] + a])
+        if plan[a + A_EWM] >= 0:
+            _decay(reals, words, at + plan[a + A_EWM], t, x, plan[a + A_HALFLIFE])
     if newest:
         words[cell + BASE_TIME] = t
         words[cell + BASE_POS] = pos
@@ -636,11 +671,11 @@ def _decay(reals, words, at, t, x, halflife):
 def _insert(plan, words, reals, table, key, t, pos, values, now):
     """An event enters the past of a key. `values` is the address of one value per column of the table."""
     cell = _cell(plan, words, reals, table, key)
-    stride = plan[plan[T_STRIDE] + table]
+    stride = plan[table + T_STRIDE]
     columns = stride - 2
-    if plan[plan[T_KEEP] + table] != FOREVER:
+    if plan[table + T_KEEP] != FOREVER:
         _let_go(plan, words, reals, table, cell, now)
-        if t < now - plan[plan[T_KEEP] + table]:
+        if t < now - plan[table + T_KEEP]:
             _insert_gone(plan, words, reals, table, cell, t, pos, values)
             return
     length = words[cell + LEN]
@@ -666,10 +701,10 @@ def _insert(plan, words, reals, table, key, t, pos, values, now):
     asof = words[cell + ASOF]
     if t < asof:
         words[cell + TAIL] += 1
-        for a in range(plan[plan[T_ACC_LO] + table], plan[plan[T_ACC_LO] + table + 1]):
-            at, span = cell + plan[plan[A_AT] + a], plan[plan[A_LENGTH] + a]
+        for a in range(plan[table + T_ACC_LO], plan[table + T_ACC_HI], ACC_FIELDS):
+            at, span = cell + plan[a + A_AT], plan[a + A_LENGTH]
             if span == FOREVER or t >= asof - span:
-                _put(plan, words, reals, a, at, _value(reals, entry, plan[plan[A_COLUMN] + a]))
+                _put(plan, words, reals, a, at, _value(reals, entry, plan[a + A_COLUMN]))
                 words[at + EDGE] = min(words[at + EDGE], t)
             else:
                 words[at + HEAD] += 1
@@ -678,12 +713,12 @@ def _insert(plan, words, reals, table, key, t, pos, values, now):
 @jit
 def _insert_gone(plan, words, reals, table, cell, t, pos, values):
     """An event enters that is older than any question: only windows without an end take it."""
-    for c in range(plan[plan[T_STRIDE] + table] - 2):
+    for c in range(plan[table + T_STRIDE] - 2):
         reals[SPARE + c] = reals[values + c]
-    for a in range(plan[plan[T_ACC_LO] + table], plan[plan[T_ACC_LO] + table + 1]):
-        if plan[plan[A_LENGTH] + a] == FOREVER:
-            column = plan[plan[A_COLUMN] + a]
-            _put(plan, words, reals, a, cell + plan[plan[A_AT] + a], 1.0 if column < 0 else reals[SPARE + column])
+    for a in range(plan[table + T_ACC_LO], plan[table + T_ACC_HI], ACC_FIELDS):
+        if plan[a + A_LENGTH] == FOREVER:
+            column = plan[a + A_COLUMN]
+            _put(plan, words, reals, a, cell + plan[a + A_AT], 1.0 if column < 0 else reals[SPARE + column])
     _remember(plan, words, reals, table, cell, t, pos, SPARE)
 
 
@@ -709,14 +744,14 @@ def _amend(plan, words, reals, table, key, t, pos, old, new, now):
         _insert(plan, words, reals, table, key, t, pos, SCRATCH, now)
         return
     cell = _cell(plan, words, reals, table, key)
-    stride = plan[plan[T_STRIDE] + table]
+    stride = plan[table + T_STRIDE]
     ring, mask, start, length = words[cell + RING], words[cell + CAP] - 1, words[cell + START], words[cell + LEN]
     index = _bound(words, cell, stride, t, pos)
     entry = ring + ((start + index) & mask) * stride
     found = index < length and words[entry] == t and words[entry + 1] == pos
-    for a in range(plan[plan[T_ACC_LO] + table], plan[plan[T_ACC_LO] + table + 1]):
-        at, span = cell + plan[plan[A_AT] + a], plan[plan[A_LENGTH] + a]
-        column = plan[plan[A_COLUMN] + a]
+    for a in range(plan[table + T_ACC_LO], plan[table + T_ACC_HI], ACC_FIELDS):
+        at, span = cell + plan[a + A_AT], plan[a + A_LENGTH]
+        column = plan[a + A_COLUMN]
         running = t < words[cell + ASOF] and (span == FOREVER or t >= words[cell + ASOF] - span)
         if running and (found or span == FOREVER):
             _drop(plan, words, reals, a, at, 1.0 if column < 0 else old)
@@ -738,8 +773,8 @@ def _amend(plan, words, reals, table, key, t, pos, old, new, now):
     if index < words[cell + TAIL]:
         words[cell + TAIL] -= 1
     words[cell + OLDEST] = words[ring + start * stride] if length > 1 else LATEST
-    for a in range(plan[plan[T_ACC_LO] + table], plan[plan[T_ACC_LO] + table + 1]):
-        at = cell + plan[plan[A_AT] + a]
+    for a in range(plan[table + T_ACC_LO], plan[table + T_ACC_HI], ACC_FIELDS):
+        at = cell + plan[a + A_AT]
         head = words[at + HEAD]
         words[at + EDGE] = words[ring + ((start + head) & mask) * stride] if head < words[cell + TAIL] else LATEST
 
@@ -750,7 +785,7 @@ def _amend(plan, words, reals, table, key, t, pos, old, new, now):
 @jit
 def _extreme(plan, words, reals, a, cell, stride, low, high, largest):
     """The extreme of events `low` to `high` of a cell, by looking at each."""
-    ring, mask, start, column = words[cell + RING], words[cell + CAP] - 1, words[cell + START], plan[plan[A_COLUMN] + a]
+    ring, mask, start, column = words[cell + RING], words[cell + CAP] - 1, words[cell + START], plan[a + A_COLUMN]
     best = np.nan
     for i in range(low, high):
         x = reals[ring + ((start + i) & mask) * stride + 2 + column]
@@ -762,10 +797,10 @@ def _extreme(plan, words, reals, a, cell, stride, low, high, largest):
 @jit
 def _aggregate(plan, words, reals, table, a, op, cell, t, late):
     """The value of an accumulated window at `t`. `late`: the cell has moved on; count back from where it is."""
-    at, span, column = cell + plan[plan[A_AT] + a], plan[plan[A_LENGTH] + a], plan[plan[A_COLUMN] + a]
-    stride = plan[plan[T_STRIDE] + table]
+    at, span, column = cell + plan[a + A_AT], plan[a + A_LENGTH], plan[a + A_COLUMN]
+    stride = plan[table + T_STRIDE]
     number = words[at + NUMBER]
-    sums, squares = at + plan[plan[A_SUM] + a], at + plan[plan[A_SQUARE] + a]
+    sums, squares = at + plan[a + A_SUM], at + plan[a + A_SQUARE]
     low = 0 if span == FOREVER else words[at + HEAD]
     high = words[cell + TAIL]
     if late:
@@ -781,7 +816,7 @@ def _aggregate(plan, words, reals, table, a, op, cell, t, late):
         for i in range(low, min(old_low, high)):
             _put(plan, words, reals, a, copy, _value(reals, ring + ((start + i) & mask) * stride, column))
         number = words[copy + NUMBER]
-        sums, squares = copy + plan[plan[A_SUM] + a], copy + plan[plan[A_SQUARE] + a]
+        sums, squares = copy + plan[a + A_SUM], copy + plan[a + A_SQUARE]
     if op == COUNT:
         return float(number)
     if op == SUM:
@@ -793,14 +828,16 @@ def _aggregate(plan, words, reals, table, a, op, cell, t, late):
     if op == STD:
         return np.nan if number < 2 else _deviation(reals, sums, squares, number)
     largest = op == MAX
-    i = at + (plan[plan[A_MAX] + a] if largest else plan[plan[A_MIN] + a])
+    i = at + (plan[a + A_MAX] if largest else plan[a + A_MIN])
     if not late:
         if reals[i] != reals[i]:
             reals[i] = _extreme(plan, words, reals, a, cell, stride, low, high, largest)
             if span == FOREVER:
                 reals[i] = _further(reals[i], reals[i + 1], largest)
         return reals[i]
-    best = _extreme(plan, words, reals, a, cell, stride, low, high, largest)
+    best = reals[i - at + COPY]  # unless the extreme was among those that were dropped
+    if best != best:
+        best = _extreme(plan, words, reals, a, cell, stride, low, high, largest)
     return _further(best, reals[i + 1], largest) if span == FOREVER else best
 
 
@@ -835,18 +872,18 @@ def _mean(reals, sums, number):
 def _read(plan, words, reals, question, cell, t, late, answers):
     """The answers that need the events themselves: last, first, since, distinct, decayed means, the most frequent."""
     table, op, column, span = (
-        plan[plan[Q_TABLE] + question],
-        plan[plan[Q_OP] + question],
-        plan[plan[Q_COLUMN] + question],
-        plan[plan[Q_LENGTH] + question],
+        plan[question + Q_TABLE],
+        plan[question + Q_OP],
+        plan[question + Q_COLUMN],
+        plan[question + Q_LENGTH],
     )
-    stride = plan[plan[T_STRIDE] + table]
+    stride = plan[table + T_STRIDE]
     ring, mask, start = words[cell + RING], words[cell + CAP] - 1, words[cell + START]
     high = _bound(words, cell, stride, t, NOTHING) if late else words[cell + TAIL]
     edge = NEVER if span == FOREVER or op == EWM else t - span
-    base = cell + plan[plan[T_BASE] + table]
-    forever = span == FOREVER and plan[plan[T_BASE] + table] > 0
-    place = plan[plan[Q_OUT] + question]
+    base = cell + plan[table + T_BASE]
+    forever = span == FOREVER and plan[table + T_BASE] > 0
+    place = plan[question + Q_OUT]
     if op == SINCE:
         if high > 0:
             latest = words[ring + ((start + high - 1) & mask) * stride]
@@ -876,7 +913,7 @@ def _read(plan, words, reals, question, cell, t, late, answers):
                 reals[answers + place] = x
                 return
     elif op == EWM:
-        reals[answers + place] = _decayed(plan, words, reals, table, plan[plan[Q_ACC] + question], cell, column, high)
+        reals[answers + place] = _decayed(plan, words, reals, table, plan[question + Q_ACC], cell, column, high)
     else:
         low = 0 if span == FOREVER else _bound(words, cell, stride, edge, NOTHING)
         _tally(plan, words, reals, question, cell, low, high, answers)
@@ -889,9 +926,9 @@ def _decayed(plan, words, reals, table, a, cell, column, high):
         words[cell + RING],
         words[cell + CAP] - 1,
         words[cell + START],
-        plan[plan[T_STRIDE] + table],
+        plan[table + T_STRIDE],
     )
-    halflife, at = float(plan[plan[A_HALFLIFE] + a]), cell + plan[plan[A_AT] + a] + plan[plan[A_EWM] + a]
+    halflife, at = float(plan[a + A_HALFLIFE]), cell + plan[a + A_AT] + plan[a + A_EWM]
     newest, above, below = NEVER, 0.0, 0.0
     for i in range(high - 1, -1, -1):
         entry = ring + ((start + i) & mask) * stride
@@ -912,9 +949,9 @@ def _decayed(plan, words, reals, table, a, cell, column, high):
 @jit
 def _tally(plan, words, reals, question, cell, low, high, answers):
     """Count the values of events `low` to `high`: how many differ, or the most frequent ones."""
-    table, column, place = plan[plan[Q_TABLE] + question], plan[plan[Q_COLUMN] + question], plan[plan[Q_OUT] + question]
+    table, column, place = plan[question + Q_TABLE], plan[question + Q_COLUMN], plan[question + Q_OUT]
     ring, mask, start = words[cell + RING], words[cell + CAP] - 1, words[cell + START]
-    stride = plan[plan[T_STRIDE] + table]
+    stride = plan[table + T_STRIDE]
     words[STAMP] += 1
     stamp, different = words[STAMP], 0
     for i in range(low, high):
@@ -927,10 +964,10 @@ def _tally(plan, words, reals, question, cell, low, high, answers):
                 words[DIFFERENT_AT + different] = code
                 different += 1
             words[TALLIES_AT + code] += 1
-    if plan[plan[Q_OP] + question] == DISTINCT:
+    if plan[question + Q_OP] == DISTINCT:
         reals[answers + place] = float(different)
         return
-    for rank in range(min(plan[plan[Q_K] + question], different)):
+    for rank in range(min(plan[question + Q_K], different)):
         best = rank
         for i in range(rank + 1, different):
             x, y = words[DIFFERENT_AT + i], words[DIFFERENT_AT + best]
@@ -948,25 +985,25 @@ def _tally(plan, words, reals, question, cell, low, high, answers):
 def answer(plan, words, reals, predictor, keys, t, answers):
     """All windows of a predictor at moment `t`, of the keys that lie at `keys`, to `answers`; NaN is unknown."""
     previous, cell, late = -1, 0, False
-    for q in range(plan[plan[P_LO] + predictor], plan[plan[P_LO] + predictor + 1]):
-        table, op, place = plan[plan[Q_TABLE] + q], plan[plan[Q_OP] + q], plan[plan[Q_OUT] + q]
+    for q in range(plan[plan[P_LO] + predictor], plan[plan[P_LO] + predictor + 1], QUESTION_FIELDS):
+        table, op, place = plan[q + Q_TABLE], plan[q + Q_OP], plan[q + Q_OUT]
         if table != previous:
             previous = table
-            key = words[keys + plan[plan[Q_SPACE] + q]]
-            cell = words[CELLS_AT + key * plan[CELLS_PER_KEY] + plan[plan[T_LOCAL] + table]] if key >= 0 else 0
+            key = words[keys + plan[q + Q_SPACE]]
+            cell = words[CELLS_AT + key * plan[CELLS_PER_KEY] + plan[table + T_LOCAL]] if key >= 0 else 0
             if cell != 0:
                 late = t < words[cell + ASOF]
                 if not late:
                     _advance(plan, words, reals, table, cell, t)
         if op == TOP:
-            for i in range(plan[plan[Q_K] + q]):
+            for i in range(plan[q + Q_K]):
                 reals[answers + place + i] = np.nan
         else:
             reals[answers + place] = 0.0 if op in (COUNT, SUM, DISTINCT) else np.nan
         if cell == 0:
             continue
         if op <= MAX:
-            reals[answers + place] = _aggregate(plan, words, reals, table, plan[plan[Q_ACC] + q], op, cell, t, late)
+            reals[answers + place] = _aggregate(plan, words, reals, table, plan[q + Q_ACC], op, cell, t, late)
         else:
             _read(plan, words, reals, q, cell, t, late, answers)
 
@@ -1403,10 +1440,10 @@ def _look_back(plan, words, reals, anchor, key, now):
     for table in (plan[plan[L_LOOKBACK] + label], plan[plan[L_LOOKBACK_VOID] + label]):
         if table < 0:
             continue
-        cell = words[CELLS_AT + key * plan[CELLS_PER_KEY] + plan[plan[T_LOCAL] + table]]
+        cell = words[CELLS_AT + key * plan[CELLS_PER_KEY] + plan[table + T_LOCAL]]
         if cell == 0:
             continue
-        stride = plan[plan[T_STRIDE] + table]
+        stride = plan[table + T_STRIDE]
         ring, mask, start = words[cell + RING], words[cell + CAP] - 1, words[cell + START]
         low = _bound(words, cell, stride, t + plan[plan[L_START] + label], NOTHING)
         high = _bound(words, cell, stride, t + plan[plan[L_END] + label], NOTHING)
@@ -1631,11 +1668,38 @@ def _apply(plan, words, reals, stream, t, pos, now, identity, row):
         if mask >= 0 and words[ROW_MASKS_AT + mask] == 0:
             continue
         table = plan[plan[FEED_TABLE] + j]
-        low = plan[plan[T_COLUMNS_LO] + table]
-        for c in range(low, plan[plan[T_COLUMNS_LO] + table + 1]):
+        low = plan[table + T_COLUMNS_LO]
+        for c in range(low, plan[table + T_COLUMNS_HI]):
             reals[SCRATCH + c - low] = reals[ROW_VALUES_AT + plan[plan[COLUMN] + c]]
         _insert(plan, words, reals, table, words[ROW_KEYS_AT + plan[plan[FEED_SPACE] + j]], t, pos, SCRATCH, now)
     return fate
+
+
+@jit
+def _fetch(plan, words, rows, i):
+    """Bring near what the rows after `i` will touch: waiting for memory is most of an event's time."""
+    per_key, spaces, n = plan[CELLS_PER_KEY], plan[SPACES], len(rows.kind)
+    far, near, next_ = i + 9, i + 6, i + 3
+    if far < n and rows.kind[far] == EVENT:
+        for s in range(spaces):
+            _prefetch(words, CELLS_AT + rows.keys[far, s] * per_key)
+        for at, cap in ((words[DUP_AT], words[DUP_CAP]), (words[OLD_AT], words[OLD_CAP])):
+            if cap > 0:
+                _prefetch(words, at + 3 * (_mix(rows.identity[far]) & (cap - 1)))
+    if near < n and rows.kind[near] == EVENT:
+        for s in range(spaces):
+            if rows.keys[near, s] >= 0:
+                for c in range(per_key):
+                    cell = words[CELLS_AT + rows.keys[near, s] * per_key + c]
+                    for line in range(5):
+                        _prefetch(words, cell + 8 * line)
+    if next_ < n and rows.kind[next_] == EVENT:
+        for s in range(spaces):
+            if rows.keys[next_, s] >= 0:
+                for c in range(per_key):
+                    cell = words[CELLS_AT + rows.keys[next_, s] * per_key + c]
+                    last = (words[cell + START] + words[cell + LEN]) & (words[cell + CAP] - 1)
+                    _prefetch(words, words[cell + RING] + 3 * last)
 
 
 @jit
@@ -1649,6 +1713,7 @@ def run(packed, arena, floats, rows, first, now):
     for i in range(first, len(rows.kind)):
         if not _fire(plan, words, reals, rows.now[i]) or _is_full(words):
             return i
+        _fetch(plan, words, rows, i)
         kind = rows.kind[i]
         if kind == PASSING:
             continue

@@ -1,0 +1,321 @@
+"""How good the live answers are: measured from predictions as their truth becomes known, beside two baselines.
+
+The baselines know at each prediction only what was known then: the base rate (of all labels known so far) and the
+key's own past rate (of the labels of the same first key, drawn towards the base rate by `PRIOR` labels).
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from katmatic.moment import to_datetime
+from katmatic.spec.app import App, Predictor
+
+ROWS_LIMIT = 50_000  # newest examples kept per predictor for the rolling figures
+DAYS_LIMIT = 400
+KEYS_LIMIT = 50_000  # keys whose own past rate is kept; of others the base rate is used
+PRIOR = 2.0  # how many labels the base rate weighs in a key's own past rate
+LOG_LOSS_CLIP = 1e-6  # a certain answer that was wrong costs at most 13.8
+BINS = 10  # of the calibration
+STEPS_LIMIT = 512  # past points kept of a rate
+
+Floats = NDArray[np.float64]
+
+
+class Examples(Protocol):
+    """What is read of a block of examples: predictions that met their truth."""
+
+    @property
+    def anchor(self) -> NDArray[np.int64]:
+        """Positions of the anchors."""
+        ...
+
+    @property
+    def key(self) -> Sequence[tuple[str, ...]]:
+        """Keys of the anchors."""
+        ...
+
+    @property
+    def at(self) -> NDArray[np.int64]:
+        """The moments that the predictions are about."""
+        ...
+
+    @property
+    def label(self) -> Floats:
+        """What came true; NaN: void."""
+        ...
+
+    @property
+    def label_now(self) -> NDArray[np.int64]:
+        """The moments when it became known."""
+        ...
+
+    @property
+    def score(self) -> Floats | None:
+        """What was predicted; NaN or None: nothing."""
+        ...
+
+    @property
+    def weight(self) -> Floats:
+        """How much each row counts; 0: censored."""
+        ...
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How good one answerer is over some rows. A figure that these rows cannot give is None."""
+
+    rows: int
+    auc: float | None = None
+    brier: float | None = None
+    log_loss: float | None = None
+    accuracy: float | None = None
+    rmse: float | None = None
+    mae: float | None = None
+
+
+@dataclass(frozen=True)
+class Daily:
+    """One day: the live model beside the base rate and the key's own past rate, over the same rows."""
+
+    day: date
+    model: Scores
+    base: Scores
+    rule: Scores
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Answers of about the same chance: what they said on average, and how often it came true."""
+
+    low: float
+    high: float
+    rows: int
+    said: float
+    true: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that is known of the quality of one predictor's live answers."""
+
+    predictor: str
+    is_binary: bool
+    model: Scores
+    base: Scores
+    rule: Scores
+    days: tuple[Daily, ...]  # oldest first
+    bins: tuple[Bin, ...]  # without empty ones
+
+    @property
+    def is_above_baselines(self) -> bool | None:
+        """Whether the model beats both baselines by Brier score (squared error); None while nothing is known."""
+        mine, others = _error(self.model), [_error(self.base), _error(self.rule)]
+        known = [other for other in others if other is not None]
+        return None if mine is None or not known else all(mine < other for other in known)
+
+
+class Quality:
+    """Keeps one predictor's newest examples and what the baselines would have said. Safe to read while it is fed."""
+
+    def __init__(self, app: App, predictor: Predictor) -> None:
+        self._zone, self._predictor = app.timezone, predictor
+        self._is_binary = predictor.label.is_binary
+        self._rows: dict[tuple[int, int], tuple[date, float, float, float, float, float]] = {}
+        self._days: dict[date, dict[tuple[int, int], None]] = {}
+        self._measured: dict[date, Daily] = {}
+        self._base = _Rate()
+        self._own: dict[str, _Rate] = {}
+        self._known: dict[int, float] = {}
+        self._lock = threading.Lock()
+
+    def examples(self, block: Examples) -> None:
+        """Take in predictions whose truth became known, or became another."""
+        scores = np.full(len(block.anchor), np.nan) if block.score is None else block.score
+        rows = zip(
+            block.anchor.tolist(),
+            block.key,
+            block.at.tolist(),
+            block.label.tolist(),
+            block.label_now.tolist(),
+            scores.tolist(),
+            block.weight.tolist(),
+            strict=True,
+        )
+        with self._lock:
+            for anchor, key, at, label, label_now, score, weight in rows:
+                self._learn(anchor, key, label, label_now)
+                self._put(anchor, key, at, label, score, weight)
+            self._forget()
+
+    def report(self, *, days: int = 60) -> Report:
+        """The figures over all rows kept, and by day."""
+        with self._lock:
+            for day in [day for day in self._days if day not in self._measured]:
+                self._measured[day] = self._measure(day)
+            shown = tuple(self._measured[day] for day in sorted(self._measured)[-days:])
+            rows = list(self._rows.values())
+        model, base, rule = self._scores(rows)
+        bins = calibration(*_columns(rows)[:2]) if self._is_binary and rows else ()
+        return Report(self._predictor.name, self._is_binary, model, base, rule, shown, bins)
+
+    def _learn(self, anchor: int, key: tuple[str, ...], label: float, label_now: int) -> None:
+        """Let the baselines know an anchor's label; a changed mind takes back the old one."""
+        old, is_void = self._known.get(anchor), label != label
+        if old is not None and old == label:
+            return
+        rates = [self._base]
+        if key and (key[0] in self._own or len(self._own) < KEYS_LIMIT):
+            rates.append(self._own.setdefault(key[0], _Rate()))
+        for rate in rates:
+            if old is not None:
+                rate.add(label_now, -1, -old)
+            if not is_void:
+                rate.add(label_now, 1, label)
+        if is_void:
+            self._known.pop(anchor, None)
+        else:
+            self._known[anchor] = label
+
+    def _put(self, anchor: int, key: tuple[str, ...], at: int, label: float, score: float, weight: float) -> None:
+        name = (anchor, at)
+        old = self._rows.pop(name, None)
+        if old is not None:
+            del self._days[old[0]][name]
+            if not self._days[old[0]]:
+                del self._days[old[0]]
+            self._measured.pop(old[0], None)
+        if score != score or label != label or not weight:
+            return
+        number, total = self._base.upto(at)
+        base = total / number if number else 0.5 if self._is_binary else 0.0
+        own_number, own_total = self._own[key[0]].upto(at) if key and key[0] in self._own else (0, 0.0)
+        rule = (own_total + PRIOR * base) / (own_number + PRIOR)
+        day = to_datetime(at).astimezone(self._zone).date()
+        self._rows[name] = (day, label, score, base, rule, weight)
+        self._days.setdefault(day, {})[name] = None
+        self._measured.pop(day, None)
+
+    def _forget(self) -> None:
+        newest = max(self._days, default=None)
+        while len(self._rows) > ROWS_LIMIT:
+            name = next(iter(self._rows))
+            day = self._rows[name][0]
+            if day not in self._measured and day != newest:  # the day's figures stay when its rows go
+                self._measured[day] = self._measure(day)
+            del self._rows[name], self._days[day][name]
+            if not self._days[day]:
+                del self._days[day]
+        while len(self._known) > 2 * ROWS_LIMIT:
+            del self._known[next(iter(self._known))]
+        while len(self._measured) > DAYS_LIMIT:
+            del self._measured[min(self._measured)]
+
+    def _measure(self, day: date) -> Daily:
+        return Daily(day, *self._scores([self._rows[name] for name in self._days[day]]))
+
+    def _scores(self, rows: list[tuple[date, float, float, float, float, float]]) -> tuple[Scores, Scores, Scores]:
+        label, *answers, weight = _columns(rows)
+        rate = binary_scores if self._is_binary else number_scores
+        model, base, rule = (rate(label, answer, weight) for answer in answers)
+        return model, base, rule
+
+
+class _Rate:
+    """How many labels were known at each moment, and their sum."""
+
+    __slots__ = ("moments", "numbers", "totals")
+
+    def __init__(self) -> None:
+        self.moments: list[int] = []
+        self.numbers: list[int] = []
+        self.totals: list[float] = []
+
+    def add(self, moment: int, number: int, total: float) -> None:
+        """Labels that became known at `moment`, which may be before others that came earlier."""
+        i = bisect_left(self.moments, moment)
+        if i == len(self.moments) or self.moments[i] != moment:
+            before = (self.numbers[i - 1], self.totals[i - 1]) if i else (0, 0.0)
+            self.moments.insert(i, moment)
+            self.numbers.insert(i, before[0])
+            self.totals.insert(i, before[1])
+        for j in range(i, len(self.moments)):
+            self.numbers[j] += number
+            self.totals[j] += total
+        if len(self.moments) > 2 * STEPS_LIMIT:
+            del self.moments[:STEPS_LIMIT], self.numbers[:STEPS_LIMIT], self.totals[:STEPS_LIMIT]
+
+    def upto(self, moment: int) -> tuple[int, float]:
+        """Number and sum of the labels that were known at `moment`."""
+        i = bisect_right(self.moments, moment)
+        return (self.numbers[i - 1], self.totals[i - 1]) if i else (0, 0.0)
+
+
+def binary_scores(label: Floats, chance: Floats, weight: Floats) -> Scores:
+    """The scores of chances for labels that are 0 or 1."""
+    if not len(label):
+        return Scores(0)
+    clipped = np.clip(chance, LOG_LOSS_CLIP, 1 - LOG_LOSS_CLIP)
+    losses = -(label * np.log(clipped) + (1 - label) * np.log(1 - clipped))
+    return Scores(
+        len(label),
+        auc=auc(label, chance),
+        brier=_mean((chance - label) ** 2, weight),
+        log_loss=_mean(losses, weight),
+        accuracy=_mean((chance >= 0.5) == (label >= 0.5), weight),
+    )
+
+
+def number_scores(label: Floats, value: Floats, weight: Floats) -> Scores:
+    """The scores of values for labels that are numbers."""
+    if not len(label):
+        return Scores(0)
+    off = value - label
+    return Scores(len(label), rmse=_mean(off**2, weight) ** 0.5, mae=_mean(np.abs(off), weight))
+
+
+def auc(label: Floats, chance: Floats) -> float | None:
+    """The chance that a row of label 1 scores above one of label 0, ties counting half; None if either is missing.
+
+    >>> auc(np.array([0.0, 1.0, 0.0, 1.0]), np.array([0.1, 0.9, 0.5, 0.5]))
+    0.875
+    """
+    positives = int((label >= 0.5).sum())
+    negatives = len(label) - positives
+    if not positives or not negatives:
+        return None
+    _, place, number = np.unique(chance, return_inverse=True, return_counts=True)
+    ranks = np.cumsum(number) - (number - 1) / 2
+    summed = float(ranks[place][label >= 0.5].sum())
+    return (summed - positives * (positives + 1) / 2) / (positives * negatives)
+
+
+def calibration(label: Floats, chance: Floats) -> tuple[Bin, ...]:
+    """Rows by tenths of their chance, without empty ones."""
+    place = np.minimum((chance * BINS).astype(np.int64), BINS - 1)
+    return tuple(
+        Bin(i / BINS, (i + 1) / BINS, int(mine.sum()), float(chance[mine].mean()), float(label[mine].mean()))
+        for i in range(BINS)
+        if (mine := place == i).any()
+    )
+
+
+def _columns(rows: Sequence[tuple[date, float, float, float, float, float]]) -> list[Floats]:
+    """Columns label, score, base, rule, weight."""
+    return list(np.array([row[1:] for row in rows], dtype=np.float64).reshape(len(rows), 5).T)
+
+
+def _mean(values: NDArray[np.float64] | NDArray[np.bool_], weight: Floats) -> float:
+    return float(np.average(values.astype(np.float64), weights=weight))
+
+
+def _error(scores: Scores) -> float | None:
+    return scores.brier if scores.brier is not None else scores.rmse

@@ -1,0 +1,167 @@
+"""How the pipeline is: what became of every event, how far behind it is, and how fast it answers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from katmatic.metrics import Metrics
+
+OUTCOMES = ("applied", "duplicate", "late", "dead")
+
+# What the names mean: for `prometheus.text`, and for docs/reference/metrics.md.
+HELP = {
+    "events_total": "Events that were read from the log, by topic.",
+    "event_outcomes_total": "What became of the events: applied, duplicate, late (applied after its lateness) or dead.",
+    "heard_seconds": "When an event of the topic was last read, in seconds since 1970.",
+    "predictions_total": "Predictions made, by predictor.",
+    "labels_total": "Versions of labels, by label.",
+    "actions_total": "Actions taken on predictions, by predictor and result: ok or error.",
+    "alerts_total": "Alerts raised, by alert and severity.",
+    "user_errors_total": "How often a function of the user's raised, by where.",
+    "waiting_events": "Events that are accepted and not read yet.",
+    "lag_seconds": "For how long the oldest of the waiting events has been waiting.",
+    "answer_seconds": "From the arrival of an event to its logged prediction.",
+    "http_requests_total": "Requests answered, by route and status.",
+    "http_request_seconds": "From a request to its answer, by route.",
+    "http_refused_total": "Requests refused before they reached a route, by reason.",
+    "stream_clients": "Browsers and programs that listen to the live stream.",
+    "stream_dropped_total": "Messages of the live stream dropped because their client was too slow.",
+}
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of the events. `late` ones were applied too, and are not counted in `applied`."""
+
+    events: int = 0
+    applied: int = 0
+    duplicate: int = 0
+    late: int = 0
+    dead: int = 0
+
+    @property
+    def accounted(self) -> int:
+        """How many events have a known fate."""
+        return self.applied + self.duplicate + self.late + self.dead
+
+    @property
+    def is_conserved(self) -> bool:
+        """Whether events in = applied + duplicate + late + dead."""
+        return self.events == self.accounted
+
+    @property
+    def dead_share(self) -> float | None:
+        """The share of the events that could not be applied; None of none."""
+        return self.dead / self.events if self.events else None
+
+
+@dataclass(frozen=True)
+class Flow:
+    """One topic: how many events came, how many could not be read, and when the newest came."""
+
+    topic: str
+    events: int
+    dead: int
+    heard: int | None
+
+
+@dataclass(frozen=True)
+class Vitals:
+    """The state of the pipeline at one moment."""
+
+    counts: Counts = field(default_factory=Counts)
+    flows: tuple[Flow, ...] = ()
+    predictions: int = 0
+    labels: int = 0
+    actions: int = 0
+    waiting: int = 0  # events accepted and not read yet
+    lag_seconds: float = 0.0  # how long the oldest of them has waited
+    p50_seconds: float | None = None  # from the arrival of an event to its logged prediction
+    p99_seconds: float | None = None
+
+
+class Pulse:
+    """Counts what the pipeline does, into `metrics`. Safe to read while another thread feeds it."""
+
+    def __init__(self, metrics: Metrics, topics: tuple[str, ...] = ()) -> None:
+        self._metrics = metrics
+        self._counts = dict.fromkeys(("events", *OUTCOMES), 0)
+        self._flows = {topic: [0, 0] for topic in topics}
+        self._heard: dict[str, int] = {}
+        self._made = {"predictions": 0, "labels": 0, "actions": 0}
+        self._waiting, self._lag_seconds = 0, 0.0
+        self._lock = threading.Lock()
+
+    def counted(self, counts: Mapping[str, int]) -> None:
+        """Take in the counts of one step: events, applied, duplicate, late, dead."""
+        with self._lock:
+            for name in self._counts:
+                self._counts[name] += counts.get(name, 0)
+        for name in OUTCOMES:
+            if counts.get(name):
+                self._metrics.add("event_outcomes_total", counts[name], outcome=name)
+
+    def heard(self, topic: str, events: int, now: int, *, dead: int = 0) -> None:
+        """Events of one topic were read at the moment `now`, `dead` of them unreadable."""
+        with self._lock:
+            flow = self._flows.setdefault(topic, [0, 0])
+            flow[0] += events
+            flow[1] += dead
+            if events:
+                self._heard[topic] = now
+        if events:
+            self._metrics.add("events_total", events, topic=topic)
+            self._metrics.set("heard_seconds", now / 1e6, topic=topic)
+
+    def predicted(self, predictor: str, rows: int) -> None:
+        """Predictions were made."""
+        with self._lock:
+            self._made["predictions"] += rows
+        self._metrics.add("predictions_total", rows, predictor=predictor)
+
+    def labelled(self, label: str, rows: int) -> None:
+        """Labels have new versions."""
+        with self._lock:
+            self._made["labels"] += rows
+        self._metrics.add("labels_total", rows, label=label)
+
+    def acted(self, predictor: str, *, failed: bool = False) -> None:
+        """An action was taken."""
+        with self._lock:
+            self._made["actions"] += 1
+        self._metrics.add("actions_total", predictor=predictor, result="error" if failed else "ok")
+
+    def alerted(self, name: str, severity: str) -> None:
+        """An alert was raised."""
+        self._metrics.add("alerts_total", alert=name, severity=severity)
+
+    def raised(self, where: str, times: int = 1) -> None:
+        """A function of the user's raised."""
+        self._metrics.add("user_errors_total", times, where=where)
+
+    def answered(self, seconds: float, times: int = 1) -> None:
+        """Predictions were logged so long after their events had arrived."""
+        self._metrics.observe("answer_seconds", seconds, times)
+
+    def waits(self, events: int, lag_seconds: float) -> None:
+        """So many events are waiting, the oldest for so long."""
+        with self._lock:
+            self._waiting, self._lag_seconds = events, lag_seconds
+        self._metrics.set("waiting_events", events)
+        self._metrics.set("lag_seconds", lag_seconds)
+
+    def vitals(self) -> Vitals:
+        """How the pipeline is now."""
+        with self._lock:
+            flows = tuple(Flow(topic, n, dead, self._heard.get(topic)) for topic, (n, dead) in self._flows.items())
+            return Vitals(
+                Counts(**self._counts),
+                flows,
+                **self._made,
+                waiting=self._waiting,
+                lag_seconds=self._lag_seconds,
+                p50_seconds=self._metrics.quantile("answer_seconds", 0.5),
+                p99_seconds=self._metrics.quantile("answer_seconds", 0.99),
+            )

@@ -1,0 +1,1 @@
+"""The live pages: rendered here, kept fresh over server-sent events."""
