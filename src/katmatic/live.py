@@ -1,4 +1,4 @@
-"""What can be asked of a running pipeline from outside: its page, its HTTP API and its alerts look through this window."""
+"""What can be asked of a running pipeline from outside: its page and its HTTP API look through this window."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ import numpy as np
 
 from katmatic.clock import monotonic_seconds
 from katmatic.engine.ask import ask
-from katmatic.errors import InputError, ModelError
+from katmatic.errors import ModelError
 from katmatic.labels.join import Joiner
 from katmatic.log.codec import decode, decode_labels, decode_predictions
-from katmatic.metrics import Metrics
 from katmatic.monitoring.alerts import Facts, Rules, from_decision
 from katmatic.monitoring.board import Board
 from katmatic.monitoring.drift import Shift, Watch
@@ -170,7 +169,7 @@ class Live:
     def _publish(self, turn: Turn) -> None:
         done = monotonic_seconds()
         while self._arrivals and self._arrivals[0][0] <= self._applied:
-            records, arrived = self._arrivals.popleft()
+            _, arrived = self._arrivals.popleft()
             self._pulse.answered(done - arrived)
         waiting = self._accepted - self._applied
         self._pulse.waits(max(0, waiting), done - self._arrivals[0][1] if self._arrivals else 0.0)
@@ -212,7 +211,9 @@ class Live:
         with self._lock:
             waiting = self._accepted - self._applied
             if waiting + len(values) > QUEUE_RECORDS_LIMIT:
-                raise QueueFull("log", found=f"{waiting:,} waiting records", expected=f"{QUEUE_RECORDS_LIMIT:,} at most")
+                raise QueueFull(
+                    "log", found=f"{waiting:,} waiting records", expected=f"{QUEUE_RECORDS_LIMIT:,} at most"
+                )
             found = self._pipeline.log.append(topic, values)
             self._accepted += len(values)
             self._arrivals.append((self._accepted, monotonic_seconds()))
