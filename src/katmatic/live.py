@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -176,11 +177,9 @@ class Live:
         if not self.hub.listeners:
             return
         for block in turn.predictions:
-            for i in range(len(block)):
-                self.hub.publish("prediction", answers.prediction(self.app, block.row(i)))
+            self.hub.publish_many("prediction", len(block), partial(_predictions, self.app, block))
         for versions in turn.labels:
-            for i in range(len(versions)):
-                self.hub.publish("label", answers.label(self.app, versions.row(i)))
+            self.hub.publish_many("label", len(versions), partial(_labels, self.app, versions))
         self.hub.publish("status", {"now": answers.iso(turn.batch.now, self.app.timezone)})
 
     def _check(self, turn: Turn) -> None:
@@ -189,7 +188,7 @@ class Live:
             facts = Facts(
                 vitals=self._pulse.vitals(),
                 silent=sorted(self._pipeline.state.silent(self._pipeline.plan)),
-                reports=[quality.report() for name, quality in self.quality.items() if self._answers(name)],
+                reports=[quality.report(turn.batch.now) for name, quality in self.quality.items() if self._answers(name)],
                 shifts={name: self.shifts(name) for name in self.watches},
                 models=turn.models,
             )
@@ -250,7 +249,7 @@ class Live:
                 "" if self.ready else "the log is being read again",
                 self._pulse.vitals(),
                 {name: self._card(name) for name in self.app.predictors},
-                {name: quality.report() for name, quality in self.quality.items() if self._answers(name)},
+                {name: quality.report(self._pipeline.clock.now()) for name, quality in self.quality.items() if self._answers(name)},
                 tuple(sorted(self._pipeline.state.silent(self._pipeline.plan))),
                 self._rules.open,
             )
@@ -302,6 +301,14 @@ class Live:
     def subscribe(self) -> Listener:
         """Messages from now on."""
         return self.hub.subscribe()
+
+
+def _predictions(app: App, block: PredictionBlock) -> Iterator[dict[str, Any]]:
+    return (answers.prediction(app, block.row(i)) for i in range(len(block)))
+
+
+def _labels(app: App, block: LabelBlock) -> Iterator[dict[str, Any]]:
+    return (answers.label(app, block.row(i)) for i in range(len(block)))
 
 
 def _newest(log: Any, topic: str) -> Any:

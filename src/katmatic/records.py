@@ -215,6 +215,7 @@ class ExampleBlock:
     columns: tuple[str, ...]
     anchor: NDArray[np.int64]
     key: list[tuple[str, ...]]
+    time: NDArray[np.int64]  # the anchors' own times
     at: NDArray[np.int64]
     lead: NDArray[np.int64]  # NOTHING: on arrival
     values: NDArray[np.float64]  # (n, F), as served

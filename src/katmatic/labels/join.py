@@ -96,6 +96,7 @@ class Joiner:
             columns=first.columns,
             anchor=_ints(block.anchor[i] for block, i, _ in rows),
             key=[block.key[i] for block, i, _ in rows],
+            time=_ints(block.time[i] for block, i, _ in rows),
             at=_ints(block.at[i] for block, i, _ in rows),
             lead=_ints(block.lead[i] for block, i, _ in rows),
             values=np.array([block.values[i] for block, i, _ in rows]).reshape(len(rows), len(first.columns)),
