@@ -18,6 +18,7 @@ from katmatic.spec.app import App, Predictor
 ANCHORS_LIMIT = 50_000  # anchors kept per predictor, newest first: a school of 600 for four months of school days
 NEWEST_LIMIT = 200  # newest predictions and actions kept per predictor
 DAYS_LIMIT = 400  # days kept in the trend of a predictor
+OVER = 0.9  # share of a day's anchors whose labels are known before it counts: those known early are not like the rest
 LIKELY = 0.5  # a chance from here on counts as likely, unless an action names its own threshold
 
 
@@ -286,12 +287,12 @@ class Board:
         return Roll(predictor, day, shown, counts, sum(part.likely for part in shown), threshold, names)
 
     def trend(self, predictor: str, *, days: int = 30, group: str | None = None) -> tuple[Day, ...]:
-        """The newest `days` days on which something became known, oldest first; of one group, or of all."""
+        """The newest `days` days that are over, oldest first; of one group, or of all."""
         sheet = self._sheets[predictor]
         summed: dict[date, _Tally] = {}
         with self._lock:
             for (day, name), tally in sheet.tallies.items():
-                if group in (None, name) and tally.known:
+                if group in (None, name):
                     whole = summed.setdefault(day, _Tally())
                     whole.anchors += tally.anchors
                     whole.known += tally.known
@@ -300,8 +301,9 @@ class Board:
                     whole.forecasts += tally.forecasts
         return tuple(
             Day(day, t.anchors, t.known, t.actual, t.forecast * t.known / t.forecasts if t.forecasts else None)
-            for day, t in sorted(summed.items())[-days:]
-        )
+            for day, t in sorted(summed.items())
+            if t.known and t.known >= OVER * t.anchors
+        )[-days:]
 
     def groups(self, predictor: str) -> tuple[str, ...]:
         """Every group that the trend knows."""

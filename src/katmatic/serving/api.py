@@ -84,7 +84,6 @@ def make_api(
             Middleware(_Measured, metrics=pipeline.metrics, routes=routes),
         ],
         exception_handlers={KatmaticError: on_error, HTTPException: on_error, Exception: on_error},
-        max_body_size=body.BODY_BYTES_LIMIT,
     )
 
 

@@ -23,7 +23,7 @@ from katmatic.serving.access import COOKIE, is_same, session
 from katmatic.serving.base import ModelCard, Pipeline, Status
 from katmatic.serving.openapi import describe
 from katmatic.serving.pages import words
-from katmatic.serving.pages.charts import Chart, chart
+from katmatic.serving.pages.charts import BROAD, Chart, chart
 from katmatic.serving.problem import Refused
 from katmatic.spec.app import Predictor
 from katmatic.spec.event import schema
@@ -350,18 +350,20 @@ class Pages:
             bars=[day.rate for day in found],
             lines=[("forecast", "model", forecast)],
             percent=predictor.label.is_binary,
+            width=BROAD,
         )
+        past = {other: board.trend(predictor.name, days=days, group=other) for other in groups} if group is None else {}
+        high = max((day.rate or 0.0 for found in past.values() for day in found), default=0.0)
         by_group = []
-        for other in groups:
-            past = board.trend(predictor.name, days=days, group=other)
-            known = sum(day.known for day in past)
-            by_group.append(
-                (
-                    other,
-                    sum(day.actual for day in past) / known if known else None,
-                    chart(other, [words.short_day(day.day) for day in past], bars=[day.rate for day in past]),
-                )
+        for other, found_there in past.items():
+            known = sum(day.known for day in found_there)
+            small = chart(
+                other,
+                [words.short_day(day.day) for day in found_there],
+                bars=[day.rate for day in found_there],
+                high=high,
             )
+            by_group.append((other, sum(day.actual for day in found_there) / known if known else None, small))
         return {
             "predictor": predictor,
             "predictors": list(self._app.predictors),
@@ -375,7 +377,7 @@ class Pages:
             "choices": TREND_DAYS,
             "chart": drawn,
             "table": [(words.short_day(day.day), day) for day in reversed(found)],
-            "by_group": by_group if group is None else [],
+            "by_group": by_group,
             "is_binary": predictor.label.is_binary,
         }
 
