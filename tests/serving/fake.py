@@ -276,6 +276,8 @@ class FakePipeline:
                 self._ask(mates)
 
     def _ask(self, pupils: list[str]) -> None:
+        if not pupils:
+            return
         block = self._block(pupils)
         self._board.predictions(block)
         self._pulse.predicted("absence", len(block))

@@ -246,7 +246,7 @@ class Pages:
     def _today(self, request: Request, status: Status) -> dict[str, Any]:
         predictor = self._chosen(request)
         if predictor is None:
-            return {"predictor": None, "predictors": [], "roll": None, "newest": [], "actions": []}
+            return {"predictor": None, "predictors": [], "roll": None, "group": None}
         asked = request.query_params.get("group") or None
         context: dict[str, Any] = {
             "predictor": predictor,
@@ -333,7 +333,7 @@ class Pages:
     def _trends(self, request: Request, status: Status) -> dict[str, Any]:
         predictor = self._chosen(request)
         if predictor is None:
-            return {"predictor": None, "predictors": []}
+            return {"predictor": None, "predictors": [], "group": None}
         board = self._pipeline.board()
         groups = [group for group in board.groups(predictor.name) if group]
         asked = request.query_params.get("group")
