@@ -95,6 +95,19 @@ def test_no_file_is_dead():
     assert sorted(set(MODULES) - reached) == [], "files that nothing imports"
 
 
+BACKENDS = ("airflow", "files", "kafka", "local", "memory", "mlflow", "sqlite")
+WIRING = ("katmatic.cli", "katmatic.runtime", "katmatic.testing")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_only_the_wiring_names_a_backend(name):
+    """The import contracts are in .importlinter; this one must hold before the wiring exists, which they cannot say."""
+    if name.startswith(WIRING):
+        return
+    named = {other for other in imports(MODULES[name]) if other in MODULES and other.rpartition(".")[2] in BACKENDS}
+    assert named <= {name}, f"{name} names {', '.join(sorted(named))}: take it as an argument"
+
+
 FORBIDDEN_CALLS = {
     "time.time", "time.time_ns", "time.monotonic", "time.monotonic_ns", "time.perf_counter", "time.perf_counter_ns",
     "time.process_time", "time.sleep", "datetime.now", "datetime.utcnow", "datetime.today", "date.today",
@@ -164,6 +177,45 @@ def documented(path: str, pattern: str) -> set[str]:
     return set(re.findall(pattern, read(path), re.M))
 
 
+def words() -> dict[str, object]:
+    """All that a user writes, by the name under which docs/reference/words.md explains it."""
+    found: dict[str, object] = {name: getattr(katmatic, name) for name in katmatic.__all__}
+    for name in ("past", "future"):
+        module = found.pop(name)
+        found |= {
+            f"{name}.{word}": value
+            for word, value in vars(module).items()
+            if inspect.isfunction(value) and value.__module__ == module.__name__ and not word.startswith("_")
+        }
+    found |= {
+        f"App.{word}": value
+        for word, value in vars(katmatic.App).items()
+        if inspect.isfunction(value) and not word.startswith("_")
+    }
+    found["Predictor.when"] = importlib.import_module("katmatic.spec.app").Predictor.when
+    return found
+
+
+def test_every_word_is_explained_and_every_explained_word_exists():
+    assert documented("docs/reference/words.md", r"^#{2,3} `([\w.]+)") == set(words()) | {"past", "future"}
+
+
+@pytest.mark.parametrize("name", words())
+def test_every_argument_of_a_word_is_explained(name):
+    if name in ("Event", "Id", "Key", "Served", "Time"):
+        return  # these take none
+    text = read("docs/reference/words.md")
+    before, _, after = text.partition(f"# `{name}")
+    own = re.split(r"^#{1,3} ", after, maxsplit=1, flags=re.M)[0]
+    shared = re.split(r"^### ", re.split(r"^## ", before, flags=re.M)[-1], flags=re.M)[0]
+    missing = [
+        argument
+        for argument in inspect.signature(words()[name]).parameters
+        if argument != "self" and not re.search(rf"`{argument}\b", shared + own)
+    ]
+    assert not missing, f"docs/reference/words.md, {name}: {', '.join(missing)}"
+
+
 def test_settings_and_their_documentation_agree():
     if "katmatic.settings" not in MODULES:
         return
@@ -172,35 +224,33 @@ def test_settings_and_their_documentation_agree():
     assert documented("docs/reference/settings.md", r"^\| `(\w+)`") == names
 
 
-def test_metrics_and_their_documentation_agree():
-    if not (ROOT / "docs/reference/metrics.md").exists():
-        return
+def metrics_used() -> set[str]:
+    """Names given to `metrics.add`, `.set` and `.observe`, wherever they are written as texts."""
     used = set()
     for file in FILES:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if (
-                isinstance(node, ast.Call)
-                and isinstance(node.func, ast.Attribute)
-                and node.func.attr in ("add", "set", "observe")
-            ):
-                first = node.args[0] if node.args else None
-                owner = ast.unparse(node.func.value)
-                if owner.endswith("metrics") and isinstance(first, ast.Constant) and isinstance(first.value, str):
-                    used.add(first.value)
-    assert documented("docs/reference/metrics.md", r"^\| `(?:katmatic_)?(\w+)`") == {
-        name.removeprefix("katmatic_") for name in used
-    }
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute) or not node.args:
+                continue
+            name = node.args[0]
+            is_metric = node.func.attr in ("add", "set", "observe") and ast.unparse(node.func.value).endswith("metrics")
+            if is_metric and isinstance(name, ast.Constant) and isinstance(name.value, str):
+                used.add(name.value.removeprefix("katmatic_"))
+    return used
+
+
+def test_metrics_and_their_documentation_agree():
+    assert documented("docs/reference/metrics.md", r"^\| `(?:katmatic_)?(\w+)") == metrics_used()
 
 
 def test_routes_and_their_documentation_agree():
-    if not (ROOT / "docs/reference/http.md").exists() or "katmatic.serving.api" not in MODULES:
+    if "katmatic.serving.api" not in MODULES:
         return
     used = set()
     for name, file in MODULES.items():
         if name.startswith("katmatic.serving"):
-            found = re.findall(r'Route\(\s*"(/[^"]*)"', file.read_text(encoding="utf-8"))
-            used |= {path.replace(":path", "") for path in found}
-    assert documented("docs/reference/http.md", r"`(?:GET|POST|DELETE|PUT) (/\S*?)`") == used
+            used |= set(re.findall(r'Route\(\s*f?"(/[^"]*)"', file.read_text(encoding="utf-8")))
+    plain = {re.sub(r":\w+}", "}", path) for path in used}  # without Starlette's converters
+    assert documented("docs/reference/http.md", r"`(?:GET|POST|DELETE|PUT) (/[^\s`]*)`") == plain
 
 
 def test_commands_and_their_documentation_agree():
@@ -209,7 +259,47 @@ def test_commands_and_their_documentation_agree():
     import typer
 
     commands = set(typer.main.get_command(importlib.import_module("katmatic.cli").app).commands)
-    assert documented("docs/reference/cli.md", r"^## `?katmatic (\w+)") == commands
+    assert documented("docs/reference/cli.md", r"^## `katmatic (\w+)") == commands
+
+
+PAGES = [file for file in tracked() if file.suffix == ".md"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        path, _, anchor = target.partition("#")
+        other = (page.parent / path).resolve() if path else page
+        is_picture_to_come = other.parent.name == "pictures" and not other.parent.exists()
+        if re.match(r"\w+:", target) or is_picture_to_come:
+            continue
+        if not other.exists() or (anchor and anchor not in anchors(other)):
+            broken.append(target)
+    assert not broken, f"{page.relative_to(ROOT)}: {', '.join(broken)}"
+
+
+def anchors(page: Path) -> set[str]:
+    """The names that headings get: lower case, without punctuation, dashes for spaces."""
+    titles = re.findall(r"^#+ (.*)", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_decisions_are_numbered_without_a_gap_and_listed():
+    found = sorted(file.name for file in (ROOT / "docs/decisions").glob("[0-9]*.md"))
+    assert [name[:4] for name in found] == [f"{number:04}" for number in range(1, len(found) + 1)]
+    assert documented("docs/decisions/README.md", r"\]\((\d{4}-[\w-]+\.md)\)") == set(found)
+
+
+def test_the_readme_shows_the_example_as_it_is():
+    shown = re.findall(r"^```python\n(.*?)^```", read("README.md"), re.M | re.S)
+    assert read("examples/attendance.py") in shown
+
+
+def test_the_words_of_the_makefile_are_the_ones_we_tell():
+    told = documented("CONTRIBUTING.md", r"^\| `make (\w+)`")
+    assert told == set(re.findall(r"^(\w+):.*##", read("Makefile"), re.M)) - {"help"}
 
 
 def test_every_error_has_four_parts():

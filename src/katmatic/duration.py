@@ -19,8 +19,8 @@ UNITS_MICROS = {
     "us": 1,
 }
 LIMIT_MICROS = 1000 * UNITS_MICROS["y"]  # moments and lengths stay far inside 64 bits
-_PART = re.compile(r"(\d+)(ms|us|[ywdhms])")
-_WHOLE = re.compile(r"[+-]?(\d+(ms|us|[ywdhms]))+")
+_PART = re.compile(r"([0-9]+)(ms|us|[ywdhms])")
+_WHOLE = re.compile(r"[+-]?([0-9]+(ms|us|[ywdhms]))+")
 
 
 NO_TIME = timedelta(0)

@@ -28,7 +28,11 @@ class InputError(KatmaticError):
 
 
 class LogError(KatmaticError):
-    """The log cannot be opened, read or written."""
+    """The log, or a checkpoint beside it, cannot be opened, read or written."""
+
+
+class LogFull(LogError):
+    """The log takes no more for now: what was handed in before must become durable first."""
 
 
 class ModelError(KatmaticError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 NOTHING = -(2**63)  # in a column of moments: there is none
 
-PREDICTIONS = "katmatic.predictions"
-LABELS = "katmatic.labels"
-DECISIONS = "katmatic.decisions"
-MODELS = "katmatic.models"
-ALERTS = "katmatic.alerts"
-DEAD = "katmatic.dead"
+PREDICTIONS: Final = "katmatic.predictions"
+LABELS: Final = "katmatic.labels"
+DECISIONS: Final = "katmatic.decisions"
+MODELS: Final = "katmatic.models"
+ALERTS: Final = "katmatic.alerts"
+DEAD: Final = "katmatic.dead"
 SYSTEM_TOPICS = (PREDICTIONS, LABELS, DECISIONS, MODELS, ALERTS, DEAD)
 
 

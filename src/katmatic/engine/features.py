@@ -14,6 +14,9 @@ from katmatic.engine.validate import local
 from katmatic.state.columns import Numbering
 
 
+_PLAIN = {float, int, bool, type(None), str}
+
+
 class Anchors:
     """What the rows of one block say about their anchors, as far as a feature asks for it."""
 
@@ -50,13 +53,12 @@ def assemble(
             found, wrong = _derive(output, lists, anchors, n)
             failed[wrong] = True
             raised += len(wrong)
-        lists[output.name] = found
-        if output.name in questions.texts or any(type(value) is str for value in found):
-            texts[output.name] = found
-        else:
-            values[:, place[output.name]] = [math.nan if value is None else value for value in found]
-            if output.kind == "derived":
-                lists[output.name] = known(values[:, place[output.name]])
+        if output.name in questions.texts or str in set(map(type, found)):
+            lists[output.name] = texts[output.name] = found
+            continue
+        values[:, place[output.name]] = np.array(found, np.float64)  # None becomes NaN
+        if output.name in needed:
+            lists[output.name] = known(values[:, place[output.name]])
     return values, texts, failed, raised
 
 
@@ -92,7 +94,7 @@ def _derive(output: Output, lists: dict[str, list[Any]], anchors: Anchors, n: in
         given = [[]] * 0
     try:
         found = list(map(output.function, *given)) if given else [output.function() for _ in range(n)]
-        return [_clean(value) for value in found], []
+        return found if set(map(type, found)) <= _PLAIN else [_clean(value) for value in found], []
     except Exception:  # the user's function may raise anything: then row by row
         return _row_by_row(output, given, n)
 

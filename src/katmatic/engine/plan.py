@@ -13,8 +13,9 @@ import numpy as np
 from katmatic import duration
 from katmatic.errors import DeclarationError
 from katmatic.spec.app import App, Predictor, SourcePolicy, windows
-from katmatic.spec.check import arguments, derived_order
-from katmatic.spec.event import Event, Schema, field_ref, schema
+from katmatic.spec.check import derived_order
+from katmatic.spec.event import Schema, field_ref, schema
+from katmatic.spec.function import arguments
 from katmatic.spec.future import Label
 from katmatic.spec.past import Past
 from katmatic.state import kernel
@@ -450,8 +451,8 @@ class _Compiler:
         acc_lo = accs.lo()
         p_lo, q_rows = [0], []
         for asked in (*(rows for _, rows in questions), *self.rankings):
-            for table, op, acc, column, length, space, out, k in sorted(asked, key=lambda row: row[0]):
-                absolute = int(acc_lo[table]) + acc if acc >= 0 else -1
+            for table, op, part_of, column, length, space, out, k in sorted(asked, key=lambda row: row[0]):
+                absolute = int(acc_lo[table]) + part_of if part_of >= 0 else -1
                 q_rows.append((op, table, absolute, column, length, space, out, k))
             p_lo.append(len(q_rows))
 

@@ -56,6 +56,16 @@ class State:
         self.store = Store(spaces=len(plan.spaces), cells=int(plan.tables[kernel.CELLS_PER_KEY]), codes=codes)
         self.readers = [Reader(stream.schema, plan.zone) for stream in plan.streams]
 
+    @property
+    def next_due(self) -> int:
+        """The moment at which something happens by time passing; far in the future if nothing waits."""
+        return int(self.store.words[kernel.NEXT_DUE])
+
+    def silent(self, plan: Plan) -> set[str]:
+        """Topics whose silence was told (`Changes.holds`), and that were not heard since."""
+        told = self.store.words[kernel.ALERTED_AT : kernel.ALERTED_AT + len(plan.streams)]
+        return {stream.schema.topic for stream, flag in zip(plan.streams, told.tolist(), strict=True) if flag}
+
     def dump(self) -> bytes:
         """The state as bytes."""
         return self.store.dump()
@@ -369,30 +379,27 @@ class _Asked:
         stream = next(s for s, known in enumerate(plan.streams) if known.schema.event is questions.predictor.anchor)
         self._state, self._stream, self._changes = state, stream, changes
         self._positions, self._rows = part[:, 2], part[:, 7]
-        self._columns, self._places = next(
-            ((columns, places) for s, columns, places in given.columns if s == stream), (None, None)
-        )
-        self._is_here = self._columns is not None and bool((self._rows >= 0).all())
-        if self._is_here:
-            changes.anchors.append((self._positions, stream, self._columns, self._index()))
+        self._columns: Columns | None = None
+        for s, columns, places in given.columns:
+            if s == stream and bool((self._rows >= 0).all()):
+                self._columns = columns
+                self._index = np.searchsorted(places, self._rows)
+                changes.anchors.append((self._positions, stream, columns, self._index))
 
-    def _index(self) -> NDArray[np.int64]:
-        return np.searchsorted(self._places, self._rows)
+    def _here(self) -> Columns | None:
+        """The columns of the anchors, if all are in the batch."""
+        if self._columns is None or len(self._columns) == len(self._rows):
+            return self._columns
+        return validate.take(self._columns, self._index)
 
     def fields(self, name: str) -> Any:
-        if self._is_here and len(self._rows) == len(self._columns):
-            return self._columns.fields[name]
-        if self._is_here:
-            column = self._columns.fields[name]
-            return [column[i] for i in self._index().tolist()]
-        return [getattr(event, name) for event in self.events()]
+        here = self._here()
+        return here.fields[name] if here else [getattr(event, name) for event in self.events()]
 
     def events(self) -> list[Any]:
-        if self._is_here:
-            columns = self._columns
-            if len(self._rows) != len(columns):
-                columns = validate.take(columns, self._index())
-            return self._state.readers[self._stream].events(columns)
+        here = self._here()
+        if here:
+            return self._state.readers[self._stream].events(here)
         _restore(self._state, self._positions.tolist(), self._changes)
         return [self._changes.kept[position] for position in self._positions.tolist()]
 

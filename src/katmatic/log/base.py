@@ -24,7 +24,7 @@ class Batch:
     A batch without slices is a tick: nothing came, and time passed.
     """
 
-    sequence: int  # of the batch in the log: 1, 2, 3, ...
+    sequence: int  # of the batch in the log: it rises, with a gap where empty ticks were not kept
     now: int  # microseconds since 1970 UTC
     slices: Sequence[Slice] = ()
 
@@ -32,31 +32,13 @@ class Batch:
         return sum(len(piece.values) for piece in self.slices)
 
 
-class Log(Protocol):
-    """One ordered log. `commit` is the single place where exactly-once is decided.
+class History(Protocol):
+    """What was committed, to be read again, also by other processes while the owner goes on.
 
-    Records come in two ways. Those that are **read** (appended, or fed) share one numbering, in the order in which
-    batches give them out, over all topics: that position is an event's identity everywhere. Those that are **written**
-    by a commit (predictions, labels, ...) are numbered per topic, from 0.
+    Records come in two ways. Those that are **read** (appended, or fed) share one numbering over all topics, in the
+    order in which batches give them out: that position is an event's identity everywhere. Those that are **written** by
+    a commit (predictions, labels, ...) are numbered per topic, from 0. A topic holds records of one of the two ways.
     """
-
-    def append(self, topic: str, values: Sequence[bytes]) -> Future[range]:
-        """Hand in records; the future gives their positions once they are durable. Callable from any thread."""
-        ...
-
-    def read(self, now: int, *, limit: int) -> Batch:
-        """The next batch, at most `limit` records; a tick if nothing waits. It is durable, and gone, once committed."""
-        ...
-
-    def commit(
-        self, batch: Batch, written: Mapping[str, Sequence[bytes]], fed: Mapping[str, Sequence[bytes]] = {}
-    ) -> None:
-        """Make `batch` (its moment, its order, its records) and what was made of it durable: together or not at all.
-
-        `written` goes to the end of its topics; `fed` waits to be read, before all that was appended later.
-        An empty tick (no slices, nothing written or fed) need not be kept if nothing depends on it; pass it anyhow.
-        """
-        ...
 
     def batches(self, after: int = 0) -> Iterator[Batch]:
         """The committed batches with a sequence above `after`, in order: the log once more."""
@@ -66,6 +48,48 @@ class Log(Protocol):
         """Committed records of one topic with their positions, from `start` up to but without `stop`."""
         ...
 
+    def end(self, topic: str) -> int:
+        """The position after the topic's last committed record; 0 of nothing."""
+        ...
+
     def close(self) -> None:
         """Let go of files and connections; what was appended and not committed was never acknowledged."""
+        ...
+
+
+class Log(History, Protocol):
+    """One ordered log with one owner. `commit` is the single place where exactly-once is decided."""
+
+    def append(self, topic: str, values: Sequence[bytes]) -> Future[range]:
+        """Hand in records; the future gives their positions once they are durable. Callable from any thread.
+
+        Raises LogFull when too much waits: whoever can wait then waits for the future of an earlier append.
+        """
+        ...
+
+    def wait(self, timeout: float) -> bool:
+        """True as soon as something waits to be read; False if nothing came within `timeout` seconds."""
+        ...
+
+    def read(self, now: int, *, limit: int) -> Batch:
+        """The next batch, at most `limit` records; a tick if nothing waits. It is durable, and gone, once committed.
+
+        Its moment is `now`, or that of the batch before it if the clock has gone back. Read again before the commit, it
+        gives the same records, and those that came meanwhile.
+        """
+        ...
+
+    def commit(
+        self, batch: Batch, written: Mapping[str, Sequence[bytes]], fed: Mapping[str, Sequence[bytes]] = {}
+    ) -> None:
+        """Make `batch` (its moment, its order, its records) and what was made of it durable: together or not at all.
+
+        `batch` is the one that was read last. `written` goes to the end of its topics; `fed` waits to be read, before
+        all that was appended later. An empty tick (no slices, nothing written or fed) is passed too; it is not kept,
+        since nothing depends on it. Raises LogError if it cannot be made durable; it may then be tried again.
+        """
+        ...
+
+    def sequence(self) -> int:
+        """The sequence of the last batch that was committed, kept or not; 0 at first. A checkpoint stands for it."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -88,17 +89,22 @@ class Predictor:
         """
         where = f"{self.name}.when"
         given = [limit for limit in (above, below) if limit is not None]
-        is_off = self.label.is_binary and not all(0 <= limit <= 1 for limit in given)
-        if not given or given != sorted(given) or is_off:
+        numbers = all(type(limit) in (int, float) and math.isfinite(limit) for limit in given)
+        is_off = not numbers or (self.label.is_binary and not all(0 <= limit <= 1 for limit in given))
+        if not given or is_off or given != sorted(given):
             raise DeclarationError(
                 where,
-                found=f"above={above}, below={below}",
+                found=f"above={above!r}, below={below!r}",
                 expected="above=, below= or both" + (", each a probability in [0, 1]" if self.label.is_binary else ""),
                 do="e.g. above=0.8",
             )
-        if not 0 <= holdout < 1 or (holdout and not censors):
+        is_share = type(holdout) in (int, float) and 0 <= holdout < 1
+        if not is_share or type(censors) is not bool or (holdout and not censors):
             raise DeclarationError(
-                where, found=f"holdout={holdout}", expected="a share in [0, 1), with censors=True", do="correct it"
+                where,
+                found=f"censors={censors!r}, holdout={holdout!r}",
+                expected="a share in [0, 1), and only with censors=True",
+                do="e.g. censors=True, holdout=0.01",
             )
 
         def add(function: Function) -> Function:
@@ -157,14 +163,12 @@ class App:
         if event in self.sources:
             raise DeclarationError(where, found="a second declaration", expected="one", do="merge the two")
         check.topics((*self.events, event))
-        texts = {"lateness": lateness, "silence": silence, "horizon": horizon, "duplicates": duplicates, "ahead": ahead}
+        texts = {"lateness": lateness, "horizon": horizon, "duplicates": duplicates, "ahead": ahead}
         spans = {
-            name: duration.parse(
-                text, where=f"{where} {name}=", least=duration.SHORTEST if name == "silence" else duration.NO_TIME
-            )
-            for name, text in texts.items()
-            if text is not None
+            name: duration.parse(text, where=f"{where} {name}=", least=duration.NO_TIME) for name, text in texts.items()
         }
+        if silence is not None:
+            spans["silence"] = duration.parse(silence, where=f"{where} silence=", least=duration.SHORTEST)
         if spans["lateness"] > spans["horizon"]:
             raise DeclarationError(
                 where,
@@ -193,7 +197,14 @@ class App:
         it the prediction is made when the anchor arrives. A row whose answer is already known is not asked.
         """
         where = f"App.predict({name!r})"
-        moments = (lead,) if isinstance(lead, str) else tuple(lead)
+        if not isinstance(features, Mapping):
+            raise DeclarationError(
+                where,
+                found=f"features of type {type(features).__name__}",
+                expected="a dict: each feature by its name",
+                do='features={"amount": Payment.amount}',
+            )
+        moments = tuple(lead) if isinstance(lead, list | tuple) else (lead,)
         predictor = Predictor(
             name,
             label,

@@ -144,7 +144,7 @@ class Schema:
 
 def schema(event: type[Event]) -> Schema:
     """What `event` declares."""
-    if not events_in(event):
+    if events_in(event) != (event,):
         raise DeclarationError(
             "schema", found=repr(event), expected="an event class", do="derive it: class Payment(Event)"
         )
@@ -188,9 +188,10 @@ def _read_field(event: str, info: msgspec.structs.FieldInfo, hint: Any) -> Field
     parts = get_args(hint) if get_origin(hint) in (types.UnionType, Union) else (hint,)
     rest = [part for part in parts if part is not type(None)]
     optional = len(rest) < len(parts)
-    kind, *marks = get_args(rest[0]) if get_origin(rest[0]) is Annotated else (rest[0],)
+    named = rest[0] if len(rest) == 1 else None
+    kind, *marks = get_args(named) if get_origin(named) is Annotated else (named,)
     role = next((mark for mark in marks if isinstance(mark, Role)), Role.VALUE)
-    if len(rest) > 1 or (role is Role.VALUE and kind not in _VALUES):
+    if role is Role.VALUE and not (isinstance(kind, type) and kind in _VALUES):
         raise DeclarationError(
             f"{event}.{info.name}",
             found=f"the type {hint.__name__ if isinstance(hint, type) else hint}",

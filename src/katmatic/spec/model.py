@@ -3,11 +3,12 @@
 Two kinds of models are known by what they can do. One that has `fit` is trained in batches: it gets a table in which
 NaN is unknown. One that has `learn_one` learns row by row: it gets a dict without the unknown. A batch model says by
 its scikit-learn tags whether it takes NaN and text; steps in front of it may fill and encode. A class without tags says
-nothing, and is given everything.
+nothing, and is given everything. Models that learn row by row have no tags: a copy is shown one row with text.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -16,6 +17,9 @@ from katmatic.spec.feature import Given
 from katmatic.spec.future import Label
 
 IMPUTER = "make_pipeline(SimpleImputer(add_indicator=True), {model})"
+ONLINE_ENCODER = (
+    "encode it first: (compose.Select({name!r}) | preprocessing.OneHotEncoder()) + compose.Discard({name!r})"
+)
 ENCODER = "a ColumnTransformer with OneHotEncoder(handle_unknown='ignore') for it, or leave it out"
 
 
@@ -28,6 +32,7 @@ def check_model(where: str, model: Any, label: Label, features: Sequence[Given])
         )
     if hasattr(model, "learn_one"):
         _check_methods(place, _last(model), label, ("predict_proba_one", "predict_one"))
+        _try_texts(place, model, label, features)
     elif hasattr(model, "fit"):
         _check_methods(place, model, label, ("predict_proba", "predict"))
         _through(place, model, list(features))
@@ -63,6 +68,22 @@ def _last(model: Any) -> Any:
     """The last step of an online pipeline: it is what answers."""
     steps = getattr(model, "steps", None)
     return list(steps.values())[-1] if isinstance(steps, dict) and steps else model
+
+
+def _try_texts(place: str, model: Any, label: Label, features: Sequence[Given]) -> None:
+    texts = [feature.name for feature in features if feature.is_text]
+    if not texts:
+        return
+    row = {feature.name: "a" if feature.is_text else 1.0 for feature in features}
+    try:
+        copy.deepcopy(model).learn_one(row, True if label.is_binary else 1.0)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise DeclarationError(
+            place,
+            found=f"{', '.join(texts)}: text, on which {_name(model)} raises {type(error).__name__}",
+            expected="numbers",
+            do=ONLINE_ENCODER.format(name=texts[0]),
+        ) from error
 
 
 def _through(place: str, step: Any, features: list[Given]) -> list[Given]:
@@ -116,7 +137,7 @@ def _chosen(place: str, columns: Any, features: list[Given]) -> list[Given] | No
 
 
 def _step(place: str, step: Any, features: list[Given]) -> list[Given]:
-    tags = getattr(step, "__sklearn_tags__", lambda: None)()
+    tags = _tags(step)
     if tags is None or tags.no_validation:
         return []
     takes = tags.input_tags
@@ -143,6 +164,14 @@ def _step(place: str, step: Any, features: list[Given]) -> list[Given]:
     if is_imputer or (is_encoder and code == code):
         features = [feature.filled for feature in features]
     return [feature.encoded for feature in features] if is_encoder else features
+
+
+def _tags(step: Any) -> Any:
+    """What scikit-learn's tags say of a step; None if it has none, or they cannot be asked before it is trained."""
+    try:
+        return step.__sklearn_tags__()
+    except AttributeError:
+        return None
 
 
 def _name(model: Any) -> str:

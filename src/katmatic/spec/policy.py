@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from katmatic import duration
 from katmatic.errors import DeclarationError
@@ -27,13 +29,14 @@ class Retrain:
         for name, text in (("every", self.every), ("history", self.history)):
             if text is not None:
                 duration.parse(text, where=f"Retrain {name}=", least=duration.SHORTEST)
-        if self.rows < 2 or (self.labels is not None and self.labels < 1):
-            raise DeclarationError(
-                "Retrain",
-                found=f"rows={self.rows}, labels={self.labels}",
-                expected="rows >= 2, labels >= 1",
-                do="raise it",
-            )
+        for name, number, least in (("rows", self.rows, 2), ("labels", self.labels, 1)):
+            if not (number is None and name == "labels") and (type(number) is not int or number < least):
+                raise DeclarationError(
+                    "Retrain",
+                    found=f"{name}={number!r}",
+                    expected=f"a whole number of at least {least}",
+                    do=f"e.g. {name}=100",
+                )
 
 
 METRICS = ("log_loss", "brier", "roc_auc", "average_precision", "accuracy", "rmse", "mae")
@@ -57,6 +60,10 @@ class Promote:
                 expected=f"one of {', '.join(METRICS)}",
                 do="choose one of these",
             )
+        if not _is_number(self.margin):
+            raise DeclarationError(
+                "Promote", found=f"margin={self.margin!r}", expected="a finite number", do="e.g. margin=0.01"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,17 +79,23 @@ class Rank:
     size: int = 10
 
     def __post_init__(self) -> None:
-        if not self.candidates or [c for c in self.candidates if not isinstance(c, Past) or c.op != "top"]:
+        windows = self.candidates if isinstance(self.candidates, list | tuple) else ()
+        if not windows or [window for window in windows if not isinstance(window, Past) or window.op != "top"]:
             raise DeclarationError(
                 "Rank",
                 found=f"candidates={self.candidates!r}",
-                expected="past.top(...) windows",
-                do="name at least one",
+                expected="a list of past.top(...) windows",
+                do="name at least one: candidates=[past.top(...)]",
             )
-        if not 0 <= self.explore < 1 or self.size < 1:
+        if not _is_number(self.explore) or not 0 <= self.explore < 1:
             raise DeclarationError(
-                "Rank",
-                found=f"explore={self.explore}, size={self.size}",
-                expected="explore in [0, 1) and size of at least 1",
-                do="correct them",
+                "Rank", found=f"explore={self.explore!r}", expected="a share in [0, 1)", do="e.g. explore=0.05"
             )
+        if type(self.size) is not int or self.size < 1:
+            raise DeclarationError(
+                "Rank", found=f"size={self.size!r}", expected="a whole number of at least 1", do="e.g. size=10"
+            )
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)

@@ -18,6 +18,8 @@ _NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
 def reserve(words: int) -> NDArray[np.int64]:
     """An array of zeros that takes memory only where it is written: address space costs nothing."""
     memory = mmap.mmap(-1, 8 * words, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE, 0, 8 * kernel.HEAP_AT)  # what grows: 512 times fewer page faults
     return np.frombuffer(memory, dtype=np.int64)
 
 

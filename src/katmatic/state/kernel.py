@@ -1,35 +1,38 @@
 """The compiled inner loop: one arena of words, one packed plan; the same for one event and for a hundred thousand.
 
-All that is remembered lies in one arena of 8-byte words (`words`, and the same memory as floats in `reals`):
+All that is remembered lies in one arena of 8-byte words (`words`; `reals` is the same memory as floats):
 
-* a **cell** per key and table: where its ring lies, and running aggregates as of the moment that it was asked about last;
+* a **cell** per key and table: where its ring lies, and running aggregates as of the moment last asked about;
 * a **ring** per cell: the key's recent events in the order of (time, position): time, position, values;
 * an **anchor** per open label: its life so far, in a list per join key.
 
-The plan (which windows, which labels) is data, so that one compiled kernel serves every declaration. All of it travels as
-two addresses and a plan: a function that took the tables one by one would copy each at every call. The meaning is that of
-docs/reference/semantics.md; the naive oracle in the tests says the same.
+The plan (which windows, which labels) is data, so that one compiled kernel serves every declaration. It travels as
+addresses: functions that took arrays would copy and count each at every call, which was nine tenths of the time.
+The meaning is that of docs/reference/semantics.md; the naive oracle in the tests says the same.
 
-Sums are kept as three floats whose exact sum is the sum of the window's values (error-free transformations: D. E. Knuth,
-TAOCP vol. 2, 4.2.2, theorem B; J. R. Shewchuk, "Adaptive Precision Floating-Point Arithmetic", 1997), so that values
+Sums are kept as three floats whose exact sum is the sum of the window's values (error-free transformations: D. E.
+Knuth, TAOCP vol. 2, 4.2.2, theorem B; J. R. Shewchuk, "Adaptive Precision Floating-Point Arithmetic", 1997), so that values
 leave a window as exactly as they entered it, and a result is rounded once.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
+from llvmlite import ir
 from numba import njit, types
-from numba.core.typing import signature
+from numba.core import cgutils
+from numba.core.typing.templates import signature
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-jit = njit(cache=True, nogil=True, error_model="numpy")
+jit: Any = njit(cache=True, nogil=True, error_model="numpy")
 
 FOREVER = -1
 NEVER = -(2**62)
@@ -50,11 +53,11 @@ L_ANY, L_NONE, L_COUNT, L_SUM, L_MEAN, L_LAST = 0, 1, 2, 3, 4, 5
 COUNT, SUM, MEAN, STD, MIN, MAX, DISTINCT, LAST, FIRST, SINCE, EWM, TOP = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11
 
 # Words of a cell.
-RING, CAP, START, LEN, ASOF, TAIL, BASE_TIME, BASE_POS, CELL_WORDS = 0, 1, 2, 3, 4, 5, 6, 7, 8
+RING, CAP, START, LEN, ASOF, TAIL, OLDEST, BASE_TIME, BASE_POS, CELL_WORDS = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9
 # Words of a queue.
 Q_DUE, Q_ORDER, Q_RING, Q_CAP, Q_START, Q_LEN = 0, 1, 2, 3, 4, 5
-# Words of an accumulator: the index of the window's first event, the number of its values; then what its flags ask for.
-HEAD, NUMBER, ACC_WORDS, ACC_WORDS_MOST = 0, 1, 2, 16
+# Words of an accumulator: index of the window's first event, number of values, time of that event; then its parts.
+HEAD, NUMBER, EDGE, ACC_WORDS, ACC_WORDS_MOST = 0, 1, 2, 3, 16
 # Words of an anchor.
 AN_LABEL, AN_POS, AN_TIME, AN_STATE, AN_VERSION, AN_VALUE, AN_NEXT, AN_PREV, AN_VOID, AN_EVIDENCE = (
     0,
@@ -128,7 +131,23 @@ QUEUE_CAPACITY_FIRST = 64
 IDENTITIES_FIRST = 1024
 
 
-# Where the tables of a packed plan begin (Plan.pack): plan[plan[S_HORIZON] + stream] is a stream's horizon.
+# Words of a window's accumulator, of a question and of a table in a packed plan; their handles are their addresses.
+A_LENGTH, A_COLUMN, A_AT, A_SUM, A_SQUARE, A_MIN, A_MAX, A_EWM, A_HALFLIFE, ACC_FIELDS = range(10)
+Q_OP, Q_TABLE, Q_ACC, Q_COLUMN, Q_LENGTH, Q_SPACE, Q_OUT, Q_K, QUESTION_FIELDS = range(9)
+(
+    T_STRIDE,
+    T_KEEP,
+    T_LAG,
+    T_LOCAL,
+    T_WORDS,
+    T_BASE,
+    T_ACC_LO,
+    T_ACC_HI,
+    T_COLUMNS_LO,
+    T_COLUMNS_HI,
+    TABLE_FIELDS,
+) = range(11)
+# Where its other lists begin: plan[plan[S_HORIZON] + stream] is a stream's horizon.
 (
     S_HORIZON,
     S_LATENESS,
@@ -147,33 +166,8 @@ IDENTITIES_FIRST = 1024
     EVIDENCE_COLUMN,
     EVIDENCE_MASK,
     EVIDENCE_VOIDS,
-    T_STRIDE,
-    T_KEEP,
-    T_LAG,
-    T_LOCAL,
-    T_WORDS,
-    T_BASE,
-    T_ACC_LO,
-    T_COLUMNS_LO,
     COLUMN,
-    A_LENGTH,
-    A_COLUMN,
-    A_AT,
-    A_SUM,
-    A_SQUARE,
-    A_MIN,
-    A_MAX,
-    A_EWM,
-    A_HALFLIFE,
     P_LO,
-    Q_OP,
-    Q_TABLE,
-    Q_ACC,
-    Q_COLUMN,
-    Q_LENGTH,
-    Q_SPACE,
-    Q_OUT,
-    Q_K,
     L_OP,
     L_START,
     L_END,
@@ -193,9 +187,9 @@ IDENTITIES_FIRST = 1024
     LABEL_LEAD,
     LEAD_PREDICTOR,
     LEAD_OFFSET,
-) = range(63)
-SPACES, CELLS_PER_KEY, LABELS, QUEUES, DUPLICATES, COLUMNS, CONDITIONS, ANSWERS = range(63, 71)
-PLAN_WORDS = 71
+) = range(38)
+SPACES, CELLS_PER_KEY, LABELS, QUEUES, DUPLICATES, COLUMNS, CONDITIONS, ANSWERS = range(38, 46)
+PLAN_WORDS = 46
 
 
 class Plan(NamedTuple):
@@ -272,11 +266,37 @@ class Plan(NamedTuple):
 
 
 def pack(plan: Plan, *, spaces: int, cells_per_key: int, columns: int, conditions: int, answers: int) -> Ints:
-    """The plan as one array: where each table begins, a few sizes, then the tables."""
-    begins = PLAN_WORDS + np.cumsum([0, *(len(table) for table in plan)])
+    """The plan as one array: where each list begins, a few sizes, the lists, then accumulators, questions and tables."""
+    lists = plan._asdict()
+    a, q, t = ({name: lists.pop(name) for name in plan._fields if name.startswith(prefix)} for prefix in _RECORDS)
+    tables, accs, questions = len(plan.t_stride), len(plan.a_length), len(plan.q_op)
+    begins = PLAN_WORDS + np.cumsum([0, *(len(values) for values in lists.values())])
+    acc_at = int(begins[-1])
+    question_at = acc_at + ACC_FIELDS * accs
+    table_at = question_at + QUESTION_FIELDS * questions
+
+    def address(index: Ints, at: int, fields: int) -> Ints:
+        return np.where(index >= 0, at + fields * index, -1)
+
+    for name in ("feed_table", "label_table", "l_lookback", "l_lookback_void"):
+        lists[name] = address(lists[name], table_at, TABLE_FIELDS)
+    lists["p_lo"] = address(plan.p_lo, question_at, QUESTION_FIELDS)
+    q["q_table"] = address(plan.q_table, table_at, TABLE_FIELDS)
+    q["q_acc"] = address(plan.q_acc, acc_at, ACC_FIELDS)
+    acc_lo = address(t.pop("t_acc_lo"), acc_at, ACC_FIELDS)
+    columns_lo = t.pop("t_columns_lo")
+    ends = [acc_lo[:-1], acc_lo[1:], columns_lo[:-1], columns_lo[1:]]
     labels, leads, duplicates = len(plan.l_op), len(plan.lead_offset), max(plan.s_duplicates, default=0)
     sizes = [spaces, cells_per_key, labels, 3 * labels + leads, duplicates, columns, conditions, answers]
-    return np.concatenate([begins[:-1], sizes, *plan]).astype(np.int64)
+    records = [*_records(a.values(), accs), *_records(q.values(), questions), *_records([*t.values(), *ends], tables)]
+    return np.concatenate([begins[:-1], sizes, *lists.values(), records]).astype(np.int64)
+
+
+_RECORDS = ("a_", "q_", "t_")
+
+
+def _records(fields: Iterable[Ints], count: int) -> list[int]:
+    return [int(values[i]) for fields in [list(fields)] for i in range(count) for values in fields]
 
 
 class Rows(NamedTuple):
@@ -294,11 +314,26 @@ class Rows(NamedTuple):
     fate: NDArray[np.uint8]  # what became of each; written
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _pointer(typing_context, array):  # type: ignore[no-untyped-def]
-    """The address of an array's first element: indexed as the array is, but passed in one register, without counting."""
+@intrinsic
+def _prefetch(typing_context, words, at):
+    """Have the cache line of `words[at]` brought near while other work goes on."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
+        byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
+        target = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), byte)
+        kind = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [target, flag(0), flag(3), flag(1)])
+        return context.get_dummy_value()
+
+    return signature(types.none, words, types.int64), generate
+
+
+@intrinsic
+def _pointer(typing_context, array):
+    """The address of an array's first element: indexed as the array is, but passed in one register, uncounted."""
+
+    def generate(context, builder, signature, arguments):
         view = context.make_array(signature.args[0])(context, builder, arguments[0])
         return view.data
 
@@ -309,7 +344,7 @@ def _pointer(typing_context, array):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _add(reals, at, x):  # type: ignore[no-untyped-def]
+def _add(reals, at, x):
     a = reals[at]
     s = a + x
     b = s - a
@@ -323,14 +358,14 @@ def _add(reals, at, x):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _two_sum(a, b):  # type: ignore[no-untyped-def]
+def _two_sum(a, b):
     s = a + b
     v = s - a
     return s, (a - (s - v)) + (b - v)
 
 
 @jit
-def _two_product(a, b):  # type: ignore[no-untyped-def]
+def _two_product(a, b):
     # T. J. Dekker's splitting: exact while neither factor overflows when scaled by 2^27.
     p = a * b
     c = 134217729.0 * a
@@ -343,7 +378,7 @@ def _two_product(a, b):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _total(reals, at):  # type: ignore[no-untyped-def]
+def _total(reals, at):
     """The sum of the three parts, rounded once (to even, as math.fsum does)."""
     s, t = _two_sum(reals[at], reals[at + 1])
     t, u = _two_sum(t, reals[at + 2])
@@ -359,7 +394,7 @@ def _total(reals, at):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _grow(reals, n, x):  # type: ignore[no-untyped-def]
+def _grow(reals, n, x):
     """Add `x` to an expansion of `n` parts; the new number of parts."""
     kept = 0
     for i in range(n):
@@ -372,7 +407,7 @@ def _grow(reals, n, x):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _deviation(reals, sums, squares, number):  # type: ignore[no-untyped-def]
+def _deviation(reals, sums, squares, number):
     """Sample standard deviation from exact sums: sqrt((n Q - S^2) / (n (n - 1))), the difference taken exactly."""
     n = 0
     for i in range(3):
@@ -393,7 +428,7 @@ def _deviation(reals, sums, squares, number):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _take(words, size, count):  # type: ignore[no-untyped-def]
+def _take(words, size, count):
     """An address of `count` words; `size` names the free list of blocks of just this many words."""
     at = words[FREE_AT + size]
     if at != 0:
@@ -407,13 +442,13 @@ def _take(words, size, count):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _give_back(words, size, at):  # type: ignore[no-untyped-def]
+def _give_back(words, size, at):
     words[at] = words[FREE_AT + size]
     words[FREE_AT + size] = at
 
 
 @jit
-def _log2(n):  # type: ignore[no-untyped-def]
+def _log2(n):
     k = 0
     while n > 1:
         n >>= 1
@@ -425,89 +460,93 @@ def _log2(n):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _put(plan, words, reals, a, at, x):  # type: ignore[no-untyped-def]
+def _put(plan, words, reals, a, at, x):
     """A value enters the window of accumulator `a` that lies at `at`."""
     if x != x:
         return
     words[at + NUMBER] += 1
-    if plan[plan[A_SUM] + a] >= 0:
-        _add(reals, at + plan[plan[A_SUM] + a], x)
-    if plan[plan[A_SQUARE] + a] >= 0:
+    if plan[a + A_SUM] >= 0:
+        _add(reals, at + plan[a + A_SUM], x)
+    if plan[a + A_SQUARE] >= 0:
         p, e = _two_product(x, x)
-        _add(reals, at + plan[plan[A_SQUARE] + a], p)
-        _add(reals, at + plan[plan[A_SQUARE] + a], e)
+        _add(reals, at + plan[a + A_SQUARE], p)
+        _add(reals, at + plan[a + A_SQUARE], e)
     alone = words[at + NUMBER] == 1
-    if plan[plan[A_MIN] + a] >= 0:
-        i = at + plan[plan[A_MIN] + a]
+    if plan[a + A_MIN] >= 0:
+        i = at + plan[a + A_MIN]
         if alone or x < reals[i]:
             reals[i] = x
-    if plan[plan[A_MAX] + a] >= 0:
-        i = at + plan[plan[A_MAX] + a]
+    if plan[a + A_MAX] >= 0:
+        i = at + plan[a + A_MAX]
         if alone or x > reals[i]:
             reals[i] = x
 
 
 @jit
-def _drop(plan, words, reals, a, at, x):  # type: ignore[no-untyped-def]
+def _drop(plan, words, reals, a, at, x):
     """A value leaves the window. An extreme that leaves is NaN until it is looked for again."""
     if x != x:
         return
     words[at + NUMBER] -= 1
     if words[at + NUMBER] == 0:
         for i in range(ACC_WORDS, ACC_WORDS + 6):
-            if plan[plan[A_SUM] + a] == i or plan[plan[A_SQUARE] + a] == i:
+            if plan[a + A_SUM] == i or plan[a + A_SQUARE] == i:
                 for j in range(3):
                     reals[at + i + j] = 0.0
         return
-    if plan[plan[A_SUM] + a] >= 0:
-        _add(reals, at + plan[plan[A_SUM] + a], -x)
-    if plan[plan[A_SQUARE] + a] >= 0:
+    if plan[a + A_SUM] >= 0:
+        _add(reals, at + plan[a + A_SUM], -x)
+    if plan[a + A_SQUARE] >= 0:
         p, e = _two_product(x, x)
-        _add(reals, at + plan[plan[A_SQUARE] + a], -p)
-        _add(reals, at + plan[plan[A_SQUARE] + a], -e)
-    if plan[plan[A_MIN] + a] >= 0 and reals[at + plan[plan[A_MIN] + a]] == x:
-        reals[at + plan[plan[A_MIN] + a]] = np.nan
-    if plan[plan[A_MAX] + a] >= 0 and reals[at + plan[plan[A_MAX] + a]] == x:
-        reals[at + plan[plan[A_MAX] + a]] = np.nan
+        _add(reals, at + plan[a + A_SQUARE], -p)
+        _add(reals, at + plan[a + A_SQUARE], -e)
+    if plan[a + A_MIN] >= 0 and reals[at + plan[a + A_MIN]] == x:
+        reals[at + plan[a + A_MIN]] = np.nan
+    if plan[a + A_MAX] >= 0 and reals[at + plan[a + A_MAX]] == x:
+        reals[at + plan[a + A_MAX]] = np.nan
 
 
 @jit
-def _value(reals, entry, column):  # type: ignore[no-untyped-def]
+def _value(reals, entry, column):
     return 1.0 if column < 0 else reals[entry + 2 + column]
 
 
 @jit
-def _advance(plan, words, reals, table, cell, t):  # type: ignore[no-untyped-def]
+def _advance(plan, words, reals, table, cell, t):
     """Move the running aggregates of a cell forward, to be as of `t`."""
     ring, mask, start = words[cell + RING], words[cell + CAP] - 1, words[cell + START]
-    length, tail, stride = words[cell + LEN], words[cell + TAIL], plan[plan[T_STRIDE] + table]
+    length, tail, stride = words[cell + LEN], words[cell + TAIL], plan[table + T_STRIDE]
     end = tail
     while end < length and words[ring + ((start + end) & mask) * stride] < t:
         end += 1
-    for a in range(plan[plan[T_ACC_LO] + table], plan[plan[T_ACC_LO] + table + 1]):
-        at, column, span = cell + plan[plan[A_AT] + a], plan[plan[A_COLUMN] + a], plan[plan[A_LENGTH] + a]
+    for a in range(plan[table + T_ACC_LO], plan[table + T_ACC_HI], ACC_FIELDS):
+        at, column, span = cell + plan[a + A_AT], plan[a + A_COLUMN], plan[a + A_LENGTH]
         head = words[at + HEAD]
         if span == FOREVER:
             for i in range(tail, end):
                 _put(plan, words, reals, a, at, _value(reals, ring + ((start + i) & mask) * stride, column))
             continue
         edge = t - span
-        while head < end:
-            entry = ring + ((start + head) & mask) * stride
-            if words[entry] >= edge:
-                break
-            if head < tail:
-                _drop(plan, words, reals, a, at, _value(reals, entry, column))
-            head += 1
+        if head == tail or words[at + EDGE] < edge:
+            first = LATEST
+            while head < end:
+                entry = ring + ((start + head) & mask) * stride
+                if words[entry] >= edge:
+                    first = words[entry]
+                    break
+                if head < tail:
+                    _drop(plan, words, reals, a, at, _value(reals, entry, column))
+                head += 1
+            words[at + HEAD] = head
+            words[at + EDGE] = first
         for i in range(max(head, tail), end):
             _put(plan, words, reals, a, at, _value(reals, ring + ((start + i) & mask) * stride, column))
-        words[at + HEAD] = head
     words[cell + TAIL] = end
     words[cell + ASOF] = t
 
 
 @jit
-def _bound(words, cell, stride, t, pos):  # type: ignore[no-untyped-def]
+def _bound(words, cell, stride, t, pos):
     """Index of the first event of a cell that does not lie before (`t`, `pos`)."""
     ring, mask, start = words[cell + RING], words[cell + CAP] - 1, words[cell + START]
     low, high = 0, words[cell + LEN]
@@ -522,41 +561,42 @@ def _bound(words, cell, stride, t, pos):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _cell(plan, words, reals, table, key):  # type: ignore[no-untyped-def]
+def _cell(plan, words, reals, table, key):
     """The cell of a key, made if there is none."""
-    place = key * plan[CELLS_PER_KEY] + plan[plan[T_LOCAL] + table]
+    place = key * plan[CELLS_PER_KEY] + plan[table + T_LOCAL]
     cell = words[CELLS_AT + place]
     if cell != 0:
         return cell
-    size = plan[plan[T_WORDS] + table]
+    size = plan[table + T_WORDS]
     cell = _take(words, CELLS, size)
     for i in range(size):
         words[cell + i] = 0
-    stride = plan[plan[T_STRIDE] + table]
+    stride = plan[table + T_STRIDE]
     words[cell + CAP] = RING_CAPACITY_FIRST
     words[cell + RING] = _take(words, stride * SIZES + _log2(RING_CAPACITY_FIRST), stride * RING_CAPACITY_FIRST)
     words[cell + ASOF] = NEVER
+    words[cell + OLDEST] = LATEST
     words[cell + BASE_TIME] = NEVER
-    if plan[plan[T_BASE] + table] > 0:
-        for i in range(2 * (plan[plan[T_COLUMNS_LO] + table + 1] - plan[plan[T_COLUMNS_LO] + table])):
-            reals[cell + plan[plan[T_BASE] + table] + i] = np.nan
-    for a in range(plan[plan[T_ACC_LO] + table], plan[plan[T_ACC_LO] + table + 1]):
-        for part in (plan[plan[A_MIN] + a], plan[plan[A_MAX] + a]):
+    if plan[table + T_BASE] > 0:
+        for i in range(2 * (plan[table + T_COLUMNS_HI] - plan[table + T_COLUMNS_LO])):
+            reals[cell + plan[table + T_BASE] + i] = np.nan
+    for a in range(plan[table + T_ACC_LO], plan[table + T_ACC_HI], ACC_FIELDS):
+        for part in (plan[a + A_MIN], plan[a + A_MAX]):
             if part >= 0:
-                reals[cell + plan[plan[A_AT] + a] + part] = np.nan
-                reals[cell + plan[plan[A_AT] + a] + part + 1] = np.nan
+                reals[cell + plan[a + A_AT] + part] = np.nan
+                reals[cell + plan[a + A_AT] + part + 1] = np.nan
     words[CELLS_AT + place] = cell
     return cell
 
 
 @jit
-def _let_go(plan, words, reals, table, cell, now):  # type: ignore[no-untyped-def]
+def _let_go(plan, words, reals, table, cell, now):
     """Forget events that no question can reach any more; what windows without an end need of them is kept."""
-    edge = now - plan[plan[T_KEEP] + table]
-    ring, mask, stride = words[cell + RING], words[cell + CAP] - 1, plan[plan[T_STRIDE] + table]
-    if words[cell + LEN] == 0 or words[ring + (words[cell + START] & mask) * stride] >= edge:
+    edge = now - plan[table + T_KEEP]
+    ring, mask, stride = words[cell + RING], words[cell + CAP] - 1, plan[table + T_STRIDE]
+    if words[cell + OLDEST] >= edge:
         return
-    asof = now - plan[plan[T_LAG] + table]
+    asof = now - plan[table + T_LAG]
     if words[cell + ASOF] < asof:
         _advance(plan, words, reals, table, cell, asof)
     gone = 0
@@ -569,19 +609,20 @@ def _let_go(plan, words, reals, table, cell, now):  # type: ignore[no-untyped-de
     words[cell + START] = (words[cell + START] + gone) & mask
     words[cell + LEN] -= gone
     words[cell + TAIL] -= gone
-    for a in range(plan[plan[T_ACC_LO] + table], plan[plan[T_ACC_LO] + table + 1]):
-        if plan[plan[A_LENGTH] + a] != FOREVER:
-            words[cell + plan[plan[A_AT] + a] + HEAD] -= gone
+    words[cell + OLDEST] = words[ring + words[cell + START] * stride] if words[cell + LEN] > 0 else LATEST
+    for a in range(plan[table + T_ACC_LO], plan[table + T_ACC_HI], ACC_FIELDS):
+        if plan[a + A_LENGTH] != FOREVER:
+            words[cell + plan[a + A_AT] + HEAD] -= gone
 
 
 @jit
-def _remember(plan, words, reals, table, cell, t, pos, values):  # type: ignore[no-untyped-def]
+def _remember(plan, words, reals, table, cell, t, pos, values):
     """Keep of an event that is let go what windows without an end ask for: last, first, extremes, the decayed."""
-    base = plan[plan[T_BASE] + table]
+    base = plan[table + T_BASE]
     if base == 0:
         return
     newest = t > words[cell + BASE_TIME] or (t == words[cell + BASE_TIME] and pos >= words[cell + BASE_POS])
-    columns = plan[plan[T_COLUMNS_LO] + table + 1] - plan[plan[T_COLUMNS_LO] + table]
+    columns = plan[table + T_COLUMNS_HI] - plan[table + T_COLUMNS_LO]
     for c in range(columns):
         x = reals[values + c]
         if x == x:
@@ -590,28 +631,28 @@ def _remember(plan, words, reals, table, cell, t, pos, values):  # type: ignore[
                 reals[last] = x
             if reals[first] != reals[first]:
                 reals[first] = x
-    for a in range(plan[plan[T_ACC_LO] + table], plan[plan[T_ACC_LO] + table + 1]):
-        at, column = cell + plan[plan[A_AT] + a], plan[plan[A_COLUMN] + a]
+    for a in range(plan[table + T_ACC_LO], plan[table + T_ACC_HI], ACC_FIELDS):
+        at, column = cell + plan[a + A_AT], plan[a + A_COLUMN]
         x = 1.0 if column < 0 else reals[values + column]
-        if plan[plan[A_LENGTH] + a] != FOREVER or x != x:
+        if plan[a + A_LENGTH] != FOREVER or x != x:
             continue
-        if plan[plan[A_MIN] + a] >= 0:
-            i = at + plan[plan[A_MIN] + a] + 1
+        if plan[a + A_MIN] >= 0:
+            i = at + plan[a + A_MIN] + 1
             if not reals[i] <= x:
                 reals[i] = x
-        if plan[plan[A_MAX] + a] >= 0:
-            i = at + plan[plan[A_MAX] + a] + 1
+        if plan[a + A_MAX] >= 0:
+            i = at + plan[a + A_MAX] + 1
             if not reals[i] >= x:
                 reals[i] = x
-        if plan[plan[A_EWM] + a] >= 0:
-            _decay(reals, words, at + plan[plan[A_EWM] + a], t, x, plan[plan[A_HALFLIFE] + a])
+        if plan[a + A_EWM] >= 0:
+            _decay(reals, words, at + plan[a + A_EWM], t, x, plan[a + A_HALFLIFE])
     if newest:
         words[cell + BASE_TIME] = t
         words[cell + BASE_POS] = pos
 
 
 @jit
-def _decay(reals, words, at, t, x, halflife):  # type: ignore[no-untyped-def]
+def _decay(reals, words, at, t, x, halflife):
     """Add a value to the decayed sums at `at`: numerator, denominator, and the moment they are as of."""
     if reals[at + 1] == 0.0:
         words[at + 2] = t
@@ -627,14 +668,14 @@ def _decay(reals, words, at, t, x, halflife):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _insert(plan, words, reals, table, key, t, pos, values, now):  # type: ignore[no-untyped-def]
+def _insert(plan, words, reals, table, key, t, pos, values, now):
     """An event enters the past of a key. `values` is the address of one value per column of the table."""
     cell = _cell(plan, words, reals, table, key)
-    stride = plan[plan[T_STRIDE] + table]
+    stride = plan[table + T_STRIDE]
     columns = stride - 2
-    if plan[plan[T_KEEP] + table] != FOREVER:
+    if plan[table + T_KEEP] != FOREVER:
         _let_go(plan, words, reals, table, cell, now)
-        if t < now - plan[plan[T_KEEP] + table]:
+        if t < now - plan[table + T_KEEP]:
             _insert_gone(plan, words, reals, table, cell, t, pos, values)
             return
     length = words[cell + LEN]
@@ -656,31 +697,33 @@ def _insert(plan, words, reals, table, key, t, pos, values, now):  # type: ignor
     for c in range(columns):
         reals[entry + 2 + c] = reals[values + c]
     words[cell + LEN] = length + 1
+    words[cell + OLDEST] = min(words[cell + OLDEST], t)
     asof = words[cell + ASOF]
     if t < asof:
         words[cell + TAIL] += 1
-        for a in range(plan[plan[T_ACC_LO] + table], plan[plan[T_ACC_LO] + table + 1]):
-            at, span = cell + plan[plan[A_AT] + a], plan[plan[A_LENGTH] + a]
+        for a in range(plan[table + T_ACC_LO], plan[table + T_ACC_HI], ACC_FIELDS):
+            at, span = cell + plan[a + A_AT], plan[a + A_LENGTH]
             if span == FOREVER or t >= asof - span:
-                _put(plan, words, reals, a, at, _value(reals, entry, plan[plan[A_COLUMN] + a]))
+                _put(plan, words, reals, a, at, _value(reals, entry, plan[a + A_COLUMN]))
+                words[at + EDGE] = min(words[at + EDGE], t)
             else:
                 words[at + HEAD] += 1
 
 
 @jit
-def _insert_gone(plan, words, reals, table, cell, t, pos, values):  # type: ignore[no-untyped-def]
+def _insert_gone(plan, words, reals, table, cell, t, pos, values):
     """An event enters that is older than any question: only windows without an end take it."""
-    for c in range(plan[plan[T_STRIDE] + table] - 2):
+    for c in range(plan[table + T_STRIDE] - 2):
         reals[SPARE + c] = reals[values + c]
-    for a in range(plan[plan[T_ACC_LO] + table], plan[plan[T_ACC_LO] + table + 1]):
-        if plan[plan[A_LENGTH] + a] == FOREVER:
-            column = plan[plan[A_COLUMN] + a]
-            _put(plan, words, reals, a, cell + plan[plan[A_AT] + a], 1.0 if column < 0 else reals[SPARE + column])
+    for a in range(plan[table + T_ACC_LO], plan[table + T_ACC_HI], ACC_FIELDS):
+        if plan[a + A_LENGTH] == FOREVER:
+            column = plan[a + A_COLUMN]
+            _put(plan, words, reals, a, cell + plan[a + A_AT], 1.0 if column < 0 else reals[SPARE + column])
     _remember(plan, words, reals, table, cell, t, pos, SPARE)
 
 
 @jit
-def _enlarge(words, cell, stride):  # type: ignore[no-untyped-def]
+def _enlarge(words, cell, stride):
     cap, ring, start = words[cell + CAP], words[cell + RING], words[cell + START]
     bigger = _take(words, stride * SIZES + _log2(2 * cap), 2 * cap * stride)
     for i in range(words[cell + LEN]):
@@ -694,21 +737,21 @@ def _enlarge(words, cell, stride):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _amend(plan, words, reals, table, key, t, pos, old, new, now):  # type: ignore[no-untyped-def]
+def _amend(plan, words, reals, table, key, t, pos, old, new, now):
     """A label in the past of a key changes its value; NaN is no value: it enters, or leaves."""
     if old != old:
         reals[SCRATCH] = new
         _insert(plan, words, reals, table, key, t, pos, SCRATCH, now)
         return
     cell = _cell(plan, words, reals, table, key)
-    stride = plan[plan[T_STRIDE] + table]
+    stride = plan[table + T_STRIDE]
     ring, mask, start, length = words[cell + RING], words[cell + CAP] - 1, words[cell + START], words[cell + LEN]
     index = _bound(words, cell, stride, t, pos)
     entry = ring + ((start + index) & mask) * stride
     found = index < length and words[entry] == t and words[entry + 1] == pos
-    for a in range(plan[plan[T_ACC_LO] + table], plan[plan[T_ACC_LO] + table + 1]):
-        at, span = cell + plan[plan[A_AT] + a], plan[plan[A_LENGTH] + a]
-        column = plan[plan[A_COLUMN] + a]
+    for a in range(plan[table + T_ACC_LO], plan[table + T_ACC_HI], ACC_FIELDS):
+        at, span = cell + plan[a + A_AT], plan[a + A_LENGTH]
+        column = plan[a + A_COLUMN]
         running = t < words[cell + ASOF] and (span == FOREVER or t >= words[cell + ASOF] - span)
         if running and (found or span == FOREVER):
             _drop(plan, words, reals, a, at, 1.0 if column < 0 else old)
@@ -729,15 +772,20 @@ def _amend(plan, words, reals, table, key, t, pos, old, new, now):  # type: igno
     words[cell + LEN] = length - 1
     if index < words[cell + TAIL]:
         words[cell + TAIL] -= 1
+    words[cell + OLDEST] = words[ring + start * stride] if length > 1 else LATEST
+    for a in range(plan[table + T_ACC_LO], plan[table + T_ACC_HI], ACC_FIELDS):
+        at = cell + plan[a + A_AT]
+        head = words[at + HEAD]
+        words[at + EDGE] = words[ring + ((start + head) & mask) * stride] if head < words[cell + TAIL] else LATEST
 
 
 # ----------------------------------------------------------------------------------------------------------- questions
 
 
 @jit
-def _extreme(plan, words, reals, a, cell, stride, low, high, largest):  # type: ignore[no-untyped-def]
+def _extreme(plan, words, reals, a, cell, stride, low, high, largest):
     """The extreme of events `low` to `high` of a cell, by looking at each."""
-    ring, mask, start, column = words[cell + RING], words[cell + CAP] - 1, words[cell + START], plan[plan[A_COLUMN] + a]
+    ring, mask, start, column = words[cell + RING], words[cell + CAP] - 1, words[cell + START], plan[a + A_COLUMN]
     best = np.nan
     for i in range(low, high):
         x = reals[ring + ((start + i) & mask) * stride + 2 + column]
@@ -747,12 +795,12 @@ def _extreme(plan, words, reals, a, cell, stride, low, high, largest):  # type: 
 
 
 @jit
-def _aggregate(plan, words, reals, table, a, op, cell, t, late):  # type: ignore[no-untyped-def]
+def _aggregate(plan, words, reals, table, a, op, cell, t, late):
     """The value of an accumulated window at `t`. `late`: the cell has moved on; count back from where it is."""
-    at, span, column = cell + plan[plan[A_AT] + a], plan[plan[A_LENGTH] + a], plan[plan[A_COLUMN] + a]
-    stride = plan[plan[T_STRIDE] + table]
+    at, span, column = cell + plan[a + A_AT], plan[a + A_LENGTH], plan[a + A_COLUMN]
+    stride = plan[table + T_STRIDE]
     number = words[at + NUMBER]
-    sums, squares = at + plan[plan[A_SUM] + a], at + plan[plan[A_SQUARE] + a]
+    sums, squares = at + plan[a + A_SUM], at + plan[a + A_SQUARE]
     low = 0 if span == FOREVER else words[at + HEAD]
     high = words[cell + TAIL]
     if late:
@@ -768,7 +816,7 @@ def _aggregate(plan, words, reals, table, a, op, cell, t, late):  # type: ignore
         for i in range(low, min(old_low, high)):
             _put(plan, words, reals, a, copy, _value(reals, ring + ((start + i) & mask) * stride, column))
         number = words[copy + NUMBER]
-        sums, squares = copy + plan[plan[A_SUM] + a], copy + plan[plan[A_SQUARE] + a]
+        sums, squares = copy + plan[a + A_SUM], copy + plan[a + A_SQUARE]
     if op == COUNT:
         return float(number)
     if op == SUM:
@@ -780,19 +828,21 @@ def _aggregate(plan, words, reals, table, a, op, cell, t, late):  # type: ignore
     if op == STD:
         return np.nan if number < 2 else _deviation(reals, sums, squares, number)
     largest = op == MAX
-    i = at + (plan[plan[A_MAX] + a] if largest else plan[plan[A_MIN] + a])
+    i = at + (plan[a + A_MAX] if largest else plan[a + A_MIN])
     if not late:
         if reals[i] != reals[i]:
             reals[i] = _extreme(plan, words, reals, a, cell, stride, low, high, largest)
             if span == FOREVER:
                 reals[i] = _further(reals[i], reals[i + 1], largest)
         return reals[i]
-    best = _extreme(plan, words, reals, a, cell, stride, low, high, largest)
+    best = reals[i - at + COPY]  # unless the extreme was among those that were dropped
+    if best != best:
+        best = _extreme(plan, words, reals, a, cell, stride, low, high, largest)
     return _further(best, reals[i + 1], largest) if span == FOREVER else best
 
 
 @jit
-def _further(x, y, largest):  # type: ignore[no-untyped-def]
+def _further(x, y, largest):
     if x != x:
         return y
     if y != y:
@@ -801,7 +851,7 @@ def _further(x, y, largest):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _mean(reals, sums, number):  # type: ignore[no-untyped-def]
+def _mean(reals, sums, number):
     """The exact sum over the number, rounded once in all but ties: sum / n, corrected by the exact remainder."""
     total = _total(reals, sums)
     count = float(number)
@@ -819,21 +869,21 @@ def _mean(reals, sums, number):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _read(plan, words, reals, question, cell, t, late, answers):  # type: ignore[no-untyped-def]
+def _read(plan, words, reals, question, cell, t, late, answers):
     """The answers that need the events themselves: last, first, since, distinct, decayed means, the most frequent."""
     table, op, column, span = (
-        plan[plan[Q_TABLE] + question],
-        plan[plan[Q_OP] + question],
-        plan[plan[Q_COLUMN] + question],
-        plan[plan[Q_LENGTH] + question],
+        plan[question + Q_TABLE],
+        plan[question + Q_OP],
+        plan[question + Q_COLUMN],
+        plan[question + Q_LENGTH],
     )
-    stride = plan[plan[T_STRIDE] + table]
+    stride = plan[table + T_STRIDE]
     ring, mask, start = words[cell + RING], words[cell + CAP] - 1, words[cell + START]
     high = _bound(words, cell, stride, t, NOTHING) if late else words[cell + TAIL]
     edge = NEVER if span == FOREVER or op == EWM else t - span
-    base = cell + plan[plan[T_BASE] + table]
-    forever = span == FOREVER and plan[plan[T_BASE] + table] > 0
-    place = plan[plan[Q_OUT] + question]
+    base = cell + plan[table + T_BASE]
+    forever = span == FOREVER and plan[table + T_BASE] > 0
+    place = plan[question + Q_OUT]
     if op == SINCE:
         if high > 0:
             latest = words[ring + ((start + high - 1) & mask) * stride]
@@ -863,22 +913,22 @@ def _read(plan, words, reals, question, cell, t, late, answers):  # type: ignore
                 reals[answers + place] = x
                 return
     elif op == EWM:
-        reals[answers + place] = _decayed(plan, words, reals, table, plan[plan[Q_ACC] + question], cell, column, high)
+        reals[answers + place] = _decayed(plan, words, reals, table, plan[question + Q_ACC], cell, column, high)
     else:
         low = 0 if span == FOREVER else _bound(words, cell, stride, edge, NOTHING)
         _tally(plan, words, reals, question, cell, low, high, answers)
 
 
 @jit
-def _decayed(plan, words, reals, table, a, cell, column, high):  # type: ignore[no-untyped-def]
+def _decayed(plan, words, reals, table, a, cell, column, high):
     """The decayed mean of all events below `high`: weights relative to the newest, so that they cannot all vanish."""
     ring, mask, start, stride = (
         words[cell + RING],
         words[cell + CAP] - 1,
         words[cell + START],
-        plan[plan[T_STRIDE] + table],
+        plan[table + T_STRIDE],
     )
-    halflife, at = float(plan[plan[A_HALFLIFE] + a]), cell + plan[plan[A_AT] + a] + plan[plan[A_EWM] + a]
+    halflife, at = float(plan[a + A_HALFLIFE]), cell + plan[a + A_AT] + plan[a + A_EWM]
     newest, above, below = NEVER, 0.0, 0.0
     for i in range(high - 1, -1, -1):
         entry = ring + ((start + i) & mask) * stride
@@ -897,11 +947,11 @@ def _decayed(plan, words, reals, table, a, cell, column, high):  # type: ignore[
 
 
 @jit
-def _tally(plan, words, reals, question, cell, low, high, answers):  # type: ignore[no-untyped-def]
+def _tally(plan, words, reals, question, cell, low, high, answers):
     """Count the values of events `low` to `high`: how many differ, or the most frequent ones."""
-    table, column, place = plan[plan[Q_TABLE] + question], plan[plan[Q_COLUMN] + question], plan[plan[Q_OUT] + question]
+    table, column, place = plan[question + Q_TABLE], plan[question + Q_COLUMN], plan[question + Q_OUT]
     ring, mask, start = words[cell + RING], words[cell + CAP] - 1, words[cell + START]
-    stride = plan[plan[T_STRIDE] + table]
+    stride = plan[table + T_STRIDE]
     words[STAMP] += 1
     stamp, different = words[STAMP], 0
     for i in range(low, high):
@@ -914,10 +964,10 @@ def _tally(plan, words, reals, question, cell, low, high, answers):  # type: ign
                 words[DIFFERENT_AT + different] = code
                 different += 1
             words[TALLIES_AT + code] += 1
-    if plan[plan[Q_OP] + question] == DISTINCT:
+    if plan[question + Q_OP] == DISTINCT:
         reals[answers + place] = float(different)
         return
-    for rank in range(min(plan[plan[Q_K] + question], different)):
+    for rank in range(min(plan[question + Q_K], different)):
         best = rank
         for i in range(rank + 1, different):
             x, y = words[DIFFERENT_AT + i], words[DIFFERENT_AT + best]
@@ -932,28 +982,28 @@ def _tally(plan, words, reals, question, cell, low, high, answers):  # type: ign
 
 
 @jit
-def answer(plan, words, reals, predictor, keys, t, answers):  # type: ignore[no-untyped-def]
-    """All windows of a predictor at moment `t`, for an anchor whose keys lie at `keys`, at `answers`; NaN is unknown."""
+def answer(plan, words, reals, predictor, keys, t, answers):
+    """All windows of a predictor at moment `t`, of the keys that lie at `keys`, to `answers`; NaN is unknown."""
     previous, cell, late = -1, 0, False
-    for q in range(plan[plan[P_LO] + predictor], plan[plan[P_LO] + predictor + 1]):
-        table, op, place = plan[plan[Q_TABLE] + q], plan[plan[Q_OP] + q], plan[plan[Q_OUT] + q]
+    for q in range(plan[plan[P_LO] + predictor], plan[plan[P_LO] + predictor + 1], QUESTION_FIELDS):
+        table, op, place = plan[q + Q_TABLE], plan[q + Q_OP], plan[q + Q_OUT]
         if table != previous:
             previous = table
-            key = words[keys + plan[plan[Q_SPACE] + q]]
-            cell = words[CELLS_AT + key * plan[CELLS_PER_KEY] + plan[plan[T_LOCAL] + table]] if key >= 0 else 0
+            key = words[keys + plan[q + Q_SPACE]]
+            cell = words[CELLS_AT + key * plan[CELLS_PER_KEY] + plan[table + T_LOCAL]] if key >= 0 else 0
             if cell != 0:
                 late = t < words[cell + ASOF]
                 if not late:
                     _advance(plan, words, reals, table, cell, t)
         if op == TOP:
-            for i in range(plan[plan[Q_K] + q]):
+            for i in range(plan[q + Q_K]):
                 reals[answers + place + i] = np.nan
         else:
             reals[answers + place] = 0.0 if op in (COUNT, SUM, DISTINCT) else np.nan
         if cell == 0:
             continue
         if op <= MAX:
-            reals[answers + place] = _aggregate(plan, words, reals, table, plan[plan[Q_ACC] + q], op, cell, t, late)
+            reals[answers + place] = _aggregate(plan, words, reals, table, plan[q + Q_ACC], op, cell, t, late)
         else:
             _read(plan, words, reals, q, cell, t, late, answers)
 
@@ -962,13 +1012,13 @@ def answer(plan, words, reals, predictor, keys, t, answers):  # type: ignore[no-
 
 
 @jit
-def _before(words, a, b):  # type: ignore[no-untyped-def]
+def _before(words, a, b):
     """Whether the waiting thing at address `a` comes before that at `b`."""
     return words[a] < words[b] or (words[a] == words[b] and words[a + 1] < words[b + 1])
 
 
 @jit
-def _await(words, queue, due, rank, pos, extra, anchor):  # type: ignore[no-untyped-def]
+def _await(words, queue, due, rank, pos, extra, anchor):
     """Remember that something falls due; in the order of (due, rank, anchor's position, extra).
 
     Most things of a kind fall due in the order in which they are remembered: they stand in a queue, and what does not
@@ -997,7 +1047,7 @@ def _await(words, queue, due, rank, pos, extra, anchor):  # type: ignore[no-unty
 
 
 @jit
-def _lengthen(words, q):  # type: ignore[no-untyped-def]
+def _lengthen(words, q):
     cap, ring, start = words[q + Q_CAP], words[q + Q_RING], words[q + Q_START]
     more = max(2 * cap, QUEUE_CAPACITY_FIRST)
     bigger = _take(words, 3 * SIZES + _log2(more), 3 * more)
@@ -1013,7 +1063,7 @@ def _lengthen(words, q):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _shift(words, q):  # type: ignore[no-untyped-def]
+def _shift(words, q):
     """The first of a queue leaves it."""
     words[q + Q_START] = (words[q + Q_START] + 1) & (words[q + Q_CAP] - 1)
     words[q + Q_LEN] -= 1
@@ -1024,7 +1074,7 @@ def _shift(words, q):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _push(words, due, order, anchor):  # type: ignore[no-untyped-def]
+def _push(words, due, order, anchor):
     i = words[HEAP_LEN]
     if i >= WAITING_LIMIT:
         raise MemoryError("too many things wait for their moment (WAITING_LIMIT)")
@@ -1041,7 +1091,7 @@ def _push(words, due, order, anchor):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _swap(words, a, b):  # type: ignore[no-untyped-def]
+def _swap(words, a, b):
     for j in range(3):
         x = words[a + j]
         words[a + j] = words[b + j]
@@ -1049,7 +1099,7 @@ def _swap(words, a, b):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _pop(words):  # type: ignore[no-untyped-def]
+def _pop(words):
     n = words[HEAP_LEN] - 1
     words[HEAP_LEN] = n
     for j in range(3):
@@ -1067,7 +1117,7 @@ def _pop(words):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _next(plan, words):  # type: ignore[no-untyped-def]
+def _next(plan, words):
     """Address of the queue whose first falls due next, HEAP_AT for the heap, 0 for nothing; NEXT_DUE says when."""
     best = HEAP_AT if words[HEAP_LEN] > 0 else 0
     for queue in range(plan[QUEUES]):
@@ -1079,7 +1129,7 @@ def _next(plan, words):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _is_full(words):  # type: ignore[no-untyped-def]
+def _is_full(words):
     """Whether what was written has to be taken away before more is."""
     return (
         words[N_PREDICTIONS] > OUTPUTS_FULL
@@ -1089,7 +1139,7 @@ def _is_full(words):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _fire(plan, words, reals, now):  # type: ignore[no-untyped-def]
+def _fire(plan, words, reals, now):
     """All that is due at or before `now`, in its order; whether there was room for all of it."""
     while words[NEXT_DUE] <= now:
         q = _next(plan, words)
@@ -1120,7 +1170,7 @@ def _fire(plan, words, reals, now):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _truth(plan, words, reals, anchor):  # type: ignore[no-untyped-def]
+def _truth(plan, words, reals, anchor):
     """The value that the evidence so far gives; NaN: none."""
     op, number = plan[plan[L_OP] + words[anchor + AN_LABEL]], words[anchor + AN_NUMBER]
     if op == L_ANY:
@@ -1139,7 +1189,7 @@ def _truth(plan, words, reals, anchor):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _become(plan, words, reals, anchor, state, value, now):  # type: ignore[no-untyped-def]
+def _become(plan, words, reals, anchor, state, value, now):
     """A new version of a label: written, and made known to the pasts that read it."""
     label = words[anchor + AN_LABEL]
     old = reals[anchor + AN_VALUE]
@@ -1166,7 +1216,7 @@ def _become(plan, words, reals, anchor, state, value, now):  # type: ignore[no-u
 
 
 @jit
-def _tell(plan, words, reals, anchor, now):  # type: ignore[no-untyped-def]
+def _tell(plan, words, reals, anchor, now):
     n = words[N_LABELS]
     if n >= OUTPUTS_LIMIT:
         raise MemoryError("too many label versions in one batch (batch_outputs_limit)")
@@ -1186,7 +1236,7 @@ def _tell(plan, words, reals, anchor, now):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _silent(plan, words, label, now):  # type: ignore[no-untyped-def]
+def _silent(plan, words, label, now):
     """The sources of a label that were not heard for too long, as bits."""
     bits = 0
     for i in range(plan[plan[L_SOURCES_LO] + label], plan[plan[L_SOURCES_LO] + label + 1]):
@@ -1199,7 +1249,7 @@ def _silent(plan, words, label, now):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _settle(plan, words, reals, anchor, rank, now):  # type: ignore[no-untyped-def]
+def _settle(plan, words, reals, anchor, rank, now):
     state, label = words[anchor + AN_STATE], words[anchor + AN_LABEL]
     if state != OPEN and not (rank == FINAL_DUE and state == PROVISIONAL):
         return
@@ -1215,7 +1265,7 @@ def _settle(plan, words, reals, anchor, rank, now):  # type: ignore[no-untyped-d
 
 
 @jit
-def _hold(plan, words, anchor, rank, bits):  # type: ignore[no-untyped-def]
+def _hold(plan, words, anchor, rank, bits):
     """What is due waits for silent sources: a block of (next, anchor, rank, bits) at the end of the label's list."""
     label = words[anchor + AN_LABEL]
     at = _take(words, WAITING, 4)
@@ -1238,7 +1288,7 @@ def _hold(plan, words, anchor, rank, bits):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _hear(plan, words, stream, now):  # type: ignore[no-untyped-def]
+def _hear(plan, words, stream, now):
     """A source is heard: what was held only because of it falls due again after the lateness."""
     words[HEARD_AT + stream] = now
     if words[ALERTED_AT + stream] == 0:
@@ -1272,7 +1322,7 @@ def _hear(plan, words, stream, now):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _bury(plan, words, anchor):  # type: ignore[no-untyped-def]
+def _bury(plan, words, anchor):
     """Forget an expired anchor once nothing waits for it any more."""
     if words[anchor + AN_DEAD] == 0 or words[anchor + AN_STATE] <= PROVISIONAL or words[anchor + AN_WAITS] > 0:
         return
@@ -1292,7 +1342,7 @@ def _bury(plan, words, anchor):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _witness(plan, words, reals, anchor, t, pos, x):  # type: ignore[no-untyped-def]
+def _witness(plan, words, reals, anchor, t, pos, x):
     """Evidence for an anchor is counted; whether it can change the label."""
     op = plan[plan[L_OP] + words[anchor + AN_LABEL]]
     if op in (L_ANY, L_NONE):
@@ -1318,7 +1368,7 @@ def _witness(plan, words, reals, anchor, t, pos, x):  # type: ignore[no-untyped-
 
 
 @jit
-def _conclude(plan, words, reals, anchor, now):  # type: ignore[no-untyped-def]
+def _conclude(plan, words, reals, anchor, now):
     """A new version, if the evidence that was counted makes one."""
     op, state = plan[plan[L_OP] + words[anchor + AN_LABEL]], words[anchor + AN_STATE]
     value = _truth(plan, words, reals, anchor)
@@ -1329,7 +1379,7 @@ def _conclude(plan, words, reals, anchor, now):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _open(plan, words, reals, label, t, pos, now):  # type: ignore[no-untyped-def]
+def _open(plan, words, reals, label, t, pos, now):
     """The label of an anchor opens, and takes in what came before it."""
     spaces = plan[SPACES]
     anchor = _take(words, ANCHORS, AN_KEYS + spaces)
@@ -1383,17 +1433,17 @@ def _open(plan, words, reals, label, t, pos, now):  # type: ignore[no-untyped-de
 
 
 @jit
-def _look_back(plan, words, reals, anchor, key, now):  # type: ignore[no-untyped-def]
+def _look_back(plan, words, reals, anchor, key, now):
     """Evidence that came before its anchor counts at once."""
     label, t = words[anchor + AN_LABEL], words[anchor + AN_TIME]
     changed = False
     for table in (plan[plan[L_LOOKBACK] + label], plan[plan[L_LOOKBACK_VOID] + label]):
         if table < 0:
             continue
-        cell = words[CELLS_AT + key * plan[CELLS_PER_KEY] + plan[plan[T_LOCAL] + table]]
+        cell = words[CELLS_AT + key * plan[CELLS_PER_KEY] + plan[table + T_LOCAL]]
         if cell == 0:
             continue
-        stride = plan[plan[T_STRIDE] + table]
+        stride = plan[table + T_STRIDE]
         ring, mask, start = words[cell + RING], words[cell + CAP] - 1, words[cell + START]
         low = _bound(words, cell, stride, t + plan[plan[L_START] + label], NOTHING)
         high = _bound(words, cell, stride, t + plan[plan[L_END] + label], NOTHING)
@@ -1413,7 +1463,7 @@ def _look_back(plan, words, reals, anchor, key, now):  # type: ignore[no-untyped
 
 
 @jit
-def _evidence(plan, words, reals, e, t, pos, now):  # type: ignore[no-untyped-def]
+def _evidence(plan, words, reals, e, t, pos, now):
     """An event speaks to every open anchor of its key."""
     label = plan[plan[EVIDENCE_LABEL] + e]
     mask = plan[plan[EVIDENCE_MASK] + e]
@@ -1445,7 +1495,7 @@ def _evidence(plan, words, reals, e, t, pos, now):  # type: ignore[no-untyped-de
 
 
 @jit
-def _decide(plan, words, reals, label, decided, now):  # type: ignore[no-untyped-def]
+def _decide(plan, words, reals, label, decided, now):
     """A decision that keeps the truth of the anchor at position `decided` from being seen."""
     key = words[ROW_KEYS_AT + plan[plan[L_JOIN] + label]]
     if key < 0:
@@ -1466,7 +1516,7 @@ def _decide(plan, words, reals, label, decided, now):  # type: ignore[no-untyped
 
 
 @jit
-def _ask(plan, words, reals, predictor, keys, pos, time, at, now, lead, row):  # type: ignore[no-untyped-def]
+def _ask(plan, words, reals, predictor, keys, pos, time, at, now, lead, row):
     """Write down a question to a model, with its features."""
     n = words[N_PREDICTIONS]
     if n >= OUTPUTS_LIMIT:
@@ -1487,7 +1537,7 @@ def _ask(plan, words, reals, predictor, keys, pos, time, at, now, lead, row):  #
 
 
 @jit
-def _ask_lead(plan, words, reals, anchor, q, moment, now):  # type: ignore[no-untyped-def]
+def _ask_lead(plan, words, reals, anchor, q, moment, now):
     """One of the moments before (or after) an anchor has come; what is known already is not asked."""
     if words[anchor + AN_STATE] <= PROVISIONAL:
         keys = anchor + AN_KEYS
@@ -1515,7 +1565,7 @@ def _ask_lead(plan, words, reals, anchor, q, moment, now):  # type: ignore[no-un
 
 
 @jit
-def _mix(h):  # type: ignore[no-untyped-def]
+def _mix(h):
     h ^= h >> 31
     h *= 0x7FB5D329728EA185
     h ^= (h >> 27) & 0x1FFFFFFFFF
@@ -1523,7 +1573,7 @@ def _mix(h):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _seen(plan, words, identity, stream, now):  # type: ignore[no-untyped-def]
+def _seen(plan, words, identity, stream, now):
     """Whether an event of this identity was applied within the declared time; if not, it is from now on.
 
     Two tables: the older holds what was seen before DUP_SINCE, and goes when that is longer ago than any declared time.
@@ -1550,7 +1600,7 @@ def _seen(plan, words, identity, stream, now):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _place(words, at, cap, identity, stream):  # type: ignore[no-untyped-def]
+def _place(words, at, cap, identity, stream):
     """The entry of an identity, or the free one where it would be; an entry: identity, moment, stream + 1."""
     i = _mix(identity) & (cap - 1)
     while True:
@@ -1561,7 +1611,7 @@ def _place(words, at, cap, identity, stream):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _table(words, cap):  # type: ignore[no-untyped-def]
+def _table(words, cap):
     at = _take(words, IDENTITIES * SIZES + _log2(cap), 3 * cap)
     for i in range(3 * cap):
         words[at + i] = 0
@@ -1569,7 +1619,7 @@ def _table(words, cap):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _change_tables(words, now):  # type: ignore[no-untyped-def]
+def _change_tables(words, now):
     """A new table begins; the last one becomes the older."""
     if words[OLD_CAP] > 0:
         _give_back(words, IDENTITIES * SIZES + _log2(words[OLD_CAP]), words[OLD_AT])
@@ -1581,7 +1631,7 @@ def _change_tables(words, now):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _widen(words):  # type: ignore[no-untyped-def]
+def _widen(words):
     old, old_cap = words[DUP_AT], words[DUP_CAP]
     cap = 2 * old_cap
     words[DUP_AT], words[DUP_CAP] = _table(words, cap), cap
@@ -1598,7 +1648,7 @@ def _widen(words):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _apply(plan, words, reals, stream, t, pos, now, identity, row):  # type: ignore[no-untyped-def]
+def _apply(plan, words, reals, stream, t, pos, now, identity, row):
     """An event happens; its fate."""
     if plan[plan[S_DUPLICATES] + stream] >= 0 and _seen(plan, words, identity, stream, now):
         return DUPLICATE
@@ -1618,15 +1668,42 @@ def _apply(plan, words, reals, stream, t, pos, now, identity, row):  # type: ign
         if mask >= 0 and words[ROW_MASKS_AT + mask] == 0:
             continue
         table = plan[plan[FEED_TABLE] + j]
-        low = plan[plan[T_COLUMNS_LO] + table]
-        for c in range(low, plan[plan[T_COLUMNS_LO] + table + 1]):
+        low = plan[table + T_COLUMNS_LO]
+        for c in range(low, plan[table + T_COLUMNS_HI]):
             reals[SCRATCH + c - low] = reals[ROW_VALUES_AT + plan[plan[COLUMN] + c]]
         _insert(plan, words, reals, table, words[ROW_KEYS_AT + plan[plan[FEED_SPACE] + j]], t, pos, SCRATCH, now)
     return fate
 
 
 @jit
-def run(packed, arena, floats, rows, first, now):  # type: ignore[no-untyped-def]
+def _fetch(plan, words, rows, i):
+    """Bring near what the rows after `i` will touch: waiting for memory is most of an event's time."""
+    per_key, spaces, n = plan[CELLS_PER_KEY], plan[SPACES], len(rows.kind)
+    far, near, next_ = i + 9, i + 6, i + 3
+    if far < n and rows.kind[far] == EVENT:
+        for s in range(spaces):
+            _prefetch(words, CELLS_AT + rows.keys[far, s] * per_key)
+        for at, cap in ((words[DUP_AT], words[DUP_CAP]), (words[OLD_AT], words[OLD_CAP])):
+            if cap > 0:
+                _prefetch(words, at + 3 * (_mix(rows.identity[far]) & (cap - 1)))
+    if near < n and rows.kind[near] == EVENT:
+        for s in range(spaces):
+            if rows.keys[near, s] >= 0:
+                for c in range(per_key):
+                    cell = words[CELLS_AT + rows.keys[near, s] * per_key + c]
+                    for line in range(5):
+                        _prefetch(words, cell + 8 * line)
+    if next_ < n and rows.kind[next_] == EVENT:
+        for s in range(spaces):
+            if rows.keys[next_, s] >= 0:
+                for c in range(per_key):
+                    cell = words[CELLS_AT + rows.keys[next_, s] * per_key + c]
+                    last = (words[cell + START] + words[cell + LEN]) & (words[cell + CAP] - 1)
+                    _prefetch(words, words[cell + RING] + 3 * last)
+
+
+@jit
+def run(packed, arena, floats, rows, first, now):
     """Apply the rows from `first` on, and let all happen that is due up to `now`.
 
     Gives back the row to go on with, once the outputs have been taken away; -1: all is done.
@@ -1636,6 +1713,7 @@ def run(packed, arena, floats, rows, first, now):  # type: ignore[no-untyped-def
     for i in range(first, len(rows.kind)):
         if not _fire(plan, words, reals, rows.now[i]) or _is_full(words):
             return i
+        _fetch(plan, words, rows, i)
         kind = rows.kind[i]
         if kind == PASSING:
             continue
@@ -1662,6 +1740,6 @@ def run(packed, arena, floats, rows, first, now):  # type: ignore[no-untyped-def
 
 
 @jit
-def ask(packed, arena, floats, predictor, t):  # type: ignore[no-untyped-def]
+def ask(packed, arena, floats, predictor, t):
     """Answer a question from outside: keys lie at ANSWER_AT, and the answers are put after them."""
     answer(_pointer(packed), _pointer(arena), _pointer(floats), predictor, ANSWER_AT, t, ANSWER_AT + SPACES_MOST)

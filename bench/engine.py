@@ -1,0 +1,172 @@
+"""Exact windows per second of CPU: 2,000,000 card payments, columns in, feature rows out, equal to a naive count.
+
+50,000 cards by a Zipf law, 30 days, 1 % late by up to ten minutes. Per payment: count, sum, mean and maximum of the card over
+1 h, 24 h and 7 d; time since its previous payment; count over 24 h in the same category; and a ratio, which is a Python
+function. Every payment is also checked for being a duplicate and opens a label. Reading JSON is measured by bench.path.
+"""
+
+from __future__ import annotations
+
+import sys
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from bench.report import report
+from katmatic import App, Event, Key, Time, future, past
+from katmatic.clock import process_seconds
+from katmatic.engine.features import Anchors, assemble
+from katmatic.engine.plan import Plan, compile
+from katmatic.engine.step import State
+from katmatic.state import kernel
+
+EVENTS = 2_000_000
+CARDS, CATEGORIES = 50_000, 12
+ZIPF = 1.05
+CHUNK = 5_000
+SAMPLE = 300
+HOUR = 3_600_000_000
+WINDOWS = {"1h": HOUR, "24h": 24 * HOUR, "7d": 168 * HOUR}
+START = 1_700_000_000_000_000
+
+app = App("cards")
+
+
+class Payment(Event):
+    """A card is asked to pay."""
+
+    card: Key
+    category: Key
+    amount: float
+    at: Time
+
+
+class Dispute(Event):
+    """A payment was disputed."""
+
+    card: Key
+    at: Time
+
+
+app.source(Payment, lateness="10m", horizon="10m", duplicates="10m")
+app.source(Dispute, horizon="10m")
+disputed = future.any(Dispute, per=Payment, within="1m")
+
+
+class Model:
+    """Never asked: only the features count here."""
+
+    def fit(self, x: Any, y: Any) -> None:
+        """Nothing to learn."""
+
+    def predict_proba(self, x: Any) -> Any:
+        """Nothing to say."""
+
+
+features: dict[str, Any] = {"amount": Payment.amount}
+for name in WINDOWS:
+    features[f"count_{name}"] = past.count(Payment, name, by=Payment.card)
+    features[f"sum_{name}"] = past.sum(Payment.amount, name, by=Payment.card)
+    features[f"mean_{name}"] = past.mean(Payment.amount, name, by=Payment.card)
+    features[f"max_{name}"] = past.max(Payment.amount, name, by=Payment.card)
+features["since"] = past.since(Payment, by=Payment.card)
+features["category_24h"] = past.count(Payment, "24h", by=(Payment.card, Payment.category))
+features["ratio"] = lambda amount, mean_24h: amount / mean_24h if mean_24h else None
+app.predict("score", disputed, features=features, model=Model())
+
+
+def history(events: int) -> dict[str, Any]:
+    """Payments in the order of their arrival."""
+    random = np.random.default_rng(1)
+    time = np.sort(random.integers(0, 30 * 24 * HOUR, events)) + START
+    now = time + np.where(random.random(events) < 0.01, random.integers(0, HOUR // 6, events), 0)
+    order = np.argsort(now, kind="stable")
+    weight = 1 / np.arange(1, CARDS + 1) ** ZIPF
+    return {
+        "time": time[order],
+        "now": now[order],
+        "card": random.choice(CARDS, events, p=weight / weight.sum()),
+        "category": random.integers(0, CATEGORIES, events),
+        "amount": np.round(random.lognormal(3, 1, events), 2),
+    }
+
+
+def run(plan: Plan, state: State, given: dict[str, Any], wanted: Any) -> tuple[Any, float]:
+    """Feature rows of the payments `wanted` (ascending), and the CPU seconds that all payments took."""
+    n, store, questions, width = len(given["time"]), state.store, plan.questions[0], plan.widths[2]
+    codes = {("card",): given["card"], ("category",): CARDS + given["category"]}
+    codes["card", "category"] = CARDS + CATEGORIES + given["card"] * CATEGORIES + given["category"]
+    keys = np.stack([codes[space] for space in plan.spaces], axis=1)
+    identity = np.random.default_rng(2).integers(-(2**62), 2**62, n)
+    rows = []
+    began = process_seconds()
+    for first in range(0, n, CHUNK):
+        part = slice(first, min(first + CHUNK, n))
+        size = part.stop - first
+        amount = given["amount"][part]
+        batch = kernel.Rows(
+            kind=np.full(size, kernel.EVENT),
+            stream=np.zeros(size, np.int64),
+            time=given["time"][part],
+            now=given["now"][part],
+            pos=np.arange(first, part.stop),
+            identity=identity[part],
+            keys=keys[part],
+            values=amount[:, None],
+            masks=np.ones((size, 1), np.uint8),
+            fate=np.empty(size, np.uint8),
+        )
+        rest = kernel.run(plan.tables, store.words, store.reals, batch, 0, int(given["now"][part.stop - 1]))
+        assert rest < 0
+        answers = store.reals[kernel.OUT_FEATURES_AT : kernel.OUT_FEATURES_AT + size * width].reshape(size, width)
+        anchors = Anchors(lambda name, amount=amount: amount.tolist(), list, list)
+        values, _, failed, _ = assemble(questions, answers, anchors, store.codes)
+        assert not failed.any()
+        rows.append(values[wanted[(wanted >= first) & (wanted < part.stop)] - first])
+    return np.concatenate(rows), process_seconds() - began
+
+
+def naive(given: dict[str, Any], i: int) -> list[float]:
+    """The features of payment `i`, by looking at every payment before it."""
+    t, amount = given["time"][i], given["amount"][i]
+    mine = np.flatnonzero((given["card"][:i] == given["card"][i]) & (given["time"][:i] < t))
+    times = given["time"][mine]
+    found = [amount]
+    means = {}
+    for name, span in WINDOWS.items():
+        inside = [Fraction(value) for value in given["amount"][mine[times >= t - span]].tolist()]
+        total = sum(inside, Fraction(0))
+        means[name] = float(total / len(inside)) if inside else np.nan
+        found += [len(inside), float(total), means[name], float(max(inside)) if inside else np.nan]
+    found.append(float(t - times.max()) / 86_400_000_000 if len(times) else np.nan)
+    day = mine[times >= t - WINDOWS["24h"]]
+    found.append(float((given["category"][day] == given["category"][i]).sum()))
+    found.append(amount / means["24h"] if means["24h"] == means["24h"] else np.nan)
+    return found
+
+
+def measure() -> dict[str, Any]:
+    """Events per second of CPU, and whether a sample equals the naive count in every bit."""
+    events = int(sys.argv[sys.argv.index("--events") + 1]) if "--events" in sys.argv else EVENTS
+    plan = compile(app)
+    run(plan, State(plan), history(1000), np.arange(0))  # loads or compiles the kernel
+    given = history(events)
+    random = np.random.default_rng(3)
+    late = np.flatnonzero(given["time"] != given["now"])
+    wanted = np.unique([*random.integers(0, events, SAMPLE), *random.choice(late, SAMPLE // 4)])
+    state = State(plan)
+    rows, seconds = run(plan, state, given, wanted)
+    expected = np.array([naive(given, i) for i in wanted.tolist()])
+    return {
+        "events": events,
+        "features": len(plan.questions[0].columns) - 1,
+        "events_per_cpu_s": round(events / seconds),
+        "oracle_sample": len(wanted),
+        "oracle_equal": bool(np.array_equal(rows, expected, equal_nan=True)),
+        "state_mb": round(state.store.bytes_used / 1e6, 1),
+    }
+
+
+if __name__ == "__main__":
+    report(measure)

@@ -1,0 +1,63 @@
+"""Carries out the user's functions, live, on a thread of its own: actions on predictions, listeners of labels."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from katmatic.pipeline import Pipeline, Turn
+from katmatic.records import Alert, Decision, LabelBlock
+from katmatic.spec.event import Event
+
+WAITING_LIMIT = 10_000  # turns whose actions wait; then the pipeline waits for the actions
+
+
+class Actor:
+    """Runs actions in the order of their decisions, once their rows are durable; what raises is told, and counts as done.
+
+    An action is carried out at most once: what was not yet done when the process ended is not done after a restart.
+    """
+
+    def __init__(self, pipeline: Pipeline, done: Callable[[Decision], None]) -> None:
+        self._pipeline, self._done = pipeline, done
+        self._listeners = {label: [f for known, f in pipeline.app.listeners if known is label] for label in
+                           {id(known): known for known, _ in pipeline.app.listeners}.values()}
+        self._names = dict(pipeline.plan.labels)
+        self._queue: queue.Queue[tuple[list[tuple[Decision, Event]], list[LabelBlock]] | None] = queue.Queue(WAITING_LIMIT)
+        self._thread = threading.Thread(target=self._run, name="katmatic-actions", daemon=True)
+        self._thread.start()
+
+    def turn(self, turn: Turn) -> None:
+        """Have the actions of a turn carried out."""
+        decided = [(decision, turn.changes.event(decision.anchor)) for decision in turn.decisions]
+        heard = [block for block in turn.labels if self._names[block.label] in self._listeners]
+        if decided or heard:
+            self._queue.put((decided, heard))
+
+    def stop(self) -> None:
+        """Return when all that was decided is done."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (work := self._queue.get()) is not None:
+            decided, heard = work
+            for decision, event in decided:
+                for done in self._pipeline.actions[decision.predictor].run([decision], [event]):
+                    self._done(done)
+            for block in heard:
+                for i in range(len(block)):
+                    for function in self._listeners[self._names[block.label]]:
+                        self._call(function, block, i)
+
+    def _call(self, function: Callable[[Any], Any], block: LabelBlock, i: int) -> None:
+        version = block.row(i)
+        try:
+            function(version)
+        except Exception as error:  # the user's function may raise anything
+            text = f"{function.__name__}, which listens to {block.label}, raised {error!r}"
+            self._pipeline.raise_alert(
+                Alert(name="listener-failed", severity="warning", text=text, now=version.now, key=version.key)
+            )

@@ -1,0 +1,375 @@
+"""The commands: init, run, demo, replay, train, backtest, models, rollback, doctor, bench."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from katmatic import settings as settings_of
+from katmatic.clock import SystemClock, to_datetime
+from katmatic.errors import KatmaticError
+from katmatic.records import MODELS, ModelVersion
+from katmatic.settings import Settings
+
+app = typer.Typer(
+    name="katmatic",
+    help="A real-time machine-learning pipeline, declared in one Python file.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+err = Console(stderr=True)
+
+File = Annotated[Path, typer.Argument(help="The Python file that declares the application.")]
+Data = Annotated[
+    str | None, typer.Option("--data", help="Folder of the log, the state and the models.", show_default=".katmatic")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+Name = Annotated[str | None, typer.Option("--predictor", "-p", help="Which predictor; needed if there are several.")]
+
+
+def main() -> None:
+    """What the command `katmatic` calls: an error of ours is one message of four parts, and exit code 2."""
+    try:
+        app()
+    except KatmaticError as error:
+        parts = error.as_dict()
+        err.print(f"[bold red]{parts['where']}[/]: found {parts['found']}", highlight=False)
+        err.print(f"  expected {parts['expected']}; {parts['do']}", highlight=False)
+        sys.exit(2)
+
+
+def _settings(**given: Any) -> Settings:
+    return settings_of.read(os.environ, Path("katmatic.toml"), **given)
+
+
+def _say(as_json: bool, found: Any, lines: Callable[[], None]) -> None:
+    if as_json:
+        print(json.dumps(found))
+    else:
+        lines()
+
+
+@contextlib.contextmanager
+def _until_stopped() -> Iterator[threading.Event]:
+    """An event that is set by Ctrl-C and by SIGTERM."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    yield stop
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="Where to put it.")] = Path(),
+    example: Annotated[str, typer.Option(help="Which one: attendance, shop or fraud.")] = "attendance",
+) -> None:
+    """Write a small application to start from: the declaration, and the module that stands for your own systems."""
+    from katmatic.demo import EXAMPLES, example_files
+    from katmatic.errors import SettingsError
+
+    if example not in EXAMPLES:
+        raise SettingsError("init", found=example, expected=", ".join(EXAMPLES), do="choose one: --example shop")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in example_files(example).items():
+        target = folder / name
+        if target.exists():
+            raise SettingsError(str(target), found="a file", expected="none", do="choose another folder")
+        target.write_text(text, "utf-8")
+        err.print(f"wrote {target}")
+    err.print(f"now: katmatic run {folder / (example + '.py')}")
+
+
+@app.command()
+def run(
+    file: File,
+    data: Data = None,
+    host: Annotated[str | None, typer.Option(help="What to bind to.", show_default="127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(help="The port of the page and the API.", show_default="8000")] = None,
+    training: Annotated[bool | None, typer.Option(help="Whether models are trained by themselves.")] = None,
+) -> None:
+    """Run an application until it is told to stop. Stopped in any way, it goes on where it was."""
+    from katmatic.runtime import Runtime, load_app
+    from katmatic.serving.api import make_api
+    from katmatic.serving.server import Server
+
+    settings = _settings(data=data, host=host, port=port, training=training)
+    application = load_app(file)
+    with (
+        _until_stopped() as stop,
+        Runtime(application, file, settings, progress=lambda n: err.print(f"{n:,} records read again", end="\r")) as runtime,
+    ):
+        api = make_api(runtime.live, token=settings.token or None)
+        server = Server(
+            api, host=settings.host, port=settings.port, token=settings.token or None, closing=runtime.live.hub.close
+        )
+        server.start()
+        err.print(f"[bold]{application.name}[/] runs: {server.url}  (Ctrl-C stops it)")
+        worker = threading.Thread(target=runtime.work, args=(stop,), name="katmatic-pipeline")
+        worker.start()
+        while worker.is_alive() and not stop.wait(0.5):
+            pass
+        failed = not stop.is_set()
+        stop.set()
+        worker.join()
+        server.stop()
+    if failed:
+        sys.exit(1)
+
+
+@app.command()
+def demo(
+    days: Annotated[int, typer.Option(help="School days to simulate; without --speed max, those before today.")] = 60,
+    speed: Annotated[str, typer.Option(help="How much faster than the clock; max: as fast as it can, then end.")] = "60",
+    pupils: Annotated[int, typer.Option(help="How many pupils the school has.")] = 600,
+    seed: Annotated[int, typer.Option(help="Another seed is another school.")] = 0,
+    data: Annotated[str | None, typer.Option("--data", help="Folder to keep it in.", show_default="a new one")] = None,
+    port: Annotated[int | None, typer.Option(help="The port of the page.", show_default="8000")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run Katmatic attendance, with its page, on a simulated school."""
+    from katmatic import demo as school
+
+    if speed == "max":
+        result = school.run_days(days, pupils=pupils, seed=seed, data=data, show=not as_json)
+        _say(as_json, result, lambda: _table("the simulated school", result))
+    else:
+        school.run_live(days, speed=float(speed), pupils=pupils, seed=seed, data=data, port=port)
+
+
+@app.command()
+def replay(
+    file: File,
+    events: Annotated[list[Path], typer.Argument(help="Files: CSV, JSON Lines or Parquet, each also as .gz.")],
+    topic: Annotated[str | None, typer.Option(help="Whose events they are; needed if the app reads several.")] = None,
+    mapping: Annotated[
+        list[str] | None, typer.Option("--map", help="field=column: where a field is read from; several times.")
+    ] = None,
+    data: Data = None,
+    speed: Annotated[str, typer.Option(help="How much faster than the clock; max: as fast as it can.")] = "max",
+    training: Annotated[bool, typer.Option(help="Whether models are trained meanwhile.")] = False,
+    acts: Annotated[bool, typer.Option(help="Whether actions are carried out.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Send recorded events through an application, by their own time."""
+    from katmatic.replay import replay_files
+
+    result = replay_files(
+        file,
+        events,
+        topic=topic,
+        mapping=dict(_pair(text) for text in mapping or []),
+        settings=_settings(data=data, training=training),
+        speed=None if speed == "max" else float(speed),
+        acts=acts,
+        show=not as_json,
+    )
+    _say(as_json, result, lambda: _table("replayed", result))
+
+
+@app.command()
+def train(
+    file: File,
+    predictor: Name = None,
+    data: Data = None,
+    registry: Annotated[str | None, typer.Option(help="An MLflow tracking server.", show_default="SQLite")] = None,
+    now: Annotated[int | None, typer.Option(help="As known at this moment (microseconds since 1970).")] = None,
+    record: Annotated[bool, typer.Option(hidden=True)] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a predictor now, compare the result with the champion and the baselines, and say what came of it."""
+    from katmatic.log.codec import encode
+    from katmatic.log.sqlite import open_readonly
+    from katmatic.registry.mlflow import MlflowRegistry
+    from katmatic.runtime import load_app
+    from katmatic.training.job import train as train_now
+
+    settings = _settings(data=data, registry=registry)
+    application = load_app(file)
+    name = _chosen(application, predictor)
+    folder = settings.folder
+    moment = now if now is not None else SystemClock().now()
+    with contextlib.closing(open_readonly(folder / "log.db")) as log:
+        made = MlflowRegistry(settings.registry or f"sqlite:///{(folder / 'registry.db').resolve()}")
+        found = train_now(application, name, log, made, folder / "models", now=moment)
+    if record:
+        print(msgspec.json.encode(found).decode())
+        return
+    with contextlib.closing(open_readonly(folder / "log.db")) as log:
+        log.post(MODELS, [encode(found)])
+    shown = msgspec.to_builtins(found)
+    _say(as_json, shown, lambda: _table(f"{name}: {found.action}", shown))
+
+
+@app.command()
+def backtest(
+    file: File,
+    events: Annotated[list[Path], typer.Argument(help="Recorded events.")],
+    topic: Annotated[str | None, typer.Option(help="Whose events they are.")] = None,
+    mapping: Annotated[list[str] | None, typer.Option("--map", help="field=column; several times.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say how a predictor would have done on recorded events: replayed, trained as declared, each answer before its truth."""
+    import tempfile
+
+    from katmatic.replay import replay_files
+
+    with tempfile.TemporaryDirectory(prefix="katmatic-") as folder:
+        result = replay_files(
+            file,
+            events,
+            topic=topic,
+            mapping=dict(_pair(text) for text in mapping or []),
+            settings=_settings(data=folder, training=True),
+            speed=None,
+            acts=False,
+            show=not as_json,
+        )
+    _say(as_json, result, lambda: _table("backtest", result))
+
+
+@app.command()
+def models(file: File, predictor: Name = None, data: Data = None, as_json: Json = False) -> None:
+    """List the versions of a predictor's model: who answered from when on, and why."""
+    from katmatic.log.codec import decode
+    from katmatic.log.sqlite import open_readonly
+    from katmatic.runtime import load_app
+
+    application = load_app(file)
+    name = _chosen(application, predictor)
+    with contextlib.closing(open_readonly(_settings(data=data).folder / "log.db")) as log:
+        records: list[ModelVersion] = [decode(MODELS, value) for _, value in log.scan(MODELS)]
+    mine = [record for record in records if record.predictor == name]
+
+    def lines() -> None:
+        table = Table("when", "version", "what", "rows", "metrics", "baselines", "why", title=name)
+        for record in mine:
+            table.add_row(
+                to_datetime(record.now).astimezone(application.timezone).strftime("%Y-%m-%d %H:%M"),
+                str(record.version or ""),
+                record.action,
+                f"{record.rows:,}",
+                _figures(record.metrics),
+                _figures(record.baselines),
+                record.reason,
+            )
+        Console().print(table if mine else f"{name} has no model yet: it is learning")
+
+    _say(as_json, {"predictor": name, "versions": [msgspec.to_builtins(record) for record in mine]}, lines)
+
+
+@app.command()
+def rollback(
+    file: File,
+    version: Annotated[int | None, typer.Option(help="Which version; without it, the one before.")] = None,
+    predictor: Name = None,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Make an earlier version answer again. A running pipeline takes it up at once, another when it starts."""
+    from katmatic.errors import ModelError
+    from katmatic.log.codec import decode, encode
+    from katmatic.log.sqlite import open_readonly
+    from katmatic.runtime import load_app
+
+    application = load_app(file)
+    name = _chosen(application, predictor)
+    path = _settings(data=data).folder / "log.db"
+    with contextlib.closing(open_readonly(path)) as log:
+        records = [decode(MODELS, value) for _, value in log.scan(MODELS)]
+    live = [r for r in records if r.predictor == name and r.action in ("promoted", "rolled-back")]
+    earlier = [r for r in live if live and r.version != live[-1].version]
+    wanted = version if version is not None else (earlier[-1].version if earlier else None)
+    record = next((r for r in reversed(earlier) if r.version == wanted), None)
+    if record is None:
+        raise ModelError(
+            name,
+            found="no version before this one" if wanted is None else f"version {wanted}",
+            expected=f"one of {sorted({r.version for r in earlier})}",
+            do="`katmatic models` shows what has answered",
+        )
+    back = msgspec.structs.replace(record, action="rolled-back", reason="asked for by hand", now=SystemClock().now())
+    with contextlib.closing(open_readonly(path)) as log:
+        log.post(MODELS, [encode(back)])
+    _say(as_json, msgspec.to_builtins(back), lambda: err.print(f"{name}: version {back.version} answers again"))
+
+
+@app.command()
+def doctor(
+    file: Annotated[Path | None, typer.Argument(help="An application to look at, too.")] = None,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Look at the machine, the installation, the log and the application; say what is wrong and what to do."""
+    from katmatic.doctor import examine
+
+    findings = examine(file, _settings(data=data))
+    bad = [finding for finding in findings if not finding.is_well]
+
+    def lines() -> None:
+        for finding in findings:
+            mark = "[green]ok[/]  " if finding.is_well else "[red]BAD[/] "
+            Console().print(f"{mark} {finding.what}: {finding.found}", highlight=False)
+            if not finding.is_well:
+                Console().print(f"     {finding.do}", highlight=False)
+
+    _say(as_json, {"well": not bad, "findings": [msgspec.to_builtins(finding) for finding in findings]}, lines)
+    if bad:
+        sys.exit(1)
+
+
+@app.command()
+def bench(
+    seconds: Annotated[float, typer.Option(help="How long each measurement takes, about.")] = 3.0, as_json: Json = False
+) -> None:
+    """Measure what this machine can do: events per second from JSON to the logged prediction, and what a commit costs."""
+    from katmatic.doctor import measure
+
+    result = measure(seconds)
+    _say(as_json, result, lambda: _table("this machine", result))
+
+
+def _chosen(application: Any, predictor: str | None) -> str:
+    from katmatic.errors import SettingsError
+
+    names = list(application.predictors)
+    if predictor is None and len(names) == 1:
+        return str(names[0])
+    if predictor not in names:
+        raise SettingsError(
+            "--predictor", found=str(predictor), expected=f"one of {', '.join(names) or 'none'}", do="name it"
+        )
+    return predictor
+
+
+def _pair(text: str) -> tuple[str, str]:
+    from katmatic.errors import SettingsError
+
+    field, equals, column = text.partition("=")
+    if not equals or not field or not column:
+        raise SettingsError("--map", found=text, expected="field=column", do="e.g. --map student_id=tag")
+    return field, column
+
+
+def _figures(found: dict[str, float]) -> str:
+    return " ".join(f"{name} {value:.4g}" for name, value in found.items())
+
+
+def _table(title: str, found: dict[str, Any]) -> None:
+    table = Table("", "", title=title, show_header=False)
+    for name, value in found.items():
+        shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+        table.add_row(name, shown)
+    Console().print(table)

@@ -1,0 +1,78 @@
+"""Simulated time: what arrived once, or might arrive, goes through a pipeline in the order of its moments."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from katmatic.clock import ManualClock
+from katmatic.pipeline import BATCH_LIMIT, Pipeline, Turn
+
+GRAIN = 1_000_000  # microseconds: what arrives within one second is read together
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A record and the moment at which it reaches the pipeline."""
+
+    now: int
+    topic: str
+    value: bytes
+
+
+def drive(
+    pipeline: Pipeline,
+    clock: ManualClock,
+    arrivals: Iterable[Arrival],
+    *,
+    until: int | None = None,
+    grain: int = GRAIN,
+    pace: Callable[[int], None] = lambda moment: None,
+    after: Callable[[Turn], None] = lambda turn: None,
+) -> None:
+    """Feed `arrivals` (in the order of `now`) to a pipeline, and move its clock; what is due in between happens in time.
+
+    `pace` is told each moment before the clock moves there: it may wait. `after` is told each turn. `until`: where the
+    clock stands in the end.
+    """
+
+    def pass_until(moment: int) -> None:
+        while (due := pipeline.state.next_due) <= moment:
+            pace(due)
+            clock.move_to(due)
+            after(pipeline.turn())
+
+    for group in _grouped(arrivals, grain):
+        moment = group[-1].now
+        pass_until(group[0].now - 1)
+        pace(moment)
+        clock.move_to(moment)
+        for arrival in group:
+            pipeline.log.append(arrival.topic, [arrival.value])
+        remaining = len(group)
+        while remaining > 0:
+            turn = pipeline.turn(limit=BATCH_LIMIT)
+            remaining -= len(turn.batch)
+            after(turn)
+    if until is not None:
+        pass_until(until)
+        pace(until)
+        clock.move_to(until)
+    after(pipeline.turn())
+
+
+def merged(*sources: Iterator[Arrival]) -> Iterator[Arrival]:
+    """Several sources as one, in the order of their moments; of equal moments, in the order of the sources."""
+    return heapq.merge(*sources, key=lambda arrival: arrival.now)
+
+
+def _grouped(arrivals: Iterable[Arrival], grain: int) -> Iterator[list[Arrival]]:
+    group: list[Arrival] = []
+    for arrival in arrivals:
+        if group and (arrival.now - group[0].now >= max(grain, 1) or len(group) >= BATCH_LIMIT):
+            yield group
+            group = []
+        group.append(arrival)
+    if group:
+        yield group

@@ -1,0 +1,100 @@
+"""Questions from outside: a predictor's features for anchors that are not in the log. Nothing that is answered later changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from katmatic.engine.features import Anchors, assemble, moments
+from katmatic.engine.plan import Output, Plan, Questions
+from katmatic.engine.step import State
+from katmatic.engine.validate import Columns, take
+from katmatic.errors import InputError
+from katmatic.moment import to_datetime
+from katmatic.records import NOTHING, PredictionBlock
+from katmatic.spec.event import schema
+from katmatic.state import kernel
+
+OUTSIDE = -1  # position of an anchor that is not in the log
+
+
+def ask(
+    plan: Plan, state: State, questions: Questions, anchors: Sequence[Mapping[str, Any]], now: int
+) -> PredictionBlock:
+    """Features of `questions` for each anchor, given by its fields; an anchor without a time is one of `now`.
+
+    Windows end now, or at the anchor's own time if that is earlier. Raises InputError for what is no such event.
+    """
+    columns = _read(plan, state, questions, anchors, now)
+    at = np.minimum(columns.time, now)
+    index = next(i for i, known in enumerate(plan.questions) if known is questions)
+    answers = _answers(plan, state, index, columns, at)
+    events = state.readers[_stream(plan, questions)].events
+    given = Anchors(columns.fields.__getitem__, lambda: events(columns), lambda: moments(at, plan.zone))
+    values, texts, failed, _ = assemble(questions, answers, given, state.store.codes)
+    keys = [columns.fields[name] for name in schema(questions.predictor.anchor).keys]
+    n = len(columns)
+    lead = columns.time - now if questions.predictor.lead else np.full(n, NOTHING, np.int64)
+    return PredictionBlock(
+        predictor=questions.name,
+        columns=questions.columns,
+        anchor=np.full(n, OUTSIDE, np.int64),
+        key=list(zip(*keys, strict=True)) if keys else [()] * n,
+        time=columns.time,
+        at=at,
+        now=np.full(n, now, np.int64),
+        lead=lead,
+        values=values,
+        texts=texts,
+        failed=failed,
+    )
+
+
+def candidates(plan: Plan, state: State, questions: Questions, anchor: Mapping[str, Any], now: int) -> list[Any]:
+    """What a ranking chooses from for this anchor: the values of its windows, each once, in the order of the windows."""
+    columns = _read(plan, state, questions, [anchor], now)
+    row = _answers(plan, state, questions.ranking, columns, np.minimum(columns.time, now))[0]
+    found: dict[Any, None] = {}
+    for output in questions.candidates:
+        found.update(dict.fromkeys(_names(state, output, row)))
+    return list(found)
+
+
+def _names(state: State, output: Output, row: Any) -> list[Any]:
+    assert output.codes is not None
+    names = state.store.codes[output.codes].names
+    return [names[int(code)] for code in row[output.at : output.at + output.width].tolist() if code == code]
+
+
+def _stream(plan: Plan, questions: Questions) -> int:
+    return next(s for s, stream in enumerate(plan.streams) if stream.schema.event is questions.predictor.anchor)
+
+
+def _read(plan: Plan, state: State, questions: Questions, anchors: Sequence[Mapping[str, Any]], now: int) -> Columns:
+    reader = state.readers[_stream(plan, questions)]
+    time = schema(questions.predictor.anchor).time
+    moment = to_datetime(now).isoformat()
+    columns = reader.read([msgspec.json.encode({time: moment, **anchor}) for anchor in anchors])
+    for dead in columns.dead:
+        e = dead.error
+        raise InputError(f"[{dead.index}] {e.where}", found=e.found, expected=e.expected, do=e.do)
+    return take(columns, np.arange(len(columns)))
+
+
+def _answers(plan: Plan, state: State, question: int, columns: Columns, at: Any) -> Any:
+    store = state.store
+    answers = np.empty((len(columns), plan.widths[2]))
+    for i in range(len(columns)):
+        for s, space in enumerate(plan.spaces):
+            key = -1
+            if all(name in columns.fields for name in space):
+                values = tuple(columns.fields[name][i] for name in space)
+                key = store.keys.find(s, values[0] if len(space) == 1 else values)
+            store.words[kernel.ANSWER_AT + s] = key
+        kernel.ask(plan.tables, store.words, store.reals, question, int(at[i]))
+        first = kernel.ANSWER_AT + kernel.SPACES_MOST
+        answers[i] = store.reals[first : first + plan.widths[2]]
+    return answers

@@ -1,0 +1,307 @@
+"""What can be asked of a running pipeline from outside: its page, its HTTP API and its alerts look through this window."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import numpy as np
+
+from katmatic.clock import monotonic_seconds
+from katmatic.engine.ask import ask
+from katmatic.errors import InputError, ModelError
+from katmatic.labels.join import Joiner
+from katmatic.log.codec import decode, decode_labels, decode_predictions
+from katmatic.metrics import Metrics
+from katmatic.monitoring.alerts import Facts, Rules, from_decision
+from katmatic.monitoring.board import Board
+from katmatic.monitoring.drift import Shift, Watch
+from katmatic.monitoring.quality import Quality
+from katmatic.monitoring.vitals import Pulse
+from katmatic.pipeline import Pipeline, Turn
+from katmatic.predictions.explain import reasons
+from katmatic.records import (
+    ALERTS,
+    DEAD,
+    LABELS,
+    MODELS,
+    PREDICTIONS,
+    Alert,
+    DeadLetter,
+    Decision,
+    ExampleBlock,
+    LabelBlock,
+    ModelVersion,
+    Prediction,
+    PredictionBlock,
+)
+from katmatic.serving import answers
+from katmatic.serving.base import ModelCard, QueueFull, Status
+from katmatic.serving.stream import Hub, Listener
+
+SHOWN_LIMIT = 1_000  # alerts and dead letters that are kept to be shown
+REBUILT_RECORDS = 20_000  # records of predictions and labels that a restart reads for its pages
+RULES_EVERY = 60_000_000  # microseconds of the log's time between two checks of the rules
+BACKGROUND_ROWS = 200  # newest rows of a predictor that its reasons are measured against
+QUEUE_RECORDS_LIMIT = 500_000
+
+
+class Live:
+    """A `serving.base.Pipeline` over a pipeline: fed with its turns, asked by any thread."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        app = pipeline.app
+        self.app, self.metrics, self._pipeline = app, pipeline.metrics, pipeline
+        self.hub = Hub(self.metrics)
+        self.quality = {name: Quality(app, predictor) for name, predictor in app.predictors.items()}
+        self.watches = {name: Watch() for name in app.predictors}
+        self.rows = dict.fromkeys(app.predictors, 0)  # labelled rows so far
+        self.on_examples: list[Callable[[ExampleBlock], None]] = []
+        self._joiners = {name: Joiner(predictor) for name, predictor in app.predictors.items()}
+        self._labels = {question.name: pipeline.plan.labels[question.label][0] for question in pipeline.plan.questions}
+        self._board = Board(app)
+        self._pulse = Pulse(self.metrics, tuple(pipeline.plan.by_topic))
+        self._rules = Rules()
+        self._checked = 0
+        self._alerts: deque[Alert] = deque(maxlen=SHOWN_LIMIT)
+        self._dead: deque[DeadLetter] = deque(maxlen=SHOWN_LIMIT)
+        self._history: dict[str, list[ModelVersion]] = {name: [] for name in app.predictors}
+        self._background: dict[str, PredictionBlock] = {}
+        self._arrivals: deque[tuple[int, float]] = deque()
+        self._accepted = self._applied = 0
+        self._lock = threading.RLock()
+        self.ready = False
+
+    # ------------------------------------------------------------------------------------------- fed by the pipeline
+
+    def turn(self, turn: Turn) -> None:
+        """Take note of a turn."""
+        with self._lock:
+            self._applied += len(turn.batch)
+            self._pulse.counted(turn.changes.counts)
+            dead: dict[str, int] = {}
+            for letter in turn.changes.dead:
+                self._dead.appendleft(letter)
+                dead[letter.topic] = dead.get(letter.topic, 0) + 1
+            for piece in turn.batch.slices:
+                if piece.topic in self._pipeline.plan.by_topic:
+                    events = len(piece.values) - sum(not value for value in piece.values)
+                    self._pulse.heard(piece.topic, events, turn.batch.now, dead=dead.pop(piece.topic, 0))
+            for name, number in turn.changes.errors.items():
+                self._pulse.raised(name, number)
+            for record in turn.models:
+                self._changed(record)
+            for block in turn.predictions:
+                self._predicted(block)
+            for versions in turn.labels:
+                self._labelled(versions)
+            if turn.decisions:
+                self._decided(turn.decisions)
+            for alert in turn.alerts:
+                self._raised(alert)
+        self._publish(turn)
+        if turn.batch.now - self._checked >= RULES_EVERY:
+            self._checked = turn.batch.now
+            self._check(turn)
+
+    def acted(self, decision: Decision) -> None:
+        """An action of the user's was carried out, or raised."""
+        with self._lock:
+            self._pulse.acted(decision.predictor, failed=decision.error is not None)
+            self._raised(from_decision(self.app, decision))
+
+    def rebuild(self) -> None:
+        """Become what the newest records of the log say, after a restart."""
+        log = self._pipeline.log
+        with self._lock:
+            for _, value in _newest(log, PREDICTIONS):
+                self._predicted(decode_predictions(value))
+            for _, value in _newest(log, LABELS):
+                self._labelled(decode_labels(value))
+            for _, value in log.scan(MODELS):
+                self._changed(decode(MODELS, value))
+            self._alerts.extendleft(decode(ALERTS, value) for _, value in _newest(log, ALERTS))
+            self._dead.extendleft(decode(DEAD, value) for _, value in _newest(log, DEAD))
+            self._pulse.counted(self._pipeline.state.store.counts)
+
+    def _predicted(self, block: PredictionBlock) -> None:
+        self._board.predictions(block)
+        self._pulse.predicted(block.predictor, len(block))
+        self.watches[block.predictor].predictions(block)
+        self._matured(block.predictor, self._joiners[block.predictor].predictions(block))
+        if len(block):
+            self._background[block.predictor] = block
+
+    def _labelled(self, block: LabelBlock) -> None:
+        self._board.labels(block)
+        self._pulse.labelled(block.label, len(block))
+        for name, label in self._labels.items():
+            if label == block.label:
+                self._matured(name, self._joiners[name].labels(block))
+
+    def _decided(self, decisions: Sequence[Decision]) -> None:
+        self._board.decisions(list(decisions))
+        for name, joiner in self._joiners.items():
+            mine = [decision for decision in decisions if decision.predictor == name]
+            if mine:
+                self._matured(name, joiner.decisions(mine))
+
+    def _matured(self, name: str, examples: ExampleBlock | None) -> None:
+        if examples is None or not len(examples.anchor):
+            return
+        self.quality[name].examples(examples)
+        self.watches[name].outcomes(examples.key, examples.label)
+        self.rows[name] += int(np.count_nonzero(~np.isnan(examples.label)))
+
+    def _changed(self, record: ModelVersion) -> None:
+        self._history[record.predictor].insert(0, record)
+        if record.action in ("promoted", "rolled-back"):
+            self.watches[record.predictor].promoted()
+
+    def _raised(self, alert: Alert) -> None:
+        self._alerts.appendleft(alert)
+        self._pulse.alerted(alert.name, alert.severity)
+        if self.hub.listeners:
+            self.hub.publish("alert", answers.alert(self.app, alert))
+
+    def _publish(self, turn: Turn) -> None:
+        done = monotonic_seconds()
+        while self._arrivals and self._arrivals[0][0] <= self._applied:
+            records, arrived = self._arrivals.popleft()
+            self._pulse.answered(done - arrived)
+        waiting = self._accepted - self._applied
+        self._pulse.waits(max(0, waiting), done - self._arrivals[0][1] if self._arrivals else 0.0)
+        if not self.hub.listeners:
+            return
+        for block in turn.predictions:
+            for i in range(len(block)):
+                self.hub.publish("prediction", answers.prediction(self.app, block.row(i)))
+        for versions in turn.labels:
+            for i in range(len(versions)):
+                self.hub.publish("label", answers.label(self.app, versions.row(i)))
+        self.hub.publish("status", {"now": answers.iso(turn.batch.now, self.app.timezone)})
+
+    def _check(self, turn: Turn) -> None:
+        """Let the rules look at the figures."""
+        with self._lock:
+            facts = Facts(
+                vitals=self._pulse.vitals(),
+                silent=sorted(self._pipeline.state.silent(self._pipeline.plan)),
+                reports=[quality.report() for name, quality in self.quality.items() if self._answers(name)],
+                shifts={name: self.shifts(name) for name in self.watches},
+                models=turn.models,
+            )
+            found = self._rules.check(facts, turn.batch.now)
+        for alert in found:
+            self._pipeline.raise_alert(alert)
+
+    def shifts(self, name: str) -> list[Shift]:
+        """What has moved of a predictor's features, scores and outcomes."""
+        return self.watches[name].shifts()
+
+    def _answers(self, name: str) -> bool:
+        return name in self._pipeline.online or self._pipeline.scorers[name].version > 0
+
+    # -------------------------------------------------------------------------------------------- asked from outside
+
+    def submit(self, topic: str, values: list[bytes]) -> Future[range]:
+        """Hand in events; the future gives their positions once they are durable."""
+        with self._lock:
+            waiting = self._accepted - self._applied
+            if waiting + len(values) > QUEUE_RECORDS_LIMIT:
+                raise QueueFull("log", found=f"{waiting:,} waiting records", expected=f"{QUEUE_RECORDS_LIMIT:,} at most")
+            found = self._pipeline.log.append(topic, values)
+            self._accepted += len(values)
+            self._arrivals.append((self._accepted, monotonic_seconds()))
+        return found
+
+    def latest(self, predictor: str, key: tuple[str, ...]) -> Prediction | None:
+        """The newest prediction about `key`."""
+        return self._board.latest(predictor, key)
+
+    def predict(self, predictor: str, anchors: list[dict[str, Any]]) -> list[Prediction]:
+        """What would be answered now if these anchor events came; nothing is logged."""
+        pipeline = self._pipeline
+        questions = next(question for question in pipeline.plan.questions if question.name == predictor)
+        with pipeline.lock:
+            block = ask(pipeline.plan, pipeline.state, questions, anchors, pipeline.clock.now())
+            block = pipeline.answer(block)
+        return [block.row(i) for i in range(len(block))]
+
+    def reasons(self, predictor: str, key: tuple[str, ...]) -> list[tuple[str, float]]:
+        """How much each feature raised or lowered the newest answer about `key`, the largest effect first."""
+        found = self._board.latest(predictor, key)
+        background = self._background.get(predictor)
+        if found is None or found.score is None or background is None:
+            return []
+        with self._pipeline.lock:
+            return reasons(self._pipeline.answer, found, background)
+
+    def status(self) -> Status:
+        """How all of it is."""
+        with self._lock:
+            return Status(
+                self._pipeline.clock.now(),
+                self.ready,
+                "" if self.ready else "the log is being read again",
+                self._pulse.vitals(),
+                {name: self._card(name) for name in self.app.predictors},
+                {name: quality.report() for name, quality in self.quality.items() if self._answers(name)},
+                tuple(sorted(self._pipeline.state.silent(self._pipeline.plan))),
+                self._rules.open,
+            )
+
+    def _card(self, name: str) -> ModelCard:
+        history = tuple(self._history[name])
+        if name in self._pipeline.online:
+            learner = self._pipeline.online[name]
+            return ModelCard(name, learner.version, None, history)
+        version = self._pipeline.scorers[name].version
+        since = next((r.now for r in history if r.version == version and r.action in ("promoted", "rolled-back")), None)
+        wanted = self.app.predictors[name].retrain.rows
+        waiting = "" if version else f"{self.rows[name]:,} of {wanted:,} labelled rows"
+        return ModelCard(name, version, since, history, waiting)
+
+    def board(self) -> Board:
+        """The newest of every predictor."""
+        return self._board
+
+    def models(self, predictor: str) -> list[ModelVersion]:
+        """Every change of who answers, newest first."""
+        return list(self._history[predictor])
+
+    def rollback(self, predictor: str, version: int | None) -> ModelVersion:
+        """Let `version` answer again (None: the one before)."""
+        with self._lock:
+            card = self._card(predictor)
+            wanted = version if version is not None else next(iter(card.earlier), 0)
+            record = next((r for r in card.history if r.version == wanted and r.artifact), None)
+        if record is None or wanted not in card.earlier:
+            raise ModelError(
+                predictor,
+                found=f"version {wanted}" if wanted else "no version before this one",
+                expected=f"one of {list(card.earlier)}",
+                do="`katmatic models` shows what has answered",
+            )
+        return self._pipeline.switch(record, "asked for by hand")
+
+    def alerts(self, limit: int) -> Sequence[Alert]:
+        """The newest alerts, newest first."""
+        with self._lock:
+            return list(self._alerts)[:limit]
+
+    def dead(self, limit: int) -> Sequence[DeadLetter]:
+        """The newest dead letters, newest first."""
+        with self._lock:
+            return list(self._dead)[:limit]
+
+    def subscribe(self) -> Listener:
+        """Messages from now on."""
+        return self.hub.subscribe()
+
+
+def _newest(log: Any, topic: str) -> Any:
+    return log.scan(topic, max(0, log.end(topic) - REBUILT_RECORDS))

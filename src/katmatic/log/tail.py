@@ -1,0 +1,205 @@
+"""The tail of a log: what was handed in and is not durable yet, in order of arrival, bounded."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import MutableMapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from itertools import chain
+
+from katmatic.errors import LogError, LogFull
+from katmatic.log.base import Batch, Slice
+
+TAIL_RECORDS_LIMIT = 200_000  # some seconds of a flood
+TAIL_BYTES_LIMIT = 64 * 2**20
+BATCH_BYTES_LIMIT = 32 * 2**20  # of the records in one batch; a single one always goes
+RECORD_BYTES_LIMIT = 16 * 2**20  # of one that is handed in
+WRITTEN_BYTES_LIMIT = 256 * 2**20  # of one that a commit writes: a block of many rows
+
+READ, WRITTEN = 0, 1  # the two ways of getting into a topic
+
+
+@dataclass(slots=True)
+class _Entry:
+    """What one call handed in."""
+
+    topic: str
+    values: list[bytes]
+    size: int  # bytes
+    promise: Future[range] | None  # None: it is durable already, under `number`, `number + 1`, ...
+    number: int = 0
+    done: int = 0  # how many of the values are settled
+    first: int = 0  # position of the first value
+
+
+class Tail:
+    """Records between `append` and `commit`. Any thread may put; one thread takes and settles."""
+
+    def __init__(self, where: str, *, records_limit: int = TAIL_RECORDS_LIMIT, bytes_limit: int = TAIL_BYTES_LIMIT):
+        self._where, self._records_limit, self._bytes_limit = where, records_limit, bytes_limit
+        self._waiting: deque[_Entry] = deque()
+        self._records = self._bytes = 0
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def __len__(self) -> int:
+        return self._records
+
+    def put(self, topic: str, values: Sequence[bytes]) -> Future[range]:
+        """A promise of the records' positions. LogError if one is no bytes or too large, LogFull if too much waits."""
+        values = list(values)
+        size = checked(topic, values)
+        promise: Future[range] = Future()
+        promise.set_running_or_notify_cancel()  # a sender that goes away does not take its records back
+        if not values:
+            promise.set_result(range(0))
+            return promise
+        with self._changed:
+            if self._closed:
+                raise closed(self._where)
+            if self._waiting:  # into an empty tail goes what is larger than the limit, too
+                self._check_room(len(values), size)
+            self._add(_Entry(topic, values, size, promise))
+        return promise
+
+    def put_durable(self, topic: str, values: list[bytes], number: int) -> None:
+        """Let records be read that are durable already, under `number`, `number + 1`, ...; they go above any limit."""
+        with self._changed:
+            self._add(_Entry(topic, values, sum(map(len, values)), None, number))
+
+    def wait(self, timeout: float) -> bool:
+        """True as soon as something waits; False after `timeout` seconds without."""
+        with self._changed:
+            return self._changed.wait_for(lambda: bool(self._waiting), timeout)
+
+    def take(self, first: int, limit: int) -> tuple[tuple[Slice, ...], int]:
+        """At most `limit` records in order, numbered from `first`, and the last number of those durable already (or 0).
+
+        They stay until they are settled.
+        """
+        runs: list[tuple[str, list[list[bytes]]]] = []
+        room, bytes_room, number = limit, BATCH_BYTES_LIMIT, 0
+        with self._changed:
+            for entry in self._waiting:
+                values = entry.values[entry.done : entry.done + room] if entry.done else entry.values
+                if len(values) > room:
+                    values = values[:room]
+                if entry.size > bytes_room:
+                    values = _within(values, bytes_room, first=not runs)
+                if values:
+                    if runs and runs[-1][0] == entry.topic:
+                        runs[-1][1].append(values)
+                    else:
+                        runs.append((entry.topic, [values]))
+                    if entry.number:
+                        number = entry.number + entry.done + len(values) - 1
+                room -= len(values)
+                bytes_room -= entry.size
+                if room <= 0 or entry.done + len(values) < len(entry.values):
+                    break
+        slices = []
+        for topic, parts in runs:
+            slices.append(Slice(topic, first, parts[0] if len(parts) == 1 else list(chain.from_iterable(parts))))
+            first += len(slices[-1].values)
+        return tuple(slices), number
+
+    def settle(self, count: int, first: int) -> None:
+        """The first `count` records are durable, at the positions from `first`: keep the promises."""
+        kept: list[tuple[Future[range], range]] = []
+        with self._changed:
+            while count:
+                entry = self._waiting[0]
+                n = min(count, len(entry.values) - entry.done)
+                if not entry.done:
+                    entry.first = first
+                entry.done += n
+                count, first = count - n, first + n
+                self._records -= n
+                if entry.done == len(entry.values):
+                    self._waiting.popleft()
+                    self._bytes -= entry.size
+                    if entry.promise is not None:
+                        kept.append((entry.promise, range(entry.first, entry.first + entry.done)))
+        for promise, positions in kept:
+            promise.set_result(positions)
+
+    def close(self) -> None:
+        """Break the promises that are open, and take no more."""
+        with self._changed:
+            self._closed = True
+            left = [entry.promise for entry in self._waiting if entry.promise is not None]
+            self._waiting.clear()
+            self._records = self._bytes = 0
+            self._changed.notify_all()
+        for promise in left:
+            promise.set_exception(closed(self._where))
+
+    def _add(self, entry: _Entry) -> None:
+        self._records += len(entry.values)
+        self._bytes += entry.size
+        self._waiting.append(entry)
+        self._changed.notify()
+
+    def _check_room(self, count: int, size: int) -> None:
+        if self._records + count > self._records_limit or self._bytes + size > self._bytes_limit:
+            raise LogFull(
+                self._where,
+                found=f"{self._records} records of {self._bytes} bytes waiting, and {count} of {size} bytes more",
+                expected=f"at most {self._records_limit} records and {self._bytes_limit} bytes",
+                do="wait until earlier records are durable, then hand these in again",
+            )
+
+
+def checked(topic: str, values: Sequence[bytes], *, limit: int = RECORD_BYTES_LIMIT) -> int:
+    """The size of all values in bytes; LogError if one cannot be a record."""
+    if not set(map(type, values)) <= {bytes}:
+        wrong = next(value for value in values if type(value) is not bytes)
+        raise LogError(topic, found=f"a record of type {type(wrong).__name__}", expected="bytes", do="encode it first")
+    sizes = list(map(len, values))
+    if max(sizes, default=0) > limit:
+        raise LogError(
+            topic,
+            found=f"a record of {max(sizes)} bytes",
+            expected=f"at most {limit}",
+            do="keep large things elsewhere, and log where they are",
+        )
+    return sum(sizes)
+
+
+def closed(where: str) -> LogError:
+    """The error of whoever uses a log after its end."""
+    return LogError(where, found="a closed log", expected="an open one", do="open the log again")
+
+
+def not_given(where: str, batch: Batch, given: Batch | None) -> LogError:
+    """The error of whoever commits another batch than the one that was read last."""
+    return LogError(
+        where,
+        found=f"batch {batch.sequence}, which is not the one that was read last",
+        expected=f"batch {given.sequence} as it was read" if given else "a batch that was read and not committed",
+        do="commit each batch once, before the next one is read",
+    )
+
+
+def claim(where: str, ways: MutableMapping[str, int], topic: str, way: int) -> None:
+    """Remember in which way records get into a topic; LogError if it is the other one already."""
+    if ways.setdefault(topic, way) != way:
+        raise LogError(
+            f"{where}: {topic}",
+            found=f"a record to be {'read' if way == READ else 'written'}",
+            expected=f"a topic whose records are {'written' if way == READ else 'read'}, as they were before",
+            do="hand its records in (append, fed), or write them with a commit, but not both",
+        )
+
+
+def _within(values: list[bytes], room: int, *, first: bool) -> list[bytes]:
+    """As many values as fit into `room` bytes; of the first ones of a batch, at least one."""
+    count = 0
+    for value in values:
+        room -= len(value)
+        if room < 0 and not (first and not count):
+            break
+        count += 1
+    return values[:count]

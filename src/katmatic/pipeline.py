@@ -1,0 +1,270 @@
+"""One application at work: read the log, step, score, decide, commit; then tell those who watch."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from katmatic.clock import Clock
+from katmatic.engine.plan import Plan, compile
+from katmatic.engine.step import Changes, State, step
+from katmatic.errors import KatmaticError
+from katmatic.log.base import Batch, Log
+from katmatic.log.codec import decode, encode, encode_labels, encode_predictions
+from katmatic.metrics import Metrics
+from katmatic.predictions.act import Actions
+from katmatic.predictions.artifact import load
+from katmatic.predictions.online import OnlineLearner
+from katmatic.predictions.score import Scorer
+from katmatic.records import (
+    ALERTS,
+    DEAD,
+    DECISIONS,
+    LABELS,
+    MODELS,
+    PREDICTIONS,
+    Alert,
+    Decision,
+    LabelBlock,
+    ModelVersion,
+    PredictionBlock,
+)
+from katmatic.spec.app import App
+from katmatic.state.checkpoint import Checkpoints
+
+BATCH_LIMIT = 5_000  # records of one commit
+REPLAY_LIMIT = 50_000  # records of one step while the log is read again
+CHECKPOINT_RECORDS = 200_000  # after so many records, or
+CHECKPOINT_BATCHES = 50_000  # after so many batches, the state is saved: a restart reads no more than these again
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one turn of the pipeline did, told to watchers once it is durable."""
+
+    batch: Batch
+    changes: Changes
+    predictions: Sequence[PredictionBlock]  # scored
+    labels: Sequence[LabelBlock]
+    decisions: Sequence[Decision]
+    alerts: Sequence[Alert]
+    models: Sequence[ModelVersion]
+
+
+class Watcher(Protocol):
+    """Whoever wants to know what happened, on the pipeline's thread: quick, and it never stops the pipeline."""
+
+    def turn(self, turn: Turn) -> None:
+        """Take note of a turn."""
+        ...
+
+
+class Pipeline:
+    """An application over a log: `recover` first, then `turn` again and again, on one thread.
+
+    Whatever else reads or changes the state takes `lock`. The log's clock is `clock`; nothing else asks for the time.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        log: Log,
+        clock: Clock,
+        *,
+        checkpoints: Checkpoints | None = None,
+        metrics: Metrics | None = None,
+        watchers: Iterable[Watcher] = (),
+        seed: int = 0,
+    ) -> None:
+        self.app, self.log, self.clock, self.checkpoints = app, log, clock, checkpoints
+        self.metrics = metrics or Metrics()
+        self.watchers = list(watchers)
+        self.plan: Plan = compile(app)
+        self.state = State(self.plan)
+        self.lock = threading.RLock()
+        self.actions = {name: Actions(predictor, seed) for name, predictor in app.predictors.items()}
+        self.online: dict[str, OnlineLearner] = {}
+        self.scorers: dict[str, Scorer] = {}
+        for name, predictor in app.predictors.items():
+            if hasattr(predictor.model, "learn_one"):
+                self.online[name] = OnlineLearner(predictor)
+            else:
+                self.scorers[name] = Scorer(predictor)
+        self.models: dict[str, ModelVersion] = {}  # who answers
+        self._labels = {question.name: self.plan.labels[question.label][0] for question in self.plan.questions}
+        self._alerts: list[Alert] = []  # raised outside of a turn: written with the next one
+        self._records = self._batches = 0  # since the last checkpoint
+
+    # ----------------------------------------------------------------------------------------------------- live
+
+    def turn(self, timeout: float = 0.0, *, limit: int = BATCH_LIMIT) -> Turn:
+        """Wait at most `timeout` seconds for records, and apply what is there; of nothing, time passes."""
+        if timeout > 0:
+            self.log.wait(timeout)
+        with self.lock:
+            batch = self.log.read(self.clock.now(), limit=limit)
+            turn = self._apply(batch)
+            written, fed = _written(turn)
+            self.log.commit(batch, written, fed)
+        for watcher in self.watchers:
+            try:
+                watcher.turn(turn)
+            except Exception as error:  # a watcher's mistake is its own
+                self._warn("watcher-failed", f"{type(watcher).__name__}: {error!r}")
+        self._records += len(batch)
+        self._batches += 1
+        if self._records >= CHECKPOINT_RECORDS or self._batches >= CHECKPOINT_BATCHES:
+            self.save()
+        return turn
+
+    def drain(self) -> int:
+        """Take turns until nothing waits to be read; how many records were applied."""
+        total = 0
+        while records := len(self.turn().batch):
+            total += records
+        return total
+
+    def raise_alert(self, alert: Alert) -> None:
+        """Have an alert written with the next turn. Callable from any thread."""
+        self._alerts.append(alert)
+
+    def answer(self, block: PredictionBlock) -> PredictionBlock:
+        """The block with its scores, from whoever answers now; nothing is learnt. Take `lock`."""
+        if block.predictor in self.online:
+            return self.online[block.predictor].score(block)
+        return self.scorers[block.predictor].score(block)
+
+    def switch(self, record: ModelVersion, reason: str) -> ModelVersion:
+        """Let the version of `record` answer again, from the next turn on."""
+        back = msgspec.structs.replace(record, action="rolled-back", reason=reason, now=self.clock.now())
+        self.log.append(MODELS, [encode(back)])
+        return back
+
+    def _apply(self, batch: Batch) -> Turn:
+        models = list(_models([batch]))
+        for record in models:
+            self._install(record)
+        changes = step(self.plan, self.state, batch)
+        scored = self._learn(changes)
+        scored += [self.answer(block) for block, _ in changes.predictions if block.predictor in self.scorers]
+        decisions = [decision for block in scored for decision in self.actions[block.predictor].decide(block)]
+        alerts, self._alerts = self._alerts, []
+        return Turn(batch, changes, scored, [block for block, _ in changes.labels], decisions, alerts, models)
+
+    def _learn(self, changes: Changes) -> list[PredictionBlock]:
+        """Online models answer and learn, in the order in which it happened."""
+        scored: list[PredictionBlock] = []
+        for name, learner in self.online.items():
+            asked = [(block, orders) for block, orders in changes.predictions if block.predictor == name]
+            known = [(block, orders) for block, orders in changes.labels if block.label == self._labels[name]]
+            if asked or known:
+                scored += learner.apply(asked, known)
+        return scored
+
+    def _install(self, record: ModelVersion) -> None:
+        """From now on this version answers; if it cannot be loaded, the one before goes on."""
+        scorer = self.scorers.get(record.predictor)
+        if scorer is None or record.action not in ("promoted", "rolled-back"):
+            return
+        try:
+            scorer.install(record.version, load(Path(record.artifact)))
+        except (KatmaticError, OSError) as error:
+            text = f"version {record.version} could not be loaded, version {scorer.version} goes on: {error}"
+            self._warn("model-not-loaded", text, predictor=record.predictor)
+        else:
+            self.models[record.predictor] = record
+
+    def _warn(self, name: str, text: str, predictor: str | None = None) -> None:
+        self.raise_alert(Alert(name=name, severity="warning", text=text, now=self.clock.now(), predictor=predictor))
+
+    # ------------------------------------------------------------------------------------------------- restart
+
+    def recover(self, progress: Callable[[int], None] = lambda records: None) -> int:
+        """Become what the log says: the latest checkpoint, then the batches after it. Gives back the records read again.
+
+        What was written then is not written again, and no action is taken again.
+        """
+        sequence = self._load()
+        records = 0
+        for batches in _grouped(self.log.batches(sequence), REPLAY_LIMIT):
+            for record in _models(batches):
+                self._install(record)
+            changes = step(self.plan, self.state, *batches)
+            self._learn(changes)
+            sequence = batches[-1].sequence
+            records += sum(len(batch) for batch in batches)
+            progress(records)
+        self.state.store.sequence = sequence
+        return records
+
+    def save(self) -> None:
+        """Keep the state as it is now, so that a restart need not read what came before."""
+        self._records = self._batches = 0
+        if self.checkpoints is None:
+            return
+        with self.lock:
+            kept = {
+                "plan": fingerprint(self.plan),
+                "state": self.state.dump(),
+                "models": list(self.models.values()),
+                "online": {name: learner.dump() for name, learner in self.online.items()},
+            }
+            sequence = self.log.sequence()
+        self.checkpoints.save(self.app.name, sequence, msgspec.msgpack.encode(kept))
+        self.checkpoints.drop(self.app.name, sequence)
+
+    def _load(self) -> int:
+        found = self.checkpoints.latest(self.app.name) if self.checkpoints else None
+        if found is None:
+            return 0
+        sequence, data = found
+        kept = msgspec.msgpack.decode(data)
+        if kept["plan"] != fingerprint(self.plan):
+            return 0  # the declaration has changed: all of the log is read again
+        self.state.load(kept["state"])
+        for record in msgspec.convert(kept["models"], list[ModelVersion]):
+            self._install(record)
+        for name, dumped in kept["online"].items():
+            self.online[name].load(dumped)
+        return sequence
+
+
+def fingerprint(plan: Plan) -> str:
+    """Equal for declarations that keep the same state."""
+    streams = [(s.schema.topic, [f.name for f in s.schema.fields], [str(c) for c in s.columns]) for s in plan.streams]
+    labels = [(name, str(label)) for name, label in plan.labels]
+    return repr((plan.tables.tolist(), streams, labels, plan.spaces))
+
+
+def _models(batches: Sequence[Batch]) -> Iterator[ModelVersion]:
+    for batch in batches:
+        for piece in batch.slices:
+            if piece.topic == MODELS:
+                yield from (decode(MODELS, value) for value in piece.values)
+
+
+def _grouped(batches: Iterable[Batch], limit: int) -> Iterator[list[Batch]]:
+    group: list[Batch] = []
+    for batch in batches:
+        group.append(batch)
+        if sum(len(each) for each in group) >= limit or len(group) >= limit // 10:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _written(turn: Turn) -> tuple[Mapping[str, list[bytes]], Mapping[str, list[bytes]]]:
+    written = {
+        PREDICTIONS: [encode_predictions(block) for block in turn.predictions],
+        LABELS: [encode_labels(block) for block in turn.labels],
+        DEAD: [encode(letter) for letter in turn.changes.dead],
+        ALERTS: [encode(alert) for alert in turn.alerts],
+    }
+    fed = {DECISIONS: [encode(decision) for decision in turn.decisions]}
+    return {t: v for t, v in written.items() if v}, {t: v for t, v in fed.items() if v}

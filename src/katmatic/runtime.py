@@ -1,0 +1,125 @@
+"""THE WIRING: settings -> backends -> pipeline, and all that stands around it. The only file that knows every part."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import TracebackType
+
+from katmatic.actor import Actor
+from katmatic.clock import Clock, SystemClock
+from katmatic.errors import DeclarationError, KatmaticError
+from katmatic.live import Live
+from katmatic.log.sqlite import SqliteLog
+from katmatic.metrics import Metrics
+from katmatic.pipeline import Pipeline
+from katmatic.records import Alert
+from katmatic.settings import Settings
+from katmatic.sources.calendar import Calendars
+from katmatic.spec.app import App
+from katmatic.state.files import FileCheckpoints
+from katmatic.trainer import Trainer, train_command
+
+CALENDAR_SECONDS = 1.0  # how often calendars are looked at
+
+
+def load_app(path: Path) -> App:
+    """The application that a file declares; its folder can be imported from while it is read.
+
+    Raises DeclarationError if there is no such file, or not one application in it.
+    """
+    if not path.is_file():
+        raise DeclarationError(str(path), found="no such file", expected="the file that declares the application", do="name it")
+    sys.path.insert(0, str(path.parent.resolve()))
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # so that the annotations of its events can be looked up
+    spec.loader.exec_module(module)
+    apps = [value for value in vars(module).values() if isinstance(value, App)]
+    if len(apps) != 1:
+        raise DeclarationError(str(path), found=f"{len(apps)} applications", expected="one App(...)", do="declare one")
+    return apps[0]
+
+
+class Runtime:
+    """One application with its log, its state, its models and its page.
+
+    `clock` and `waits` are for simulated time. Use it in a `with`: leaving saves the state and lets go of the files.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        path: Path,
+        settings: Settings,
+        *,
+        clock: Clock | None = None,
+        waits: bool = False,
+        acts: bool = True,
+        progress: Callable[[int], None] = lambda records: None,
+    ) -> None:
+        self.app, self.settings, self.clock = app, settings, clock or SystemClock()
+        folder = settings.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.metrics = Metrics()
+        self.log = SqliteLog(folder / "log.db")
+        self.pipeline = Pipeline(
+            app, self.log, self.clock, checkpoints=FileCheckpoints(folder / "checkpoints"), metrics=self.metrics
+        )
+        self.live = Live(self.pipeline)
+        self.calendars = Calendars(app)
+        self.replayed = self.pipeline.recover(progress)
+        self.live.rebuild()
+        self.pipeline.watchers.append(self.live)
+        self.actor = Actor(self.pipeline, self.live.acted) if acts else None
+        if self.actor is not None:
+            self.pipeline.watchers.append(self.actor)
+        self.trainer: Trainer | None = None
+        if settings.training:
+            self.trainer = Trainer(
+                self.pipeline,
+                train_command(path, folder, settings.registry),
+                rows=self.live.rows.__getitem__,
+                has_drifted=lambda name: any(shift.has_moved for shift in self.live.shifts(name)),
+                waits=waits,
+            )
+            for name in app.predictors:
+                for record in reversed(self.live.models(name)):
+                    self.trainer.know(record)
+            self.pipeline.watchers.append(self.trainer)
+        self.live.ready = True
+
+    def __enter__(self) -> Runtime:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End trainings, finish actions, keep the state, let go of the log."""
+        if self.trainer is not None:
+            self.trainer.stop()
+        if self.actor is not None:
+            self.actor.stop()
+        self.pipeline.save()
+        self.log.close()
+
+    def publish(self, after: int, until: int) -> None:
+        """Append what the calendars say of the time after `after` and up to `until`."""
+        for _, topic, values in self.calendars.due(after, until):
+            self.log.append(topic, values)
+
+    def work(self, stop: threading.Event) -> None:
+        """Take turns until `stop`, with what the calendars say; for a thread of its own."""
+        day = 86_400_000_000
+        published = self.clock.now() - day  # what a restart says again counts once
+        while not stop.is_set():
+            now = self.clock.now()
+            self.publish(published, now)
+            published = now
+            wait = min(self.settings.tick, max(0.0, (self.pipeline.state.next_due - now) / 1e6))
+            self.pipeline.turn(wait, limit=self.settings.batch)

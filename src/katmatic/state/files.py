@@ -1,0 +1,149 @@
+"""Checkpoints as files: each is whole or it does not count, and the one before it is still there."""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import xxhash
+
+from katmatic.errors import LogError
+
+MAGIC = b"katmcp\x00\x01"  # the last byte is the form
+_HEADER = struct.Struct("<8sQQ16s")  # magic, sequence, length of the state, checksum of all that and of the state
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+
+
+class FileCheckpoints:
+    """Checkpoints in a folder, made if it is not there: one file each, named after its sequence.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> folder = TemporaryDirectory()
+    >>> checkpoints = FileCheckpoints(folder.name)
+    >>> checkpoints.save("attendance", 7, b"the state after batch 7")
+    >>> checkpoints.latest("attendance")
+    (7, b'the state after batch 7')
+    >>> folder.cleanup()
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self._folder = Path(folder)
+        with _explained(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+
+    def save(self, name: str, sequence: int, state: bytes) -> None:
+        """Keep `state` as it was after batch `sequence`: after a crash it is there whole, or not at all."""
+        file = self._file(name, sequence)
+        unfinished = file.with_suffix(".unfinished")
+        with _explained(file):
+            try:
+                _write(unfinished, _header(sequence, state), state)
+                unfinished.replace(file)
+                _sync(self._folder)
+            except BaseException:
+                with suppress(OSError):
+                    unfinished.unlink()
+                raise
+
+    def latest(self, name: str) -> tuple[int, bytes] | None:
+        """The newest intact checkpoint with its sequence, or None; one that the disk has changed is passed over."""
+        for file in self._files(name):
+            found = _intact(file)
+            if found is not None:
+                return found
+        return None
+
+    def drop(self, name: str, before: int) -> None:
+        """Forget the checkpoints of sequences below `before`, but never the newest intact one."""
+        newest = self.latest(name)
+        keep = min(before, newest[0]) if newest else 0
+        with _explained(self._folder):
+            for file in self._files(name):
+                if _sequence(file) < keep:
+                    file.unlink(missing_ok=True)
+            for file in self._folder.glob(f"{_checked(name)}@*.unfinished"):
+                file.unlink(missing_ok=True)  # from a crash while it was written
+
+    def _file(self, name: str, sequence: int) -> Path:
+        return self._folder / f"{_checked(name)}@{sequence:020d}.checkpoint"
+
+    def _files(self, name: str) -> list[Path]:
+        """Newest first."""
+        with _explained(self._folder):
+            found = [file for file in self._folder.glob(f"{_checked(name)}@*.checkpoint") if file.stem[-20:].isdigit()]
+        return sorted(found, key=_sequence, reverse=True)
+
+
+def _checked(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise LogError(
+            "checkpoint",
+            found=f"the name {name!r}",
+            expected="letters, digits and any of `_.-`, at most 100",
+            do="give the application such a name",
+        )
+    return name
+
+
+def _sequence(file: Path) -> int:
+    return int(file.stem.rpartition("@")[2])
+
+
+def _header(sequence: int, state: bytes) -> bytes:
+    return _HEADER.pack(MAGIC, sequence, len(state), _checksum(sequence, state))
+
+
+def _checksum(sequence: int, state: bytes) -> bytes:
+    digest = xxhash.xxh3_128(MAGIC + sequence.to_bytes(8, "little"))
+    digest.update(state)
+    return digest.digest()
+
+
+def _write(file: Path, *parts: bytes) -> None:
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)  # people's data: for the owner's eyes
+    with os.fdopen(descriptor, "wb") as stream:
+        for part in parts:
+            stream.write(part)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _sync(folder: Path) -> None:
+    """Make the new name in the folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _intact(file: Path) -> tuple[int, bytes] | None:
+    with _explained(file):
+        try:
+            data = file.read_bytes()
+        except FileNotFoundError:  # dropped meanwhile
+            return None
+    if len(data) < _HEADER.size:
+        return None
+    magic, sequence, length, checksum = _HEADER.unpack_from(data)
+    state = data[_HEADER.size :]
+    if magic != MAGIC or length != len(state) or sequence != _sequence(file) or checksum != _checksum(sequence, state):
+        return None
+    return sequence, state
+
+
+@contextmanager
+def _explained(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise LogError(
+            str(file),
+            found=str(error),
+            expected="a folder to keep checkpoints in",
+            do="check its permissions and the room on its disk; the pipeline can go on, and a restart will take longer",
+        ) from error
