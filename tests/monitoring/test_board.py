@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import date, timedelta
 
+import numpy as np
 import pytest
 
 from katmatic.monitoring import board as module
@@ -141,6 +142,7 @@ def test_the_latest_of_a_key(board):
 
 def test_what_is_kept_has_a_bound(monkeypatch):
     monkeypatch.setattr(module, "ANCHORS_LIMIT", 10)
+    monkeypatch.setattr(module, "LATEST_LIMIT", 10)
     monkeypatch.setattr(module, "DAYS_LIMIT", 3)
     board = Board(school())
     for i in range(40):
@@ -152,6 +154,16 @@ def test_what_is_kept_has_a_bound(monkeypatch):
     assert [day.day.day for day in board.trend("absence")] == [8, 9, 10]
     assert board.latest("absence", ("p0",)) is None
     assert board.latest("absence", ("p39",)) is not None
+
+
+def test_a_large_block_is_not_kept_alive_by_one_row():
+    board = Board(school())
+    keys = [(f"p{i}", "9b") for i in range(100)]
+    scores = [i / 100 for i in range(100)]
+    board.predictions(predictions(range(100), keys, scores, time=bell(), values=np.arange(100.0)[:, None]))
+    found = board.latest("absence", ("p37",))
+    assert (found.anchor, found.score, found.features) == (37, 0.37, {"rate": 37.0})
+    assert all(len(block) <= module.PIECE_ROWS for block, _ in board._sheets["absence"].latest.values())
 
 
 def test_actions_newest_first(board):
