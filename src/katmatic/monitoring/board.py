@@ -201,7 +201,8 @@ class _Sheet:
 class Board:
     """Keeps the newest of every predictor of an app, fed from its log. Safe to read while another thread feeds it.
 
-    Bounded by `ANCHORS_LIMIT` anchors, `LATEST_LIMIT` keys, `NEWEST_LIMIT` newest rows and `DAYS_LIMIT` days per predictor: the oldest go.
+    Bounded by `ANCHORS_LIMIT` anchors, `LATEST_LIMIT` keys, `NEWEST_LIMIT` newest rows and `DAYS_LIMIT` days per
+    predictor: the oldest go.
     """
 
     def __init__(self, app: App) -> None:

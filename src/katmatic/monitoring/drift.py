@@ -181,9 +181,10 @@ class Watch:
             self._answered += len(block)
 
     def outcomes(self, keys: Sequence[tuple[str, ...]], labels: NDArray[np.float64]) -> None:
-        """Take in labels that became known."""
-        self._outcomes.extend(zip((key[:1] for key in keys), labels.tolist(), strict=True))
-        self._since += len(labels)
+        """Take in labels that became known; NaN is a void one, and does not count."""
+        known = [(key[:1], label) for key, label in zip(keys, labels.tolist(), strict=True) if label == label]
+        self._outcomes.extend(known)
+        self._since += len(known)
 
     def promoted(self) -> None:
         """A new champion answers: what it was trained on becomes the reference, and the window starts anew."""

@@ -161,6 +161,7 @@ class Quality:
         self._base = _Rate()
         self._own: dict[str, _Rate] = {}
         self._known: dict[int, float] = {}
+        self._reported: dict[int, Report] = {}  # by days; empty once something changed
         self._lock = threading.Lock()
 
     def examples(self, block: Examples) -> None:
@@ -184,13 +185,17 @@ class Quality:
         """The figures over all ripe rows kept, and by day, at the moment `now` (None: when the newest label came)."""
         with self._lock:
             self._ripen(max(self._now, now or 0))
+            if days in self._reported:
+                return self._reported[days]
             for day in [day for day in self._days if day not in self._measured]:
                 self._measured[day] = self._measure(day)
             shown = tuple(self._measured[day] for day in sorted(self._measured)[-days:])
             rows = list(self._rows.values())
-        model, base, rule = self._scores(rows)
-        bins = calibration(*_columns(rows)[:2]) if self._is_binary and rows else ()
-        return Report(self._predictor.name, self._is_binary, model, base, rule, shown, bins)
+            model, base, rule = self._scores(rows)
+            bins = calibration(*_columns(rows)[:2]) if self._is_binary and rows else ()
+            report = Report(self._predictor.name, self._is_binary, model, base, rule, shown, bins)
+            self._reported[days] = report
+            return report
 
     def _takes(self, anchor: int) -> bool:
         return (anchor * 0x9E3779B97F4A7C15 >> 32) % self._every == 0
@@ -198,6 +203,8 @@ class Quality:
     def _ripen(self, now: int) -> None:
         ripe = [name for name, e in self._ripening.items() if e.time + self._ripens <= now]
         found = [self._ripening.pop(name) for name in ripe]
+        if found:
+            self._reported.clear()
         for e in found:
             self._learn(e.anchor, e.key, e.label, max(e.label_now, e.time + self._ripens))
         for e in found:

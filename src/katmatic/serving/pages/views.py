@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ REASONS_KEPT = 5_000  # answers whose reasons are remembered
 LINES_LIMIT = 400  # rows of one group on a page
 ROWS_LIMIT = 50  # alerts, dead letters, newest answers on a page
 TREND_DAYS = (14, 30, 90)
+FRAGMENTS_KEPT = 500  # rendered parts that several browsers may be given
 BANNER_SECONDS = 600  # for so long the newest alert stays on top of every page
 LOGIN_BYTES_LIMIT = 4_096
 STANDINGS = {
@@ -105,6 +107,8 @@ class Pages:
         self._files = {name: (HERE / "static" / name).read_bytes() for name in STATIC}
         self._tags = {name: hashlib.sha256(content).hexdigest()[:16] for name, content in self._files.items()}
         self._reasons: OrderedDict[tuple[Any, ...], tuple[Reason, ...]] = OrderedDict()
+        self._fragments: OrderedDict[tuple[str, str], tuple[Any, str]] = OrderedDict()
+        self._rendering = threading.Lock()
         self._templates = Environment(
             loader=FileSystemLoader(HERE / "templates"),
             autoescape=True,
@@ -145,7 +149,7 @@ class Pages:
         view = request.path_params["view"]
         if view not in VIEWS:
             raise Refused(404, "fragment", found=view, expected=" or ".join(VIEWS), do="name one of these")
-        return HTMLResponse(await run_in_threadpool(self._render, f"{view}.html", view, request))
+        return HTMLResponse(await run_in_threadpool(self._shared_fragment, view, request))
 
     async def rollback(self, request: Request) -> Response:
         """The button that lets an earlier version answer again."""
@@ -209,8 +213,28 @@ class Pages:
     async def _page(self, view: str, request: Request) -> Response:
         return HTMLResponse(await run_in_threadpool(self._render, "page.html", view, request))
 
-    def _render(self, template: str, view: str, request: Request) -> str:
+    def _shared_fragment(self, view: str, request: Request) -> str:
+        """The part of a page, rendered once for all browsers that ask for the same of the same moment."""
         status = self._pipeline.status()
+        vitals = status.vitals
+        moment = (
+            status.now // 1_000_000,
+            (vitals.counts, vitals.predictions, vitals.labels, vitals.actions, status.ready),
+            tuple((card.predictor, card.version, len(card.history)) for card in status.models.values()),
+            tuple(self._pipeline.alerts(1)),
+        )
+        name = (view, request.url.query)
+        with self._rendering:
+            kept = self._fragments.pop(name, None)
+            if kept is None or kept[0] != moment:
+                kept = (moment, self._render(f"{view}.html", view, request, status))
+            self._fragments[name] = kept
+            while len(self._fragments) > FRAGMENTS_KEPT:
+                self._fragments.popitem(last=False)
+            return kept[1]
+
+    def _render(self, template: str, view: str, request: Request, status: Status | None = None) -> str:
+        status = status or self._pipeline.status()
         context = self._shared(request, view, status)
         contexts: dict[str, Callable[[Request, Status], dict[str, Any]]] = {
             "today": self._today,
