@@ -87,6 +87,6 @@ def test_two_sources_are_two_alerts():
 def test_an_action_is_told():
     taken = Decision(predictor="absence", anchor=1, key=("b", "9b"), action="warn", score=0.804, now=7)
     alert = from_decision(school(), taken)
-    assert (alert.name, alert.severity, alert.text) == ("absence.warn", "info", "warn: b, 9b at 80%")
+    assert (alert.name, alert.severity, alert.text) == ("absence.warn", "info", "b, 9b: absence 80%")
     failed = Decision(predictor="absence", anchor=1, key=("b",), action="warn", score=0.8, now=7, error="KeyError")
     assert from_decision(school(), failed).severity == "warning"

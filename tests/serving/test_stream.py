@@ -78,7 +78,8 @@ def test_a_quiet_stream_beats(web, monkeypatch):
 def test_listeners_that_leave_are_forgotten(web, pipeline, monkeypatch):
     monkeypatch.setattr(stream, "HEARTBEAT_SECONDS", 0.02)
     with web.stream("GET", "/v1/stream", timeout=10) as answer:
-        next(answer.iter_lines())
+        lines = answer.iter_lines()  # kept: the stream ends with it
+        assert next(lines) == ": welcome"
         assert pipeline.hub.listeners == 1
     gone = threading.Event()
     for _ in range(200):
@@ -151,6 +152,23 @@ def test_every_message_arrives_in_order_from_many_threads():
         found = [(await anext(listener))[1] for _ in range(400)]
         for t in range(4):
             assert [m["n"] for m in found if m["t"] == t] == list(range(100))
+
+    asyncio.run(story())
+
+
+def test_what_only_is_counted_is_never_made():
+    async def story():
+        hub = Hub(Metrics())
+        counting = hub.subscribe()
+        hub.publish("label", {"n": 1})
+        counting.only_counts()
+        made = []
+        hub.publish_many("label", 1000, lambda: made.append(1) or ())
+        assert (counting.counts(), counting.counts(), made) == ({"label": 1001}, {}, [])
+        reading = hub.subscribe()
+        hub.publish_many("prediction", 2, lambda: ({"n": n} for n in range(2)))
+        assert [await anext(reading), await anext(reading)] == [("prediction", {"n": 0}), ("prediction", {"n": 1})]
+        assert counting.counts() == {"prediction": 2}
 
     asyncio.run(story())
 
