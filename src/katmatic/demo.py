@@ -15,11 +15,12 @@ from typing import Any
 from rich.console import Console
 
 from katmatic.clock import ManualClock, monotonic_seconds, to_datetime, to_micros
-from katmatic.drive import Arrival, drive, merged
+from katmatic.drive import drive, merged
 from katmatic.pipeline import Turn
 from katmatic.replay import GRAIN, Pace, calendar_arrivals, progress, settle, summary
 from katmatic.runtime import Runtime, load_app
 from katmatic.settings import Settings
+from katmatic.sources.base import Arrival
 from katmatic.sources.simulator import School
 
 EXAMPLES = {"attendance": "school", "shop": "", "fraud": "bank"}
@@ -134,7 +135,7 @@ def _drive(
 ) -> None:
     start = _midnight(first, runtime.app.timezone)
     calendar = _until(calendar_arrivals(runtime, start), _midnight(first + timedelta(days=days), runtime.app.timezone))
-    events = (Arrival(a.now, a.topic, a.value) for a in school.arrivals(first, days))
+    events = school.arrivals(first, days)
     drive(
         runtime.pipeline,
         clock,
@@ -163,7 +164,7 @@ def _live_day(
         yield from arrivals
 
     calendar = _until(calendar_arrivals(runtime, start), end)
-    events = (Arrival(a.now, a.topic, a.value) for a in school.arrivals(today, 1))
+    events = school.arrivals(today, 1)
     drive(runtime.pipeline, clock, ticking(merged(calendar, events)), grain=GRAIN, pace=wait, until=end - 1)
 
 

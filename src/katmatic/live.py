@@ -41,6 +41,7 @@ from katmatic.records import (
 from katmatic.serving import answers
 from katmatic.serving.base import ModelCard, QueueFull, Status
 from katmatic.serving.stream import Hub, Listener
+from katmatic.spec.app import App
 
 SHOWN_LIMIT = 1_000  # alerts and dead letters that are kept to be shown
 REBUILT_RECORDS = 20_000  # records of predictions and labels that a restart reads for its pages
@@ -188,7 +189,9 @@ class Live:
             facts = Facts(
                 vitals=self._pulse.vitals(),
                 silent=sorted(self._pipeline.state.silent(self._pipeline.plan)),
-                reports=[quality.report(turn.batch.now) for name, quality in self.quality.items() if self._answers(name)],
+                reports=[
+                    quality.report(turn.batch.now) for name, quality in self.quality.items() if self._answers(name)
+                ],
                 shifts={name: self.shifts(name) for name in self.watches},
                 models=turn.models,
             )
@@ -249,7 +252,11 @@ class Live:
                 "" if self.ready else "the log is being read again",
                 self._pulse.vitals(),
                 {name: self._card(name) for name in self.app.predictors},
-                {name: quality.report(self._pipeline.clock.now()) for name, quality in self.quality.items() if self._answers(name)},
+                {
+                    name: quality.report(self._pipeline.clock.now())
+                    for name, quality in self.quality.items()
+                    if self._answers(name)
+                },
                 tuple(sorted(self._pipeline.state.silent(self._pipeline.plan))),
                 self._rules.open,
             )

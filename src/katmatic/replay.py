@@ -13,12 +13,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from katmatic.clock import ManualClock, monotonic_seconds, to_datetime
-from katmatic.drive import Arrival, drive, merged
+from katmatic.drive import drive, merged
 from katmatic.engine.step import COUNTS
 from katmatic.errors import SettingsError
 from katmatic.pipeline import Turn
 from katmatic.runtime import Runtime, load_app
 from katmatic.settings import Settings
+from katmatic.sources.base import Arrival
 from katmatic.sources.file import open_events
 from katmatic.spec.app import App
 from katmatic.spec.event import Event, schema

@@ -37,7 +37,9 @@ class Calendars:
 
         A function that raises publishes nothing for its period; `failures` says so.
         """
-        starts = [(start, calendar) for calendar in self.app.calendars for start in self._starts(calendar, after, until)]
+        starts = [
+            (start, calendar) for calendar in self.app.calendars for start in self._starts(calendar, after, until)
+        ]
         for start, calendar in sorted(starts, key=lambda found: found[0]):
             moment = to_micros(start)
             topics: dict[str, list[bytes]] = {}

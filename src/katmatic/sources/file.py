@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
 from zoneinfo import ZoneInfo
@@ -36,7 +37,10 @@ class Recorded:
         for name in self._mapping:
             if name not in names:
                 raise SettingsError(
-                    f"--map {name}=", found=name, expected=f"a field of {event.__name__}: {', '.join(names)}", do="correct it"
+                    f"--map {name}=",
+                    found=name,
+                    expected=f"a field of {event.__name__}: {', '.join(names)}",
+                    do="correct it",
                 )
         self._kind = next((suffix for suffix in reversed(path.suffixes) if suffix != ".gz"), "")
         if self._kind not in KINDS:
@@ -68,9 +72,9 @@ class Recorded:
             return None
 
     def _text(self) -> Iterator[dict[str, Any] | bytes]:
-        with self._path.open("rb") as raw:
-            self._raw = raw
-            opened = gzip.open(raw) if self._path.suffix == ".gz" else raw
+        with ExitStack() as files:
+            raw = self._raw = files.enter_context(self._path.open("rb"))
+            opened = files.enter_context(gzip.open(raw)) if self._path.suffix == ".gz" else raw
             if self._kind == ".csv":
                 yield from self._csv(io.TextIOWrapper(opened, "utf-8", errors="replace", newline=""))
             else:
@@ -88,7 +92,7 @@ class Recorded:
             if len(row) != len(head):
                 yield ",".join(row).encode()
                 continue
-            yield self._picked(lambda place, row=row: row[place], places)
+            yield self._picked(row, places)
 
     def _line(self, line: bytes) -> dict[str, Any] | bytes:
         try:
@@ -105,16 +109,18 @@ class Recorded:
             from pyarrow import parquet
         except ImportError as error:
             raise SettingsError(
-                str(self._path), found="no pyarrow", expected="the extra for Parquet", do="pip install 'katmatic[parquet]'"
+                str(self._path),
+                found="no pyarrow",
+                expected="the extra for Parquet",
+                do="pip install 'katmatic[parquet]'",
             ) from error
         file = parquet.ParquetFile(self._path)
         self._rows = file.metadata.num_rows
         places = self._places(list(file.schema_arrow.names))
         for batch in file.iter_batches(batch_size=10_000):
-            columns = [column.to_pylist() for column in batch.columns]
-            for i in range(batch.num_rows):
+            for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                 self._rows_read += 1
-                yield self._picked(lambda place, i=i: columns[place][i], places)
+                yield self._picked(row, places)
 
     def _places(self, head: list[str]) -> list[tuple[Field, int]]:
         """Which column each field is read from; a field with a default may be missing."""
@@ -137,8 +143,8 @@ class Recorded:
     def _constants(self) -> dict[str, str]:
         return {name: column[1:] for name, column in self._mapping.items() if column.startswith(":")}
 
-    def _picked(self, cell: Any, places: list[tuple[Field, int]]) -> dict[str, Any]:
-        return {field.name: _typed(field, cell(place)) for field, place in places} | self._constants()
+    def _picked(self, row: Sequence[Any], places: list[tuple[Field, int]]) -> dict[str, Any]:
+        return {field.name: _typed(field, row[place]) for field, place in places} | self._constants()
 
 
 def open_events(path: Path, event: type[Event], mapping: Mapping[str, str], zone: ZoneInfo) -> Recorded:
