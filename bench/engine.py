@@ -19,7 +19,7 @@ from katmatic.clock import process_seconds
 from katmatic.engine.features import Anchors, assemble
 from katmatic.engine.plan import Plan, compile
 from katmatic.engine.step import State
-from katmatic.state import kernel
+from katmatic.state import kernel, loop
 
 EVENTS = 2_000_000
 CARDS, CATEGORIES = 50_000, 12
@@ -117,7 +117,7 @@ def run(plan: Plan, state: State, given: dict[str, Any], wanted: Any) -> tuple[A
             masks=np.ones((size, 1), np.uint8),
             fate=np.empty(size, np.uint8),
         )
-        rest = kernel.run(plan.tables, store.words, store.reals, batch, 0, int(given["now"][part.stop - 1]))
+        rest = loop.run(plan.tables, store.words, store.reals, batch, 0, int(given["now"][part.stop - 1]))
         assert rest < 0
         answers = store.reals[kernel.OUT_FEATURES_AT : kernel.OUT_FEATURES_AT + size * width].reshape(size, width)
         anchors = Anchors(lambda name, amount=amount: amount.tolist(), list, list)

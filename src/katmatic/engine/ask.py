@@ -16,7 +16,7 @@ from katmatic.errors import InputError
 from katmatic.moment import to_datetime
 from katmatic.records import NOTHING, PredictionBlock
 from katmatic.spec.event import schema
-from katmatic.state import kernel
+from katmatic.state import kernel, loop
 
 OUTSIDE = -1  # position of an anchor that is not in the log
 
@@ -94,7 +94,7 @@ def _answers(plan: Plan, state: State, question: int, columns: Columns, at: Any)
                 values = tuple(columns.fields[name][i] for name in space)
                 key = store.keys.find(s, values[0] if len(space) == 1 else values)
             store.words[kernel.ANSWER_AT + s] = key
-        kernel.ask(plan.tables, store.words, store.reals, question, int(at[i]))
+        loop.ask(plan.tables, store.words, store.reals, question, int(at[i]))
         first = kernel.ANSWER_AT + kernel.SPACES_MOST
         answers[i] = store.reals[first : first + plan.widths[2]]
     return answers

@@ -18,7 +18,7 @@ from katmatic.log.base import Batch
 from katmatic.log.codec import decode
 from katmatic.records import DECISIONS, DeadLetter, LabelBlock, PredictionBlock
 from katmatic.spec.event import Event
-from katmatic.state import kernel
+from katmatic.state import kernel, loop
 from katmatic.state.columns import Store
 
 _MICROSECOND = timedelta(microseconds=1)
@@ -84,7 +84,7 @@ def step(plan: Plan, state: State, *batches: Batch) -> Changes:
     changes = _counted(plan, state, given)
     following = 0
     while following >= 0:
-        following = kernel.run(plan.tables, words, reals, rows, following, now)
+        following = loop.run(plan.tables, words, reals, rows, following, now)
         _collect(plan, state, rows, given, changes)
     _account(state, rows, given, changes)
     return changes

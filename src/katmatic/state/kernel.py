@@ -11,8 +11,8 @@ addresses: functions that took arrays would copy and count each at every call, w
 The meaning is that of docs/reference/semantics.md; the naive oracle in the tests says the same.
 
 Sums are kept as three floats whose exact sum is the sum of the window's values (error-free transformations: D. E.
-Knuth, TAOCP vol. 2, 4.2.2, theorem B; J. R. Shewchuk, "Adaptive Precision Floating-Point Arithmetic", 1997), so that values
-leave a window as exactly as they entered it, and a result is rounded once.
+Knuth, TAOCP vol. 2, 4.2.2, theorem B; J. R. Shewchuk, "Adaptive Precision Floating-Point Arithmetic", 1997), so that
+values leave a window as exactly as they entered it, and a result is rounded once.
 """
 
 from __future__ import annotations
@@ -22,17 +22,11 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.core import cgutils
-from numba.core.typing.templates import signature
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-jit: Any = njit(cache=True, nogil=True, error_model="numpy")
 
 FOREVER = -1
 NEVER = -(2**62)
@@ -89,7 +83,7 @@ SIZES = 48  # log2 of the largest ring
 # The arena: address 0 is nobody's; then single words,
 USED, HEAP_LEN, NEXT_DUE, STAMP, NOW, ORDER = 1, 2, 3, 4, 5, 6
 N_PREDICTIONS, N_LABELS, N_HOLDS, N_DONE = 7, 8, 9, 10
-DUP_AT, DUP_CAP, DUP_LEN, DUP_SINCE, OLD_AT, OLD_CAP = 11, 12, 13, 14, 15, 16
+DUP_AT, DUP_CAP, DUP_LEN, DUP_SINCE, OLD_AT, OLD_CAP, FAILED = 11, 12, 13, 14, 15, 16, 17
 # a copy of an accumulator, a copy of an event's values, room to calculate, the free lists,
 COPY, SPARE, SCRATCH, FREE_AT = 64, 128, 256, 512
 # per stream (label): the moment it was last heard, the largest time seen, whether its silence was told, what it holds,
@@ -124,6 +118,9 @@ OUT_HOLDS_AT = OUT_FEATURES_AT + ANSWERS_MOST * OUTPUTS_LIMIT
 OUT_DONE_AT = OUT_HOLDS_AT + STREAMS_MOST * 4096
 ANSWER_AT = OUT_DONE_AT + 2 * OUTPUTS_LIMIT  # keys, then answers, of a question from outside
 ARENA_WORDS = ANSWER_AT + SPACES_MOST + ANSWERS_MOST
+
+# Why a step failed.
+STATE_FULL, WAITING_FULL, OUTPUTS_OVER = 1, 2, 3
 
 DAY = 86_400_000_000.0
 RING_CAPACITY_FIRST = 4
@@ -266,7 +263,7 @@ class Plan(NamedTuple):
 
 
 def pack(plan: Plan, *, spaces: int, cells_per_key: int, columns: int, conditions: int, answers: int) -> Ints:
-    """The plan as one array: where each list begins, a few sizes, the lists, then accumulators, questions and tables."""
+    """The plan as one array: where each list begins, sizes, the lists, then accumulators, questions and tables."""
     lists = plan._asdict()
     a, q, t = ({name: lists.pop(name) for name in plan._fields if name.startswith(prefix)} for prefix in _RECORDS)
     tables, accs, questions = len(plan.t_stride), len(plan.a_length), len(plan.q_op)
@@ -314,30 +311,17 @@ class Rows(NamedTuple):
     fate: NDArray[np.uint8]  # what became of each; written
 
 
-@intrinsic
-def _prefetch(typing_context, words, at):
-    """Have the cache line of `words[at]` brought near while other work goes on."""
-
-    def generate(context, builder, signature, arguments):
-        byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
-        target = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), byte)
-        kind = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(function, [target, flag(0), flag(3), flag(1)])
-        return context.get_dummy_value()
-
-    return signature(types.none, words, types.int64), generate
+COMPILED: list[str] = []  # names of the functions that are compiled
 
 
-@intrinsic
-def _pointer(typing_context, array):
-    """The address of an array's first element: indexed as the array is, but passed in one register, uncounted."""
+def jit(function: Any) -> Any:
+    """Mark a function for the compiler (state/compile.py); as Python it runs too, a thousand times slower."""
+    COMPILED.append(function.__name__)
+    return function
 
-    def generate(context, builder, signature, arguments):
-        view = context.make_array(signature.args[0])(context, builder, arguments[0])
-        return view.data
 
-    return signature(types.CPointer(array.dtype), array), generate
+def _prefetch(words, at):
+    """Have the cache line of `words[at]` brought near while other work goes on; compiled to one instruction."""
 
 
 # ---------------------------------------------------------------------------------------------------- exact arithmetic
@@ -436,7 +420,7 @@ def _take(words, size, count):
         return at
     at = words[USED]
     if at + count > CELLS_AT:
-        raise MemoryError("the state has reached its limit (state_bytes_limit)")
+        words[FAILED] = STATE_FULL
     words[USED] = at + count
     return at
 
@@ -1077,7 +1061,8 @@ def _shift(words, q):
 def _push(words, due, order, anchor):
     i = words[HEAP_LEN]
     if i >= WAITING_LIMIT:
-        raise MemoryError("too many things wait for their moment (WAITING_LIMIT)")
+        words[FAILED] = WAITING_FULL
+        return
     words[HEAP_AT + 3 * i] = due
     words[HEAP_AT + 3 * i + 1] = order
     words[HEAP_AT + 3 * i + 2] = anchor
@@ -1219,7 +1204,8 @@ def _become(plan, words, reals, anchor, state, value, now):
 def _tell(plan, words, reals, anchor, now):
     n = words[N_LABELS]
     if n >= OUTPUTS_LIMIT:
-        raise MemoryError("too many label versions in one batch (batch_outputs_limit)")
+        words[FAILED] = OUTPUTS_OVER
+        return
     words[OUT_LABELS_AT + 8 * n] = words[ORDER]
     words[OUT_LABELS_AT + 8 * n + 1] = words[anchor + AN_LABEL]
     words[OUT_LABELS_AT + 8 * n + 2] = words[anchor + AN_POS]
@@ -1520,7 +1506,8 @@ def _ask(plan, words, reals, predictor, keys, pos, time, at, now, lead, row):
     """Write down a question to a model, with its features."""
     n = words[N_PREDICTIONS]
     if n >= OUTPUTS_LIMIT:
-        raise MemoryError("too many predictions in one batch (batch_outputs_limit)")
+        words[FAILED] = OUTPUTS_OVER
+        return
     words[OUT_ASKED_AT + 8 * n] = words[ORDER]
     words[OUT_ASKED_AT + 8 * n + 1] = predictor
     words[OUT_ASKED_AT + 8 * n + 2] = pos
@@ -1676,70 +1663,66 @@ def _apply(plan, words, reals, stream, t, pos, now, identity, row):
 
 
 @jit
-def _fetch(plan, words, rows, i):
+def _fetch(plan, words, kind, identity, keys, n, i):
     """Bring near what the rows after `i` will touch: waiting for memory is most of an event's time."""
-    per_key, spaces, n = plan[CELLS_PER_KEY], plan[SPACES], len(rows.kind)
+    per_key, spaces = plan[CELLS_PER_KEY], plan[SPACES]
     far, near, next_ = i + 9, i + 6, i + 3
-    if far < n and rows.kind[far] == EVENT:
+    if far < n and kind[far] == EVENT:
         for s in range(spaces):
-            _prefetch(words, CELLS_AT + rows.keys[far, s] * per_key)
+            _prefetch(words, CELLS_AT + keys[far * spaces + s] * per_key)
         for at, cap in ((words[DUP_AT], words[DUP_CAP]), (words[OLD_AT], words[OLD_CAP])):
             if cap > 0:
-                _prefetch(words, at + 3 * (_mix(rows.identity[far]) & (cap - 1)))
-    if near < n and rows.kind[near] == EVENT:
+                _prefetch(words, at + 3 * (_mix(identity[far]) & (cap - 1)))
+    if near < n and kind[near] == EVENT:
         for s in range(spaces):
-            if rows.keys[near, s] >= 0:
+            if keys[near * spaces + s] >= 0:
                 for c in range(per_key):
-                    cell = words[CELLS_AT + rows.keys[near, s] * per_key + c]
+                    cell = words[CELLS_AT + keys[near * spaces + s] * per_key + c]
                     for line in range(5):
                         _prefetch(words, cell + 8 * line)
-    if next_ < n and rows.kind[next_] == EVENT:
+    if next_ < n and kind[next_] == EVENT:
         for s in range(spaces):
-            if rows.keys[next_, s] >= 0:
+            if keys[next_ * spaces + s] >= 0:
                 for c in range(per_key):
-                    cell = words[CELLS_AT + rows.keys[next_, s] * per_key + c]
+                    cell = words[CELLS_AT + keys[next_ * spaces + s] * per_key + c]
                     last = (words[cell + START] + words[cell + LEN]) & (words[cell + CAP] - 1)
                     _prefetch(words, words[cell + RING] + 3 * last)
 
 
 @jit
-def run(packed, arena, floats, rows, first, now):
-    """Apply the rows from `first` on, and let all happen that is due up to `now`.
+def run(plan, words, reals, kind, stream, time, now, pos, identity, keys, values, masks, fate, count, first, until):
+    """Apply the rows from `first` on (of `count`), and let all happen that is due up to `until`.
 
-    Gives back the row to go on with, once the outputs have been taken away; -1: all is done.
+    Gives back the row to go on with, once the outputs have been taken away; -1: all is done; -2: FAILED says why not.
     """
-    plan, words, reals = _pointer(packed), _pointer(arena), _pointer(floats)
     words[N_PREDICTIONS] = words[N_LABELS] = words[N_HOLDS] = words[N_DONE] = 0
-    for i in range(first, len(rows.kind)):
-        if not _fire(plan, words, reals, rows.now[i]) or _is_full(words):
+    for i in range(first, count):
+        if not _fire(plan, words, reals, now[i]) or _is_full(words):
             return i
-        _fetch(plan, words, rows, i)
-        kind = rows.kind[i]
-        if kind == PASSING:
+        _fetch(plan, words, kind, identity, keys, count, i)
+        if kind[i] == PASSING:
             continue
         for s in range(plan[SPACES]):
-            words[ROW_KEYS_AT + s] = rows.keys[i, s]
-        if kind == EVENT:
+            words[ROW_KEYS_AT + s] = keys[i * plan[SPACES] + s]
+        if kind[i] == EVENT:
             for c in range(plan[COLUMNS]):
-                reals[ROW_VALUES_AT + c] = rows.values[i, c]
+                reals[ROW_VALUES_AT + c] = values[i * plan[COLUMNS] + c]
             for c in range(plan[CONDITIONS]):
-                words[ROW_MASKS_AT + c] = rows.masks[i, c]
-            rows.fate[i] = _apply(
-                plan, words, reals, rows.stream[i], rows.time[i], rows.pos[i], rows.now[i], rows.identity[i], i
-            )
-            continue
-        rows.fate[i] = NO_EVENT
-        if kind == DECISION:
-            _decide(plan, words, reals, rows.stream[i], rows.time[i], rows.now[i])
+                words[ROW_MASKS_AT + c] = masks[i * plan[CONDITIONS] + c]
+            fate[i] = _apply(plan, words, reals, stream[i], time[i], pos[i], now[i], identity[i], i)
+        elif kind[i] == DECISION:
+            _decide(plan, words, reals, stream[i], time[i], now[i])
         else:
-            _hear(plan, words, rows.stream[i], rows.now[i])
-    if not _fire(plan, words, reals, now):
-        return len(rows.kind)
-    words[NOW] = now
+            _hear(plan, words, stream[i], now[i])
+        if words[FAILED] != 0:
+            return -2
+    if not _fire(plan, words, reals, until):
+        return count
+    words[NOW] = until
     return -1
 
 
 @jit
-def ask(packed, arena, floats, predictor, t):
+def ask(plan, words, reals, predictor, t):
     """Answer a question from outside: keys lie at ANSWER_AT, and the answers are put after them."""
-    answer(_pointer(packed), _pointer(arena), _pointer(floats), predictor, ANSWER_AT, t, ANSWER_AT + SPACES_MOST)
+    answer(plan, words, reals, predictor, ANSWER_AT, t, ANSWER_AT + SPACES_MOST)

@@ -1,0 +1,81 @@
+"""The compiler of the inner loops: Numba's work, done once per machine and kept as object code.
+
+What runs the pipeline loads that code (state/loop.py) and needs neither a compiler nor Numba, which takes 90 MB of memory
+and a third of a second at every start. `python -m katmatic.state.compile` makes it ahead of time.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+from numba import cfunc, njit, types
+from numba.core import cgutils
+from numba.core.typing.templates import signature
+from numba.extending import intrinsic
+
+from katmatic.state import forest, kernel, loop
+
+_INT, _FLOAT, _BYTE = types.CPointer(types.int64), types.CPointer(types.float64), types.CPointer(types.uint8)
+_COUNT = types.int64
+
+SIGNATURES: dict[str, tuple[ModuleType, Any]] = {
+    "run": (
+        kernel,
+        _COUNT(
+            *(_INT, _INT, _FLOAT),
+            *(_INT, _INT, _INT, _INT, _INT, _INT, _INT, _FLOAT, _BYTE, _BYTE),
+            *(_COUNT, _COUNT, _COUNT),
+        ),
+    ),
+    "ask": (kernel, types.void(_INT, _INT, _FLOAT, _COUNT, _COUNT)),
+    "add_up": (
+        forest,
+        types.void(
+            *(_FLOAT, _COUNT, _COUNT, _INT, _COUNT, _INT, _FLOAT, _INT, _INT, _BYTE, _FLOAT, _FLOAT),
+        ),
+    ),
+}
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _prefetch(typing_context: Any, words: Any, at: Any) -> Any:
+    """One instruction: have a cache line brought near."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
+        target = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), byte)
+        kind = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [target, flag(0), flag(3), flag(1)])
+        return context.get_dummy_value()
+
+    return signature(types.none, words, types.int64), generate  # type: ignore[no-untyped-call]
+
+
+def object_code() -> tuple[dict[str, str], list[bytes]]:
+    """Every loop's symbol, by name, and the object code of each."""
+    symbols, objects = {}, []
+    before = {module: dict(vars(module)) for module in (kernel, forest)}
+    try:
+        kernel._prefetch = _prefetch  # type: ignore[assignment]
+        for module in (kernel, forest):
+            for name in module.COMPILED:
+                setattr(module, name, njit(error_model="numpy")(before[module][name]))
+        machine = loop.target_machine()
+        for name, (module, kind) in SIGNATURES.items():
+            made = cfunc(kind, error_model="numpy")(before[module][name])
+            compiled = llvm.parse_assembly(made.inspect_llvm())
+            symbols[name] = made.native_name
+            objects.append(machine.emit_object(compiled))
+    finally:
+        for module, known in before.items():
+            vars(module).update(known)
+    return symbols, objects
+
+
+if __name__ == "__main__":
+    loop.load()
+    print(f"compiled: {loop.path()}")
