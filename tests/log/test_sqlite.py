@@ -403,6 +403,27 @@ def test_a_record_that_moved_is_found(path):
         list(log.batches())
 
 
+LOSSES = {
+    "a batch": ("DELETE FROM batches WHERE sequence = 7", "positions from .* which are missing"),
+    "what was written": ("DELETE FROM records WHERE sequence = 7", "from position 6 up to 7, which are missing"),
+    "a topic": ("DELETE FROM topics WHERE name = 'gate'", "tables"),
+    "a topic's name": ("UPDATE topics SET name = 'gote' WHERE name = 'gate'", "topic 2"),
+    "the facts": ("UPDATE facts SET forgotten = 9", "facts"),
+    "all facts": ("DELETE FROM facts", "tables"),
+    "a table": ("DROP TABLE batches", "no such table"),
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_what_is_lost_in_between_is_missed(path, loss):
+    filled(path)
+    statement, message = LOSSES[loss]
+    with closing(sqlite3.connect(path)) as other, other:
+        other.execute(statement)
+    with closing(open_readonly(path)) as log, pytest.raises(LogError, match=message):
+        _ = list(log.scan("katmatic.labels")), list(log.batches())
+
+
 @pytest.mark.parametrize("part", range(4))
 def test_a_flipped_byte_anywhere_is_an_error_or_does_no_harm(path, part):
     """Every 97th byte of the file, so that headers, inner pages, free room and values are all met."""

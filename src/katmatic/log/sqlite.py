@@ -13,7 +13,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,7 +49,9 @@ RESERVED = 10_000  # sequences at a time, so that ticks that are not kept cost n
 
 _SCHEMA = """
 -- way 0: its records are read, numbered together with all others that are; way 1: written, numbered by themselves
-CREATE TABLE topics (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, way INTEGER NOT NULL);
+CREATE TABLE topics (
+    number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, way INTEGER NOT NULL, checksum INTEGER NOT NULL
+);
 -- runs: [[topic number, how many records], ...] in the order in which they were read, from position `first` on
 CREATE TABLE batches (
     sequence INTEGER PRIMARY KEY, now INTEGER NOT NULL, first INTEGER NOT NULL, runs BLOB NOT NULL,
@@ -65,12 +67,13 @@ CREATE TABLE inbox (
     number INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, checksum INTEGER NOT NULL, value BLOB NOT NULL
 );
 -- reserved: no batch had a sequence above it; forgotten: the last sequence that was let go
-CREATE TABLE facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
-INSERT INTO facts VALUES ('reserved', 0), ('forgotten', 0);
+CREATE TABLE facts (reserved INTEGER NOT NULL, forgotten INTEGER NOT NULL, checksum INTEGER NOT NULL);
 """
 
 _POSITION_BITS = 48
 _POSITIONS = (1 << _POSITION_BITS) - 1
+_64_BITS = (1 << 64) - 1
+_ODD = 0x9E3779B97F4A7C15  # spreads the bits of a small number
 _encoder = msgspec.msgpack.Encoder()
 _values = msgspec.msgpack.Decoder(list[bytes])
 _runs = msgspec.msgpack.Decoder(list[tuple[int, int]])
@@ -92,9 +95,10 @@ class SqliteHistory:
                 str(path), found="no such file", expected="a log", do="start the pipeline first, or name another file"
             )
         self._past = _connect(self._path, "PRAGMA query_only = ON")
+        self._topics_there: dict[str, _Topic] = {}
         self._names: dict[int, str] = {}
         try:
-            with _explained(self._path):
+            with _explained(self._path), _shaped():
                 _check_form(self._past, self._path)
         except LogError:
             self._past.close()
@@ -106,33 +110,37 @@ class SqliteHistory:
         LogError if they were forgotten, if `after` was never reached, or if the disk has changed one.
         """
         with self._reading() as past:
-            facts = dict(past.execute("SELECT name, value FROM facts"))
-        if not facts["forgotten"] <= after <= facts["reserved"]:
+            reserved, forgotten = _facts(past)
+        if not forgotten <= after <= reserved:
             raise LogError(
                 str(self._path),
                 found=f"a checkpoint at batch {after}",
-                expected=f"one between {facts['forgotten']} and {facts['reserved']}, which is what the log still holds",
+                expected=f"one between {forgotten} and {reserved}, which is what the log holds",
                 do="restore the log and its checkpoints from one backup, or start with a new log",
             )
-        while found := self._some_batches(after):
+        found, position = self._some_batches(after, None)
+        while found:
             yield from found
-            after = found[-1].sequence
+            found, position = self._some_batches(found[-1].sequence, position)
 
     def scan(self, topic: str, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, bytes]]:
         """Committed records of one topic with their positions, from `start` up to but without `stop`."""
         stop = _POSITIONS if stop is None else stop
-        while start < stop and (found := self._some_records(topic, start)):
+        last = None
+        while start < stop and (found := self._some_records(topic, start, last)):
             for positions, values in found:
                 if positions[0] < start or positions[-1] >= stop:
                     yield from (row for row in zip(positions, values, strict=True) if start <= row[0] < stop)
                 else:
                     yield from zip(positions, values, strict=True)
-            start = found[-1][0][-1] + 1
+            last = found[-1][0][-1]
+            start = last + 1
 
     def end(self, topic: str) -> int:
         """The position after the topic's last committed record; 0 of nothing."""
         with self._reading() as past:
-            return _end(past, _number(past, topic))
+            found = self._find(past, topic)
+            return _end(past, found.number) if found else 0
 
     def post(self, topic: str, values: Sequence[bytes]) -> None:
         """Hand records to the owner, who reads them next; they are durable when this returns. For other processes."""
@@ -162,7 +170,8 @@ class SqliteHistory:
 
     # ---------------------------------------------------------------------------------------------- in small helpings
 
-    def _some_batches(self, after: int) -> list[Batch]:
+    def _some_batches(self, after: int, position: int | None) -> tuple[list[Batch], int]:
+        """Some batches after a sequence, the first from `position` on if that is known; and the position after them."""
         found: list[Batch] = []
         size = 0
         with self._reading() as past:
@@ -172,13 +181,15 @@ class SqliteHistory:
             )
             for sequence, now, first, packed, checksum in rows:
                 if checksum != _batch_checksum(sequence, now, first, packed):
-                    raise self._changed(f"batch {sequence}")
-                slices = self._slices(past, first, _runs.decode(packed))
-                found.append(Batch(sequence, now, slices))
-                size += sum(len(value) for piece in slices for value in piece.values)
+                    raise _Damage(f"batch {sequence}")
+                if position is not None and first != position:
+                    raise _Damage(f"positions from {position} up to {first}, which are missing")
+                found.append(Batch(sequence, now, self._slices(past, first, _runs.decode(packed))))
+                position = first + len(found[-1])
+                size += sum(len(value) for piece in found[-1].slices for value in piece.values)
                 if size > CHUNK_BYTES:
                     break
-        return found
+        return found, position or 0
 
     def _slices(self, past: sqlite3.Connection, first: int, runs: list[tuple[int, int]]) -> tuple[Slice, ...]:
         last = first - 1
@@ -199,28 +210,34 @@ class SqliteHistory:
         return tuple(slices)
 
     def _piece(self, past: sqlite3.Connection, place: int) -> list[bytes]:
-        row = past.execute("SELECT checksum, data FROM records WHERE place = ?", (place,)).fetchone()
-        if row is None or row[0] != _checksum(row[1], place):
-            raise self._changed(self._where(past, place))
-        return _values.decode(row[1])
+        row = past.execute("SELECT first, sequence, checksum, data FROM records WHERE place = ?", (place,)).fetchone()
+        if row is None or row[2] != _piece_checksum(place, row[0], row[1], row[3]):
+            raise _Damage(self._where(past, place))
+        return _values.decode(row[3])
 
-    def _some_records(self, topic: str, start: int) -> list[tuple[Sequence[int], list[bytes]]]:
+    def _some_records(self, topic: str, start: int, last: int | None) -> list[tuple[Sequence[int], list[bytes]]]:
         found: list[tuple[Sequence[int], list[bytes]]] = []
         size = 0
         with self._reading() as past:
-            if (number := _number(past, topic)) is None:
+            there = self._find(past, topic)
+            if there is None:
                 return []
+            if last is None and _facts(past)[1] == 0:
+                last = start - 1
             rows = past.execute(
                 "SELECT place, first, sequence, checksum, data FROM records WHERE place BETWEEN ? AND ? ORDER BY place",
-                (number << _POSITION_BITS | start, number << _POSITION_BITS | _POSITIONS),
+                (there.number << _POSITION_BITS | start, there.number << _POSITION_BITS | _POSITIONS),
             )
             for place, first, sequence, checksum, data in rows:
-                if checksum != _checksum(data, place):
-                    raise self._changed(self._where(past, place))
+                if checksum != _piece_checksum(place, first, sequence, data):
+                    raise _Damage(self._where(past, place))
+                if there.way == WRITTEN and last is not None and first > last + 1:
+                    raise _Damage(f"{topic} from position {last + 1} up to {first}, which are missing")
                 values = _values.decode(data)
-                positions: Sequence[int] = range(first, (place & _POSITIONS) + 1)
+                last = place & _POSITIONS
+                positions: Sequence[int] = range(first, last + 1)
                 if len(positions) != len(values):  # records of other topics lie between
-                    positions = self._positions(past, number, sequence)
+                    positions = self._positions(past, there.number, sequence)
                 found.append((positions, values))
                 size += len(data)
                 if size > CHUNK_BYTES:
@@ -236,31 +253,30 @@ class SqliteHistory:
             first += count
         return found
 
+    def _find(self, past: sqlite3.Connection, topic: str) -> _Topic | None:
+        if topic not in self._topics_there:
+            self._topics_there = _topics(past)
+            self._names = {there.number: name for name, there in self._topics_there.items()}
+        return self._topics_there.get(topic)
+
     def _name(self, past: sqlite3.Connection, number: int) -> str:
         if number not in self._names:
-            self._names = dict(past.execute("SELECT number, name FROM topics"))
+            self._find(past, "")
         return self._names[number]
 
     def _where(self, past: sqlite3.Connection, place: int) -> str:
         return f"{self._name(past, place >> _POSITION_BITS)} up to position {place & _POSITIONS}"
 
-    def _changed(self, what: str) -> LogError:
-        return LogError(
-            f"{self._path}: {what}",
-            found="bytes that do not agree with their checksum",
-            expected="the bytes that were committed",
-            do="check the disk, and restore the log from a backup",
-        )
-
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
         """One view of the file, for a short while."""
-        with self._past_lock, _explained(self._path):
+        with self._past_lock, _explained(self._path), _shaped():
             self._past.execute("BEGIN")
             try:
                 yield self._past
             finally:
-                self._past.execute("ROLLBACK")
+                with suppress(sqlite3.Error):  # a file that cannot be read has ended it already
+                    self._past.execute("ROLLBACK")
 
 
 @dataclass
@@ -302,16 +318,17 @@ class SqliteLog(SqliteHistory):
         self._sequence = self._reserved = self._now = self._position = 0
         self._seen = self._version = 0  # of the inbox
         self._owner = _own(path)
-        try:
+        with ExitStack() as undo:
+            undo.callback(os.close, self._owner)
             self._connection = _create(path)
+            undo.callback(self._connection.close)
             super().__init__(path)
-            with _explained(path):
+            undo.callback(super().close)
+            with _explained(path), _shaped():
                 if file_bytes_limit is not None:
                     self._connection.execute(f"PRAGMA max_page_count = {max(file_bytes_limit // PAGE_BYTES, 1)}")
                 self._resume()
-        except BaseException:
-            os.close(self._owner)
-            raise
+            undo.pop_all()
 
     # -------------------------------------------------------------------------------------------------------- coming in
 
@@ -404,7 +421,7 @@ class SqliteLog(SqliteHistory):
             if self._owner < 0:
                 return
             with suppress(LogError), _transaction(self._connection, self._path):
-                self._connection.execute("UPDATE facts SET value = ? WHERE name = 'reserved'", (self._sequence,))
+                _set_facts(self._connection, reserved=self._sequence)
             super().close()
             self._connection.close()
             os.close(self._owner)  # which unlocks it
@@ -416,16 +433,14 @@ class SqliteLog(SqliteHistory):
     def _resume(self) -> None:
         """Go on where the file ends."""
         run = self._connection.execute
-        rows = run("SELECT number, name, way FROM topics").fetchall()
-        self._topics = {name: _Topic(number, way, _end(self._connection, number)) for number, name, way in rows}
-        self._ways = {name: topic.way for name, topic in self._topics.items()}
-        self._sequence = self._reserved = run("SELECT value FROM facts WHERE name = 'reserved'").fetchone()[0]
-        last = run("SELECT sequence, now, first, runs, checksum FROM batches ORDER BY sequence DESC LIMIT 1").fetchone()
-        if last is not None:
-            sequence, self._now, first, runs, checksum = last
-            if checksum != _batch_checksum(sequence, self._now, first, runs):
-                raise self._changed(f"batch {sequence}")
-            self._position = first + sum(count for _, count in _runs.decode(runs))
+        for name, topic in _topics(self._connection).items():
+            self._topics[name] = _Topic(topic.number, topic.way, _end(self._connection, topic.number))
+            self._ways[name] = topic.way
+        self._sequence = self._reserved = _facts(self._connection)[0]
+        newest = run("SELECT max(sequence) FROM batches").fetchone()[0]
+        if newest is not None:
+            (last,), self._position = self._some_batches(newest - 1, None)
+            self._now = last.now
         self._look()
 
     def _look(self) -> None:
@@ -441,7 +456,7 @@ class SqliteLog(SqliteHistory):
         )
         for number, topic, checksum, value in rows:
             if checksum != _checksum(value, number):
-                raise self._changed(f"inbox {number}, for {topic}")
+                raise _Damage(f"inbox {number}, for {topic}")
             claim(str(self._path), self._ways, topic, READ)
             self._tail.put_durable(topic, [value], number)
             self._seen = number
@@ -460,7 +475,7 @@ class SqliteLog(SqliteHistory):
         assert self._given is not None
         run = self._connection.execute
         if batch.sequence > self._reserved:
-            run("UPDATE facts SET value = ? WHERE name = 'reserved'", (batch.sequence + RESERVED - 1,))
+            _set_facts(self._connection, reserved=batch.sequence + RESERVED - 1)
         if not kept:
             return {}, 0
         topics: dict[str, _Topic] = {}
@@ -490,7 +505,7 @@ class SqliteLog(SqliteHistory):
     def _insert(self, topic: _Topic, first: int, values: list[bytes], stop: int, sequence: int) -> _Topic:
         """Records of one topic, the last at `stop` - 1; the topic as it is then."""
         place, data = topic.number << _POSITION_BITS | stop - 1, _encoder.encode(values)
-        row = (place, first, sequence, _checksum(data, place), data)
+        row = (place, first, sequence, _piece_checksum(place, first, sequence, data), data)
         self._connection.execute("INSERT INTO records VALUES (?, ?, ?, ?, ?)", row)
         return _Topic(topic.number, topic.way, stop)
 
@@ -532,14 +547,32 @@ def _pieces(slices: Sequence[Slice]) -> dict[str, _Piece]:
     return found
 
 
-def _number(connection: sqlite3.Connection, topic: str) -> int | None:
-    row = connection.execute("SELECT number FROM topics WHERE name = ?", (topic,)).fetchone()
-    return None if row is None else row[0]
+def _facts(connection: sqlite3.Connection) -> tuple[int, int]:
+    """No batch had a sequence above the first; none up to the second is there any more."""
+    reserved, forgotten, checksum = connection.execute("SELECT reserved, forgotten, checksum FROM facts").fetchone()
+    if checksum != _checksum(_encoder.encode((reserved, forgotten)), 0):
+        raise _Damage("facts")
+    return reserved, forgotten
 
 
-def _end(connection: sqlite3.Connection, number: int | None) -> int:
-    if number is None:
-        return 0
+def _set_facts(connection: sqlite3.Connection, *, reserved: int | None = None, forgotten: int | None = None) -> None:
+    facts = _facts(connection)
+    facts = (facts[0] if reserved is None else reserved, facts[1] if forgotten is None else forgotten)
+    connection.execute(
+        "UPDATE facts SET reserved = ?, forgotten = ?, checksum = ?", (*facts, _checksum(_encoder.encode(facts), 0))
+    )
+
+
+def _topics(connection: sqlite3.Connection) -> dict[str, _Topic]:
+    found = {}
+    for number, name, way, checksum in connection.execute("SELECT number, name, way, checksum FROM topics"):
+        if checksum != _topic_checksum(number, name, way):
+            raise _Damage(f"topic {number}")
+        found[name] = _Topic(number, way, 0)
+    return found
+
+
+def _end(connection: sqlite3.Connection, number: int) -> int:
     places = number << _POSITION_BITS, number << _POSITION_BITS | _POSITIONS
     last = connection.execute("SELECT max(place) FROM records WHERE place BETWEEN ? AND ?", places).fetchone()[0]
     return 0 if last is None else (last & _POSITIONS) + 1
@@ -547,10 +580,14 @@ def _end(connection: sqlite3.Connection, number: int | None) -> int:
 
 def _register(connection: sqlite3.Connection, path: Path, name: str, way: int) -> int:
     """The number of a topic, new or not; LogError if it holds records of the other way."""
-    connection.execute("INSERT INTO topics (name, way) VALUES (?, ?) ON CONFLICT DO NOTHING", (name, way))
-    number, found = connection.execute("SELECT number, way FROM topics WHERE name = ?", (name,)).fetchone()
-    claim(str(path), {name: found}, name, way)
-    return int(number)
+    topics = _topics(connection)
+    if name in topics:
+        claim(str(path), {name: topics[name].way}, name, way)
+        return topics[name].number
+    number = 1 + max((topic.number for topic in topics.values()), default=0)
+    row = (number, name, way, _topic_checksum(number, name, way))
+    connection.execute("INSERT INTO topics VALUES (?, ?, ?, ?)", row)
+    return number
 
 
 def _put(connection: sqlite3.Connection, topic: str, values: list[bytes]) -> int:
@@ -589,7 +626,7 @@ def _forget(connection: sqlite3.Connection, before: int) -> int:
             ).fetchone()
         connection.execute("DELETE FROM records WHERE place >= ? AND place < ?", (low, stays[0]))
     connection.execute("DELETE FROM batches WHERE sequence <= ?", (gone[-1],))
-    connection.execute("UPDATE facts SET value = ? WHERE name = 'forgotten'", (gone[-1],))
+    _set_facts(connection, forgotten=gone[-1])
     return len(gone)
 
 
@@ -598,8 +635,16 @@ def _checksum(data: bytes, place: int) -> int:
     return xxhash.xxh3_64_intdigest(data, place) >> 1
 
 
+def _piece_checksum(place: int, first: int, sequence: int, data: bytes) -> int:
+    return _checksum(data, (place ^ first * _ODD ^ sequence * _ODD * _ODD) & _64_BITS)
+
+
 def _batch_checksum(sequence: int, now: int, first: int, packed: bytes) -> int:
     return _checksum(_encoder.encode((now, first, packed)), sequence)
+
+
+def _topic_checksum(number: int, name: str, way: int) -> int:
+    return _checksum(_encoder.encode((name, way)), number)
 
 
 # ------------------------------------------------------------------------------------------------------------- the file
@@ -640,11 +685,11 @@ def _create(path: Path) -> sqlite3.Connection:
         f"PRAGMA cache_size = -{CACHE_BYTES // 1024}",
     )
     try:
-        with _explained(path):
+        with _explained(path), _shaped():
             if path.stat().st_size == 0 or connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0:
-                connection.executescript(
-                    f"BEGIN; {_SCHEMA} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORM}; COMMIT;"
-                )
+                facts = f"INSERT INTO facts VALUES (0, 0, {_checksum(_encoder.encode((0, 0)), 0)});"
+                form = f"PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORM};"
+                connection.executescript(f"BEGIN; {_SCHEMA} {facts} {form} COMMIT;")
             _check_form(connection, path)
     except BaseException:
         connection.close()
@@ -653,7 +698,7 @@ def _create(path: Path) -> sqlite3.Connection:
 
 
 def _connect(path: Path, *pragmas: str) -> sqlite3.Connection:
-    with _explained(path):
+    with _explained(path), _shaped():
         connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         try:
             # FULL: the side file is synced at each commit, so that what was acknowledged survives a power cut.
@@ -708,8 +753,21 @@ _ADVICE = {
 
 
 @contextmanager
+def _shaped() -> Iterator[None]:
+    """Damage is also what shows as rows that are missing, or of another shape than they were made in."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError) as error:
+        raise _Damage(f"tables ({error!r})") from error
+
+
+class _Damage(Exception):  # noqa: N818 - said to the user as a LogError
+    """What stands at a place is not what was committed there."""
+
+
+@contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Errors of SQLite and of the file system, in four parts."""
+    """Errors of SQLite, of the file system and of what stands in the file, in four parts."""
     try:
         yield
     except sqlite3.Error as error:
@@ -721,4 +779,11 @@ def _explained(path: Path) -> Iterator[None]:
     except OSError as error:
         raise LogError(
             str(path), found=str(error), expected="a file that can be opened", do="check its folder and permissions"
+        ) from error
+    except _Damage as error:
+        raise LogError(
+            f"{path}: {error}",
+            found="bytes that do not agree with their checksum",
+            expected="the bytes that were committed",
+            do="check the disk, and restore the log from a backup",
         ) from error
