@@ -22,10 +22,14 @@ class Actor:
 
     def __init__(self, pipeline: Pipeline, done: Callable[[Decision], None]) -> None:
         self._pipeline, self._done = pipeline, done
-        self._listeners = {label: [f for known, f in pipeline.app.listeners if known is label] for label in
-                           {id(known): known for known, _ in pipeline.app.listeners}.values()}
+        self._listeners = {
+            label: [f for known, f in pipeline.app.listeners if known is label]
+            for label in {id(known): known for known, _ in pipeline.app.listeners}.values()
+        }
         self._names = dict(pipeline.plan.labels)
-        self._queue: queue.Queue[tuple[list[tuple[Decision, Event]], list[LabelBlock]] | None] = queue.Queue(WAITING_LIMIT)
+        self._queue: queue.Queue[tuple[list[tuple[Decision, Event]], list[LabelBlock]] | None] = queue.Queue(
+            WAITING_LIMIT
+        )
         self._thread = threading.Thread(target=self._run, name="katmatic-actions", daemon=True)
         self._thread.start()
 

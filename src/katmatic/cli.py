@@ -109,7 +109,9 @@ def run(
     application = load_app(file)
     with (
         _until_stopped() as stop,
-        Runtime(application, file, settings, progress=lambda n: err.print(f"{n:,} records read again", end="\r")) as runtime,
+        Runtime(
+            application, file, settings, progress=lambda n: err.print(f"{n:,} records read again", end="\r")
+        ) as runtime,
     ):
         api = make_api(runtime.live, token=settings.token or None)
         server = Server(
@@ -132,7 +134,9 @@ def run(
 @app.command()
 def demo(
     days: Annotated[int, typer.Option(help="School days to simulate; without --speed max, those before today.")] = 60,
-    speed: Annotated[str, typer.Option(help="How much faster than the clock; max: as fast as it can, then end.")] = "60",
+    speed: Annotated[
+        str, typer.Option(help="How much faster than the clock; max: as fast as it can, then end.")
+    ] = "60",
     pupils: Annotated[int, typer.Option(help="How many pupils the school has.")] = 600,
     seed: Annotated[int, typer.Option(help="Another seed is another school.")] = 0,
     data: Annotated[str | None, typer.Option("--data", help="Folder to keep it in.", show_default="a new one")] = None,
@@ -221,7 +225,7 @@ def backtest(
     mapping: Annotated[list[str] | None, typer.Option("--map", help="field=column; several times.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Say how a predictor would have done on recorded events: replayed, trained as declared, each answer before its truth."""
+    """Say how a predictor would have done on recorded events: trained as declared, each answer before its truth."""
     import tempfile
 
     from katmatic.replay import replay_files
@@ -351,7 +355,7 @@ def _chosen(application: Any, predictor: str | None) -> str:
         raise SettingsError(
             "--predictor", found=str(predictor), expected=f"one of {', '.join(names) or 'none'}", do="name it"
         )
-    return predictor
+    return str(predictor)
 
 
 def _pair(text: str) -> tuple[str, str]:

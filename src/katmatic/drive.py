@@ -4,21 +4,12 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 
 from katmatic.clock import ManualClock
 from katmatic.pipeline import BATCH_LIMIT, Pipeline, Turn
+from katmatic.sources.base import Arrival
 
 GRAIN = 1_000_000  # microseconds: what arrives within one second is read together
-
-
-@dataclass(frozen=True)
-class Arrival:
-    """A record and the moment at which it reaches the pipeline."""
-
-    now: int
-    topic: str
-    value: bytes
 
 
 def drive(

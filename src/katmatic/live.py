@@ -1,21 +1,21 @@
-"""What can be asked of a running pipeline from outside: its page, its HTTP API and its alerts look through this window."""
+"""What can be asked of a running pipeline from outside: its page and its HTTP API look through this window."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from katmatic.clock import monotonic_seconds
 from katmatic.engine.ask import ask
-from katmatic.errors import InputError, ModelError
+from katmatic.errors import ModelError
 from katmatic.labels.join import Joiner
 from katmatic.log.codec import decode, decode_labels, decode_predictions
-from katmatic.metrics import Metrics
 from katmatic.monitoring.alerts import Facts, Rules, from_decision
 from katmatic.monitoring.board import Board
 from katmatic.monitoring.drift import Shift, Watch
@@ -41,6 +41,7 @@ from katmatic.records import (
 from katmatic.serving import answers
 from katmatic.serving.base import ModelCard, QueueFull, Status
 from katmatic.serving.stream import Hub, Listener
+from katmatic.spec.app import App
 
 SHOWN_LIMIT = 1_000  # alerts and dead letters that are kept to be shown
 REBUILT_RECORDS = 20_000  # records of predictions and labels that a restart reads for its pages
@@ -170,18 +171,16 @@ class Live:
     def _publish(self, turn: Turn) -> None:
         done = monotonic_seconds()
         while self._arrivals and self._arrivals[0][0] <= self._applied:
-            records, arrived = self._arrivals.popleft()
+            _, arrived = self._arrivals.popleft()
             self._pulse.answered(done - arrived)
         waiting = self._accepted - self._applied
         self._pulse.waits(max(0, waiting), done - self._arrivals[0][1] if self._arrivals else 0.0)
         if not self.hub.listeners:
             return
         for block in turn.predictions:
-            for i in range(len(block)):
-                self.hub.publish("prediction", answers.prediction(self.app, block.row(i)))
+            self.hub.publish_many("prediction", len(block), partial(_predictions, self.app, block))
         for versions in turn.labels:
-            for i in range(len(versions)):
-                self.hub.publish("label", answers.label(self.app, versions.row(i)))
+            self.hub.publish_many("label", len(versions), partial(_labels, self.app, versions))
         self.hub.publish("status", {"now": answers.iso(turn.batch.now, self.app.timezone)})
 
     def _check(self, turn: Turn) -> None:
@@ -190,7 +189,9 @@ class Live:
             facts = Facts(
                 vitals=self._pulse.vitals(),
                 silent=sorted(self._pipeline.state.silent(self._pipeline.plan)),
-                reports=[quality.report() for name, quality in self.quality.items() if self._answers(name)],
+                reports=[
+                    quality.report(turn.batch.now) for name, quality in self.quality.items() if self._answers(name)
+                ],
                 shifts={name: self.shifts(name) for name in self.watches},
                 models=turn.models,
             )
@@ -212,7 +213,9 @@ class Live:
         with self._lock:
             waiting = self._accepted - self._applied
             if waiting + len(values) > QUEUE_RECORDS_LIMIT:
-                raise QueueFull("log", found=f"{waiting:,} waiting records", expected=f"{QUEUE_RECORDS_LIMIT:,} at most")
+                raise QueueFull(
+                    "log", found=f"{waiting:,} waiting records", expected=f"{QUEUE_RECORDS_LIMIT:,} at most"
+                )
             found = self._pipeline.log.append(topic, values)
             self._accepted += len(values)
             self._arrivals.append((self._accepted, monotonic_seconds()))
@@ -249,7 +252,11 @@ class Live:
                 "" if self.ready else "the log is being read again",
                 self._pulse.vitals(),
                 {name: self._card(name) for name in self.app.predictors},
-                {name: quality.report() for name, quality in self.quality.items() if self._answers(name)},
+                {
+                    name: quality.report(self._pipeline.clock.now())
+                    for name, quality in self.quality.items()
+                    if self._answers(name)
+                },
                 tuple(sorted(self._pipeline.state.silent(self._pipeline.plan))),
                 self._rules.open,
             )
@@ -301,6 +308,14 @@ class Live:
     def subscribe(self) -> Listener:
         """Messages from now on."""
         return self.hub.subscribe()
+
+
+def _predictions(app: App, block: PredictionBlock) -> Iterator[dict[str, Any]]:
+    return (answers.prediction(app, block.row(i)) for i in range(len(block)))
+
+
+def _labels(app: App, block: LabelBlock) -> Iterator[dict[str, Any]]:
+    return (answers.label(app, block.row(i)) for i in range(len(block)))
 
 
 def _newest(log: Any, topic: str) -> Any:

@@ -185,7 +185,7 @@ class Pipeline:
     # ------------------------------------------------------------------------------------------------- restart
 
     def recover(self, progress: Callable[[int], None] = lambda records: None) -> int:
-        """Become what the log says: the latest checkpoint, then the batches after it. Gives back the records read again.
+        """Become what the log says: the latest checkpoint, then the batches after it; how many records were read again.
 
         What was written then is not written again, and no action is taken again.
         """

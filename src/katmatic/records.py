@@ -207,5 +207,28 @@ class LabelBlock:
         )
 
 
+@dataclass(frozen=True)
+class ExampleBlock:
+    """Predictions of one predictor that met their truth, or met another one, as columns; n rows, F features."""
+
+    predictor: str
+    columns: tuple[str, ...]
+    anchor: NDArray[np.int64]
+    key: list[tuple[str, ...]]
+    time: NDArray[np.int64]  # the anchors' own times
+    at: NDArray[np.int64]
+    lead: NDArray[np.int64]  # NOTHING: on arrival
+    values: NDArray[np.float64]  # (n, F), as served
+    texts: dict[str, list[Any]]
+    label: NDArray[np.float64]  # NaN: the label is void after all, forget the row
+    label_now: NDArray[np.int64]  # when the label became known
+    weight: NDArray[np.float64]
+    score: NDArray[np.float64]  # NaN: none
+    version: NDArray[np.int64]  # of the model that answered; 0: none
+
+    def __len__(self) -> int:
+        return len(self.anchor)
+
+
 def _known(number: np.float64) -> float | None:
     return None if np.isnan(number) else float(number)

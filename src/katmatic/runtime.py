@@ -5,18 +5,17 @@ from __future__ import annotations
 import importlib.util
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
 from katmatic.actor import Actor
 from katmatic.clock import Clock, SystemClock
-from katmatic.errors import DeclarationError, KatmaticError
+from katmatic.errors import DeclarationError
 from katmatic.live import Live
 from katmatic.log.sqlite import SqliteLog
 from katmatic.metrics import Metrics
 from katmatic.pipeline import Pipeline
-from katmatic.records import Alert
 from katmatic.settings import Settings
 from katmatic.sources.calendar import Calendars
 from katmatic.spec.app import App
@@ -32,10 +31,13 @@ def load_app(path: Path) -> App:
     Raises DeclarationError if there is no such file, or not one application in it.
     """
     if not path.is_file():
-        raise DeclarationError(str(path), found="no such file", expected="the file that declares the application", do="name it")
+        raise DeclarationError(
+            str(path), found="no such file", expected="the file that declares the application", do="name it"
+        )
     sys.path.insert(0, str(path.parent.resolve()))
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module  # so that the annotations of its events can be looked up
     spec.loader.exec_module(module)

@@ -1,4 +1,4 @@
-"""When models are trained, and that: each training is a process of its own, of low priority, so that answers never wait."""
+"""When models are trained: each training is a process of its own, of low priority, so that answers never wait."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class _Course:
 class Trainer:
     """A watcher that starts trainings when they are due, and hands their result to the log.
 
-    `rows` and `has_drifted` are asked about a predictor. With `waits`, the pipeline stands still while a model is trained:
-    for simulated time, which would run ahead.
+    `rows` and `has_drifted` are asked about a predictor. While `waits`, the pipeline stands still for a training: for
+    simulated time, which would run ahead.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Trainer:
         waits: bool = False,
     ) -> None:
         self._pipeline, self._command, self._rows, self._has_drifted = pipeline, command, rows, has_drifted
-        self._waits = waits
+        self.waits = waits
         self._courses = {name: _Course(pipeline.app.predictors[name]) for name in pipeline.scorers}
         self._running: tuple[str, int, subprocess.Popen[bytes]] | None = None
 
@@ -104,7 +104,7 @@ class Trainer:
         with contextlib.suppress(OSError, AttributeError):
             os.setpriority(os.PRIO_PROCESS, process.pid, NICENESS)
         self._running = (name, now, process)
-        if self._waits:
+        if self.waits:
             process.wait()
             self._collect()
 

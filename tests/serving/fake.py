@@ -108,6 +108,8 @@ class FakePipeline:
         self.metrics = Metrics()
         self.hub = Hub(self.metrics)
         self.full = False
+        self._is_live = False
+        self._wave = 0.0
         self.ready = True
         self._rng = np.random.default_rng(seed)
         self._board = Board(self.app)
@@ -136,6 +138,7 @@ class FakePipeline:
             self._promote(days)
         for back in range(days, 0, -1):
             self._day(date(2025, 4, 21) - timedelta(days=back))
+        self._is_live = True
         self.begin(date(2025, 4, 21))
 
     # ----------------------------------------------------------------------------------------------- what happens
@@ -201,7 +204,7 @@ class FakePipeline:
         found = self._board.latest(predictor, key)
         if found is None or found.score is None:
             return []
-        middle = {"weekday": 2.0, "absent_5d": 0.08, "absent_60d": 0.08, "class_missing": 0.5}
+        middle = {"weekday": 0.02, "absent_5d": 0.08, "absent_60d": 0.08, "class_missing": 0.5}
         effects = [(name, float((found.features[name] or 0.0) - middle[name])) for name in COLUMNS]
         return sorted(effects, key=lambda one: -abs(one[1]))
 
@@ -210,7 +213,7 @@ class FakePipeline:
             waiting = "it needs 100 labelled rows" if self._version == 0 else ""
             since = next((m.now for m in self._history if m.version == self._version), None)
             card = ModelCard("absence", self._version, since, tuple(self._history), waiting)
-            quality = {"absence": self._quality.report()} if self._version else {}
+            quality = {"absence": self._quality.report(self.now)} if self._version else {}
             return Status(
                 self.now, self.ready, "", self._pulse.vitals(), {"absence": card}, quality, (), self._rules.open
             )
@@ -273,6 +276,8 @@ class FakePipeline:
                 self._ask(mates)
 
     def _ask(self, pupils: list[str]) -> None:
+        if not pupils:
+            return
         block = self._block(pupils)
         self._board.predictions(block)
         self._pulse.predicted("absence", len(block))
@@ -291,7 +296,7 @@ class FakePipeline:
                 )  # fmt: skip
                 self._board.decisions([decision])
                 self._pulse.acted("absence")
-                if self._position > 40 * len(self.pupils):
+                if self._is_live:
                     self.raise_alert(from_decision(self.app, decision))
 
     def _block(self, pupils: list[str]) -> PredictionBlock:
@@ -305,7 +310,7 @@ class FakePipeline:
             rows.append([0.0, min(1.0, self._rate[pupil] * 1.4), self._rate[pupil], missing])
         values = np.array(rows)
         late = max(0.0, (self.now - (self.bell - 20 * MINUTE)) / (20 * MINUTE))
-        odds = 6.5 * values[:, 2] - 2.9 + 1.6 * late + 1.2 * (1 - values[:, 3])
+        odds = 6.5 * values[:, 2] - 3.2 + self._wave + 1.6 * late + 1.2 * (1 - values[:, 3])
         n = len(pupils)
         return PredictionBlock(
             predictor="absence",
@@ -351,6 +356,7 @@ class FakePipeline:
             SimpleNamespace(
                 anchor=np.array([row.anchor for _, row in rows], np.int64),
                 key=[row.key for _, row in rows],
+                time=np.array([row.time for _, row in rows], np.int64),
                 at=np.array([row.at for _, row in rows], np.int64),
                 label=np.full(len(rows), value),
                 label_now=np.full(len(rows), self.now),
@@ -368,6 +374,7 @@ class FakePipeline:
         self._anchors = {pupil: self._next() for pupil in self.pupils}
         self._done.clear()
         self._acted.clear()
+        self._wave = 0.5 * np.sin(day.toordinal() / 6) ** 2 + self._rng.normal(0, 0.08)
         self._ask(list(self.pupils))
         wave = 0.7 + 0.6 * np.sin(day.toordinal() / 6) ** 2 + 0.15 * (day.isoweekday() == 5)
         ill = [p for p in self.pupils if self._rng.random() < self._rate[p] * wave]

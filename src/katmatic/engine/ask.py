@@ -1,4 +1,4 @@
-"""Questions from outside: a predictor's features for anchors that are not in the log. Nothing that is answered later changes."""
+"""Questions from outside: a predictor's features for anchors that are not in the log; later answers stay the same."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def ask(
 
 
 def candidates(plan: Plan, state: State, questions: Questions, anchor: Mapping[str, Any], now: int) -> list[Any]:
-    """What a ranking chooses from for this anchor: the values of its windows, each once, in the order of the windows."""
+    """What a ranking chooses from for this anchor: the values of its windows, each once, in their order."""
     columns = _read(plan, state, questions, [anchor], now)
     row = _answers(plan, state, questions.ranking, columns, np.minimum(columns.time, now))[0]
     found: dict[Any, None] = {}

@@ -13,7 +13,6 @@ from katmatic.engine.plan import Output, Questions
 from katmatic.engine.validate import local
 from katmatic.state.columns import Numbering
 
-
 _PLAIN = {float, int, bool, type(None), str}
 
 

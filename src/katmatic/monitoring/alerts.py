@@ -108,7 +108,7 @@ def from_decision(app: App, decision: Decision) -> Alert:
     """The alert that tells of an action of the user's on a prediction; a failed one is a warning with its error."""
     label = app.predictors[decision.predictor].label
     answer = f"{decision.score:.0%}" if label.is_binary else f"{decision.score:.4g}"
-    text = f"{decision.action}: {', '.join(decision.key)} at {answer}"
+    text = f"{', '.join(decision.key)}: {decision.predictor} {answer}"
     return Alert(
         name=f"{decision.predictor}.{decision.action}",
         severity=INFO if decision.error is None else WARNING,

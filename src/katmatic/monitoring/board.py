@@ -16,8 +16,11 @@ from katmatic.records import NOTHING, Decision, LabelBlock, LabelState, Predicti
 from katmatic.spec.app import App, Predictor
 
 ANCHORS_LIMIT = 50_000  # anchors kept per predictor, newest first: a school of 600 for four months of school days
+LATEST_LIMIT = 20_000  # keys whose latest prediction is kept per predictor
+PIECE_ROWS = 16  # a kept row keeps no more of its block alive
 NEWEST_LIMIT = 200  # newest predictions and actions kept per predictor
 DAYS_LIMIT = 400  # days kept in the trend of a predictor
+OVER = 0.9  # share of a day's anchors whose labels are known before it counts: those known early are not like the rest
 LIKELY = 0.5  # a chance from here on counts as likely, unless an action names its own threshold
 
 
@@ -173,7 +176,7 @@ class _Sheet:
         if key:
             self.firsts[key[0]] = key
         self.newest.append((block, i))
-        if len(self.latest) > ANCHORS_LIMIT:
+        if len(self.latest) > LATEST_LIMIT:
             oldest = next(iter(self.latest))
             del self.latest[oldest]
             if oldest and self.firsts.get(oldest[0]) == oldest:
@@ -198,7 +201,8 @@ class _Sheet:
 class Board:
     """Keeps the newest of every predictor of an app, fed from its log. Safe to read while another thread feeds it.
 
-    Bounded by `ANCHORS_LIMIT` anchors, `NEWEST_LIMIT` newest rows and `DAYS_LIMIT` days per predictor: the oldest go.
+    Bounded by `ANCHORS_LIMIT` anchors, `LATEST_LIMIT` keys, `NEWEST_LIMIT` newest rows and `DAYS_LIMIT` days per
+    predictor: the oldest go.
     """
 
     def __init__(self, app: App) -> None:
@@ -219,6 +223,7 @@ class Board:
         rows = zip(
             block.anchor.tolist(), block.key, block.time.tolist(), block.at.tolist(), scores, block.failed, strict=True
         )
+        pieces = _cut(block)
         with self._lock:
             for i, (anchor, key, time, at, score, failed) in enumerate(rows):
                 cell = sheet.cell(anchor, key, time, self._zone)
@@ -228,7 +233,7 @@ class Board:
                     if cell.value is not None:
                         _count(tally, cell, 1, of_label=False)
                 cell.chance, cell.at, cell.version, cell.failed = score, at, block.version, bool(failed)
-                sheet.answered(key, block, i)
+                sheet.answered(key, pieces[i // PIECE_ROWS], i % PIECE_ROWS)
 
     def labels(self, block: LabelBlock) -> None:
         """Take in new versions of a label."""
@@ -286,12 +291,12 @@ class Board:
         return Roll(predictor, day, shown, counts, sum(part.likely for part in shown), threshold, names)
 
     def trend(self, predictor: str, *, days: int = 30, group: str | None = None) -> tuple[Day, ...]:
-        """The newest `days` days on which something became known, oldest first; of one group, or of all."""
+        """The newest `days` days that are over, oldest first; of one group, or of all."""
         sheet = self._sheets[predictor]
         summed: dict[date, _Tally] = {}
         with self._lock:
             for (day, name), tally in sheet.tallies.items():
-                if group in (None, name) and tally.known:
+                if group in (None, name):
                     whole = summed.setdefault(day, _Tally())
                     whole.anchors += tally.anchors
                     whole.known += tally.known
@@ -300,8 +305,9 @@ class Board:
                     whole.forecasts += tally.forecasts
         return tuple(
             Day(day, t.anchors, t.known, t.actual, t.forecast * t.known / t.forecasts if t.forecasts else None)
-            for day, t in sorted(summed.items())[-days:]
-        )
+            for day, t in sorted(summed.items())
+            if t.known and t.known >= OVER * t.anchors
+        )[-days:]
 
     def groups(self, predictor: str) -> tuple[str, ...]:
         """Every group that the trend knows."""
@@ -328,6 +334,31 @@ class Board:
         """The newest actions, newest first."""
         with self._lock:
             return list(islice(reversed(self._sheets[predictor].decisions), limit))
+
+
+def _cut(block: PredictionBlock) -> list[PredictionBlock]:
+    """The block cut into copies of at most `PIECE_ROWS` rows, so that one row does not keep all of it in memory."""
+    if len(block) <= PIECE_ROWS:
+        return [block]
+    cuts = [slice(start, start + PIECE_ROWS) for start in range(0, len(block), PIECE_ROWS)]
+    return [
+        PredictionBlock(
+            predictor=block.predictor,
+            columns=block.columns,
+            anchor=block.anchor[cut].copy(),
+            key=block.key[cut],
+            time=block.time[cut].copy(),
+            at=block.at[cut].copy(),
+            now=block.now[cut].copy(),
+            lead=block.lead[cut].copy(),
+            values=block.values[cut].copy(),
+            texts={name: values[cut] for name, values in block.texts.items()},
+            failed=block.failed[cut].copy(),
+            version=block.version,
+            score=None if block.score is None else block.score[cut].copy(),
+        )
+        for cut in cuts
+    ]
 
 
 def likely_from(predictor: Predictor) -> float:

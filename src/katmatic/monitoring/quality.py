@@ -2,6 +2,9 @@
 
 The baselines know at each prediction only what was known then: the base rate (of all labels known so far) and the
 key's own past rate (of the labels of the same first key, drawn towards the base rate by `PRIOR` labels).
+
+An answer counts once its anchor is ripe: when silence would have settled it, too. Those that are known earlier are not
+like the rest (who came is known at once, who is absent only later), and figures of them alone would mislead.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from katmatic.duration import NO_TIME, micros
 from katmatic.moment import to_datetime
 from katmatic.spec.app import App, Predictor
 
@@ -25,6 +29,7 @@ KEYS_LIMIT = 50_000  # keys whose own past rate is kept; of others the base rate
 PRIOR = 2.0  # how many labels the base rate weighs in a key's own past rate
 LOG_LOSS_CLIP = 1e-6  # a certain answer that was wrong costs at most 13.8
 BINS = 10  # of the calibration
+RIPENING_LIMIT = 50_000  # examples that wait to be ripe; beyond it every second anchor is left out
 STEPS_LIMIT = 512  # past points kept of a rate
 
 Floats = NDArray[np.float64]
@@ -41,6 +46,11 @@ class Examples(Protocol):
     @property
     def key(self) -> Sequence[tuple[str, ...]]:
         """Keys of the anchors."""
+        ...
+
+    @property
+    def time(self) -> NDArray[np.int64]:
+        """The anchors' own times."""
         ...
 
     @property
@@ -123,49 +133,83 @@ class Report:
         return None if mine is None or not known else all(mine < other for other in known)
 
 
+@dataclass(frozen=True, slots=True)
+class _Example:
+    anchor: int
+    key: tuple[str, ...]
+    time: int
+    at: int
+    label: float
+    label_now: int
+    score: float
+    weight: float
+
+
 class Quality:
     """Keeps one predictor's newest examples and what the baselines would have said. Safe to read while it is fed."""
 
     def __init__(self, app: App, predictor: Predictor) -> None:
         self._zone, self._predictor = app.timezone, predictor
         self._is_binary = predictor.label.is_binary
+        self._ripens = _ripening(app, predictor)
+        self._now = 0
+        self._ripening: dict[tuple[int, int], _Example] = {}
+        self._every = 1  # anchors are taken whose position is a multiple of it, by a hash
         self._rows: dict[tuple[int, int], tuple[date, float, float, float, float, float]] = {}
         self._days: dict[date, dict[tuple[int, int], None]] = {}
         self._measured: dict[date, Daily] = {}
         self._base = _Rate()
         self._own: dict[str, _Rate] = {}
         self._known: dict[int, float] = {}
+        self._reported: dict[int, Report] = {}  # by days; empty once something changed
         self._lock = threading.Lock()
 
     def examples(self, block: Examples) -> None:
         """Take in predictions whose truth became known, or became another."""
         scores = np.full(len(block.anchor), np.nan) if block.score is None else block.score
-        rows = zip(
-            block.anchor.tolist(),
-            block.key,
-            block.at.tolist(),
-            block.label.tolist(),
-            block.label_now.tolist(),
-            scores.tolist(),
-            block.weight.tolist(),
-            strict=True,
-        )
+        columns = (block.anchor, block.key, block.time, block.at, block.label, block.label_now, scores, block.weight)
+        rows = zip(*(c.tolist() if isinstance(c, np.ndarray) else c for c in columns), strict=True)
         with self._lock:
-            for anchor, key, at, label, label_now, score, weight in rows:
-                self._learn(anchor, key, label, label_now)
-                self._put(anchor, key, at, label, score, weight)
-            self._forget()
+            for row in rows:
+                example = _Example(*row)
+                name = (example.anchor, example.at)
+                self._now = max(self._now, example.label_now)
+                self._ripening.pop(name, None)
+                if self._takes(example.anchor):
+                    self._ripening[name] = example
+            if len(self._ripening) > RIPENING_LIMIT:
+                self._every *= 2
+                self._ripening = {name: e for name, e in self._ripening.items() if self._takes(e.anchor)}
 
-    def report(self, *, days: int = 60) -> Report:
-        """The figures over all rows kept, and by day."""
+    def report(self, now: int | None = None, *, days: int = 60) -> Report:
+        """The figures over all ripe rows kept, and by day, at the moment `now` (None: when the newest label came)."""
         with self._lock:
+            self._ripen(max(self._now, now or 0))
+            if days in self._reported:
+                return self._reported[days]
             for day in [day for day in self._days if day not in self._measured]:
                 self._measured[day] = self._measure(day)
             shown = tuple(self._measured[day] for day in sorted(self._measured)[-days:])
             rows = list(self._rows.values())
-        model, base, rule = self._scores(rows)
-        bins = calibration(*_columns(rows)[:2]) if self._is_binary and rows else ()
-        return Report(self._predictor.name, self._is_binary, model, base, rule, shown, bins)
+            model, base, rule = self._scores(rows)
+            bins = calibration(*_columns(rows)[:2]) if self._is_binary and rows else ()
+            report = Report(self._predictor.name, self._is_binary, model, base, rule, shown, bins)
+            self._reported[days] = report
+            return report
+
+    def _takes(self, anchor: int) -> bool:
+        return (anchor * 0x9E3779B97F4A7C15 >> 32) % self._every == 0
+
+    def _ripen(self, now: int) -> None:
+        ripe = [name for name, e in self._ripening.items() if e.time + self._ripens <= now]
+        found = [self._ripening.pop(name) for name in ripe]
+        if found:
+            self._reported.clear()
+        for e in found:
+            self._learn(e.anchor, e.key, e.label, max(e.label_now, e.time + self._ripens))
+        for e in found:
+            self._put(e.anchor, e.key, e.at, e.label, e.score, e.weight)
+        self._forget()
 
     def _learn(self, anchor: int, key: tuple[str, ...], label: float, label_now: int) -> None:
         """Let the baselines know an anchor's label; a changed mind takes back the old one."""
@@ -196,7 +240,9 @@ class Quality:
         if score != score or label != label or not weight:
             return
         number, total = self._base.upto(at)
-        base = total / number if number else 0.5 if self._is_binary else 0.0
+        if not number:  # nothing was known then, so there is nothing to be compared with
+            return
+        base = total / number
         own_number, own_total = self._own[key[0]].upto(at) if key and key[0] in self._own else (0, 0.0)
         rule = (own_total + PRIOR * base) / (own_number + PRIOR)
         day = to_datetime(at).astimezone(self._zone).date()
@@ -257,6 +303,15 @@ class _Rate:
         """Number and sum of the labels that were known at `moment`."""
         i = bisect_right(self.moments, moment)
         return (self.numbers[i - 1], self.totals[i - 1]) if i else (0, 0.0)
+
+
+def _ripening(app: App, predictor: Predictor) -> int:
+    """How long after an anchor's time silence settles its label, in microseconds."""
+    label = predictor.label
+    if label.provisional is not None:
+        return micros(label.provisional)
+    sources = [app.sources[event].lateness for event in (*label.evidence, *label.unless) if event in app.sources]
+    return micros(label.end + max(sources, default=NO_TIME))
 
 
 def binary_scores(label: Floats, chance: Floats, weight: Floats) -> Scores:

@@ -1,1 +1,1 @@
-"""Which model versions there are, and who answers."""
+"""Where versions of models are kept."""

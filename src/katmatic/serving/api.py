@@ -84,7 +84,6 @@ def make_api(
             Middleware(_Measured, metrics=pipeline.metrics, routes=routes),
         ],
         exception_handlers={KatmaticError: on_error, HTTPException: on_error, Exception: on_error},
-        max_body_size=body.BODY_BYTES_LIMIT,
     )
 
 
@@ -129,7 +128,9 @@ class _Api:
             raise Refused(
                 413, "body", found=f"{len(many)} anchors", expected=f"at most {ANCHORS_LIMIT}", do="ask fewer"
             )
-        now = answers.iso(self._pipeline.status().now, self._app.timezone)
+        time = schema(predictor.anchor).time
+        is_timed = all(isinstance(one, dict) and time in one for one in many)
+        now = None if is_timed else answers.iso(self._pipeline.status().now, self._app.timezone)
         prefix = "$[{}]" if isinstance(asked, list) else "$"
         anchors = [anchor(predictor.anchor, one, prefix.format(i), now or "") for i, one in enumerate(many)]
         found = await run_in_threadpool(self._pipeline.predict, predictor.name, anchors)

@@ -83,6 +83,14 @@ class Subscription(Protocol):
         """The next message, when there is one."""
         ...
 
+    def only_counts(self) -> None:
+        """From now on messages are counted, not kept: the iterator gives nothing more, and ends when it is closed."""
+        ...
+
+    def counts(self) -> dict[str, int]:
+        """How many messages of each kind came since this was asked last."""
+        ...
+
     def close(self) -> None:
         """No more is wanted."""
         ...

@@ -33,15 +33,7 @@ class Server:
     ) -> None:
         check_bind(host, token)
         self._closing = closing
-        try:
-            info = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-            self._socket = socket.socket(info[0], info[1])
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self._socket.bind(info[4])
-        except OSError as error:
-            raise SettingsError(
-                "port", found=f"{host}:{port}: {error.strerror}", expected="a free port", do="choose another: --port"
-            ) from error
+        self._socket = _listening(host, port)
         self.host, self.port = host, int(self._socket.getsockname()[1])
         self._server = _Uvicorn(
             uvicorn.Config(
@@ -90,3 +82,20 @@ class _Uvicorn(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         self.ready.set()
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        info = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        found = socket.socket(info[0], info[1])
+        try:
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            found.bind(info[4])
+        except OSError:
+            found.close()
+            raise
+    except OSError as error:
+        raise SettingsError(
+            "port", found=f"{host}:{port}: {error.strerror}", expected="a free port", do="choose another: --port"
+        ) from error
+    return found

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from typing import Any, Self
 
 import msgspec
@@ -41,12 +41,18 @@ class Hub:
 
     def publish(self, kind: str, data: dict[str, Any]) -> None:
         """Tell every listener; from any thread. A listener that is too slow loses its oldest messages."""
+        self.publish_many(kind, 1, lambda: (data,))
+
+    def publish_many(self, kind: str, number: int, make: Callable[[], Iterable[dict[str, Any]]]) -> None:
+        """Tell of `number` messages; `make` makes them only if somebody wants more than their number."""
         if not self._listeners:
             return
         with self._lock:
             listeners = list(self._listeners)
-        for listener in listeners:
-            listener.put(kind, data)
+        readers = [listener for listener in listeners if not listener.count(kind, number)]
+        for data in make() if readers else ():
+            for listener in readers:
+                listener.put(kind, data)
 
     def subscribe(self) -> Listener:
         """A new listener, which hears all that is published from now on; inside a running event loop."""
@@ -88,6 +94,7 @@ class Listener:
     def __init__(self, hub: Hub, loop: asyncio.AbstractEventLoop) -> None:
         self._hub, self._loop = hub, loop
         self._waiting: deque[tuple[str, dict[str, Any]]] = deque()
+        self._counts: Counter[str] | None = None
         self._dropped = 0
         self._is_closed = False
         self._lock = threading.Lock()
@@ -104,6 +111,27 @@ class Listener:
             is_first = len(self._waiting) == 1
         if is_first:
             self._notify()
+
+    def only_counts(self) -> None:
+        """From now on only count."""
+        with self._lock:
+            self._counts = Counter(kind for kind, _ in self._waiting)
+            self._waiting.clear()
+
+    def count(self, kind: str, number: int) -> bool:
+        """Count messages; False if it wants the messages themselves."""
+        with self._lock:
+            if self._counts is not None:
+                self._counts[kind] += number
+            return self._counts is not None
+
+    def counts(self) -> dict[str, int]:
+        """How many came since this was asked last."""
+        with self._lock:
+            found = dict(self._counts or {})
+            if self._counts is not None:
+                self._counts.clear()
+            return found
 
     def close(self) -> None:
         """No more is wanted; the iterator ends."""
@@ -161,28 +189,23 @@ async def events(subscription: Subscription, kinds: Collection[str] = KINDS) -> 
 async def digests(subscription: Subscription) -> AsyncIterator[bytes]:
     """At most one event a `DIGEST_SECONDS`: how many messages of each kind came. For pages, which then ask for more."""
     yield b": welcome\nretry: 2000\n\n"
-    counts: Counter[str] = Counter()
-    listening = asyncio.ensure_future(_count(subscription, counts))
+    subscription.only_counts()
+    ended = asyncio.ensure_future(anext(aiter(subscription)))
     quiet = 0.0
     try:
-        while not listening.done():
-            await asyncio.wait({listening}, timeout=DIGEST_SECONDS)
-            if counts:
-                found = dict(counts)
-                counts.clear()
+        while not ended.done():
+            await asyncio.wait({ended}, timeout=DIGEST_SECONDS)
+            if found := subscription.counts():
                 quiet = 0.0
                 yield spell("digest", found)
             elif (quiet := quiet + DIGEST_SECONDS) >= HEARTBEAT_SECONDS:
                 quiet = 0.0
                 yield b": still here\n\n"
     finally:
-        listening.cancel()
+        ended.cancel()
+        if ended.done() and not ended.cancelled():
+            ended.exception()  # that it ended is no error
         subscription.close()
-
-
-async def _count(subscription: Subscription, counts: Counter[str]) -> None:
-    async for kind, data in subscription:
-        counts[kind] += data["messages"] if kind == DROPPED else 1
 
 
 def spell(kind: str, data: Any) -> bytes:

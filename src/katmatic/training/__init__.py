@@ -1,1 +1,1 @@
-"""From labelled rows to a model, and whether it is better."""
+"""Examples in, versions of models out."""

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, floor, log10
 
-WIDTH, HEIGHT = 720.0, 240.0
-LEFT, RIGHT, TOP, BOTTOM = 44.0, 12.0, 12.0, 28.0
-TICKS_LIMIT = 8  # dates below a chart
+WIDTH, HEIGHT = 480.0, 220.0
+BROAD = 760.0  # of a chart that has a row for itself
+LEFT, RIGHT, TOP, BOTTOM = 40.0, 26.0, 10.0, 26.0
+TICK_WIDTH = 95.0  # what a date below a chart needs
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,10 @@ class Chart:
     curves: tuple[Curve, ...]
     across: tuple[Tick, ...]
     up: tuple[Tick, ...]
-    width: float = WIDTH
+    width: float
+    right: float
     height: float = HEIGHT
     left: float = LEFT
-    right: float = WIDTH - RIGHT
     bottom: float = HEIGHT - BOTTOM
 
 
@@ -67,13 +68,20 @@ def chart(
     lines: Sequence[Line] = (),
     percent: bool = True,
     zero: bool = True,
+    width: float = WIDTH,
+    high: float | None = None,
 ) -> Chart | None:
-    """The chart of figures at the places `names`; None if nothing is known. With `zero` the axis begins at 0."""
+    """The chart of figures at the places `names`; None if nothing is known.
+
+    With `zero` the axis begins at 0; it ends at `high` or above.
+    """
     known = [v for row in (bars, *(line[2] for line in lines)) for v in row if v is not None]
     if not known or not names:
         return None
-    low, high, step = _axis(0.0 if zero else min(known), max(known), at_most=1.0 if percent else None)
-    slot = (WIDTH - LEFT - RIGHT) / len(names)
+    low, high, step = _axis(
+        0.0 if zero else min(known), max(*known, high or 0.0) if high else max(known), at_most=1.0 if percent else None
+    )
+    slot = (width - LEFT - RIGHT) / len(names)
 
     def x(i: int) -> float:
         return LEFT + slot * (i + 0.5)
@@ -84,12 +92,12 @@ def chart(
     def spell(v: float) -> str:
         return f"{v:.1%}" if percent else f"{v:.3g}"
 
-    width = min(slot * 0.68, 28.0)
+    thick = min(slot * 0.68, 28.0)
     drawn = tuple(
         Bar(
-            round(x(i) - width / 2, 1),
+            round(x(i) - thick / 2, 1),
             round(y(v), 1),
-            round(width, 1),
+            round(thick, 1),
             round(y(low) - y(v), 1),
             f"{names[i]}: {spell(v)}",
         )
@@ -104,7 +112,7 @@ def chart(
         )
         for name, kind, row in lines
     )
-    every = ceil(len(names) / TICKS_LIMIT)
+    every = ceil(len(names) * TICK_WIDTH / (width - LEFT - RIGHT))
     across = tuple(Tick(round(x(i), 1), names[i]) for i in range(len(names)) if i % every == (len(names) - 1) % every)
     marks = round((high - low) / step)
     digits = max(0, -floor(log10(step)) - (2 if percent else 0))
@@ -112,7 +120,7 @@ def chart(
         Tick(round(y(low + i * step), 1), f"{low + i * step:.{digits}{'%' if percent else 'f'}}")
         for i in range(marks + 1)
     )
-    return Chart(title, drawn, curves, across, up)
+    return Chart(title, drawn, curves, across, up, width=width, right=width - RIGHT)
 
 
 def _curve(name: str, kind: str, places: Sequence[tuple[float, float, str] | None]) -> Curve:

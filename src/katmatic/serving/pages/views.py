@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from katmatic.serving.access import COOKIE, is_same, session
 from katmatic.serving.base import ModelCard, Pipeline, Status
 from katmatic.serving.openapi import describe
 from katmatic.serving.pages import words
-from katmatic.serving.pages.charts import Chart, chart
+from katmatic.serving.pages.charts import BROAD, Chart, chart
 from katmatic.serving.problem import Refused
 from katmatic.spec.app import Predictor
 from katmatic.spec.event import schema
@@ -42,6 +43,7 @@ REASONS_KEPT = 5_000  # answers whose reasons are remembered
 LINES_LIMIT = 400  # rows of one group on a page
 ROWS_LIMIT = 50  # alerts, dead letters, newest answers on a page
 TREND_DAYS = (14, 30, 90)
+FRAGMENTS_KEPT = 500  # rendered parts that several browsers may be given
 BANNER_SECONDS = 600  # for so long the newest alert stays on top of every page
 LOGIN_BYTES_LIMIT = 4_096
 STANDINGS = {
@@ -105,6 +107,8 @@ class Pages:
         self._files = {name: (HERE / "static" / name).read_bytes() for name in STATIC}
         self._tags = {name: hashlib.sha256(content).hexdigest()[:16] for name, content in self._files.items()}
         self._reasons: OrderedDict[tuple[Any, ...], tuple[Reason, ...]] = OrderedDict()
+        self._fragments: OrderedDict[tuple[str, str], tuple[Any, str]] = OrderedDict()
+        self._rendering = threading.Lock()
         self._templates = Environment(
             loader=FileSystemLoader(HERE / "templates"),
             autoescape=True,
@@ -145,7 +149,7 @@ class Pages:
         view = request.path_params["view"]
         if view not in VIEWS:
             raise Refused(404, "fragment", found=view, expected=" or ".join(VIEWS), do="name one of these")
-        return HTMLResponse(await run_in_threadpool(self._render, f"{view}.html", view, request))
+        return HTMLResponse(await run_in_threadpool(self._shared_fragment, view, request))
 
     async def rollback(self, request: Request) -> Response:
         """The button that lets an earlier version answer again."""
@@ -209,8 +213,28 @@ class Pages:
     async def _page(self, view: str, request: Request) -> Response:
         return HTMLResponse(await run_in_threadpool(self._render, "page.html", view, request))
 
-    def _render(self, template: str, view: str, request: Request) -> str:
+    def _shared_fragment(self, view: str, request: Request) -> str:
+        """The part of a page, rendered once for all browsers that ask for the same of the same moment."""
         status = self._pipeline.status()
+        vitals = status.vitals
+        moment = (
+            status.now // 1_000_000,
+            (vitals.counts, vitals.predictions, vitals.labels, vitals.actions, status.ready),
+            tuple((card.predictor, card.version, len(card.history)) for card in status.models.values()),
+            tuple(self._pipeline.alerts(1)),
+        )
+        name = (view, request.url.query)
+        with self._rendering:
+            kept = self._fragments.pop(name, None)
+            if kept is None or kept[0] != moment:
+                kept = (moment, self._render(f"{view}.html", view, request, status))
+            self._fragments[name] = kept
+            while len(self._fragments) > FRAGMENTS_KEPT:
+                self._fragments.popitem(last=False)
+            return kept[1]
+
+    def _render(self, template: str, view: str, request: Request, status: Status | None = None) -> str:
+        status = status or self._pipeline.status()
         context = self._shared(request, view, status)
         contexts: dict[str, Callable[[Request, Status], dict[str, Any]]] = {
             "today": self._today,
@@ -246,7 +270,7 @@ class Pages:
     def _today(self, request: Request, status: Status) -> dict[str, Any]:
         predictor = self._chosen(request)
         if predictor is None:
-            return {"predictor": None, "predictors": [], "roll": None, "newest": [], "actions": []}
+            return {"predictor": None, "predictors": [], "roll": None, "group": None}
         asked = request.query_params.get("group") or None
         context: dict[str, Any] = {
             "predictor": predictor,
@@ -333,7 +357,7 @@ class Pages:
     def _trends(self, request: Request, status: Status) -> dict[str, Any]:
         predictor = self._chosen(request)
         if predictor is None:
-            return {"predictor": None, "predictors": []}
+            return {"predictor": None, "predictors": [], "group": None}
         board = self._pipeline.board()
         groups = [group for group in board.groups(predictor.name) if group]
         asked = request.query_params.get("group")
@@ -350,18 +374,20 @@ class Pages:
             bars=[day.rate for day in found],
             lines=[("forecast", "model", forecast)],
             percent=predictor.label.is_binary,
+            width=BROAD,
         )
+        past = {other: board.trend(predictor.name, days=days, group=other) for other in groups} if group is None else {}
+        high = max((day.rate or 0.0 for found in past.values() for day in found), default=0.0)
         by_group = []
-        for other in groups:
-            past = board.trend(predictor.name, days=days, group=other)
-            known = sum(day.known for day in past)
-            by_group.append(
-                (
-                    other,
-                    sum(day.actual for day in past) / known if known else None,
-                    chart(other, [words.short_day(day.day) for day in past], bars=[day.rate for day in past]),
-                )
+        for other, found_there in past.items():
+            known = sum(day.known for day in found_there)
+            small = chart(
+                other,
+                [words.short_day(day.day) for day in found_there],
+                bars=[day.rate for day in found_there],
+                high=high,
             )
+            by_group.append((other, sum(day.actual for day in found_there) / known if known else None, small))
         return {
             "predictor": predictor,
             "predictors": list(self._app.predictors),
@@ -375,7 +401,7 @@ class Pages:
             "choices": TREND_DAYS,
             "chart": drawn,
             "table": [(words.short_day(day.day), day) for day in reversed(found)],
-            "by_group": by_group if group is None else [],
+            "by_group": by_group,
             "is_binary": predictor.label.is_binary,
         }
 

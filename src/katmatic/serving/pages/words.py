@@ -59,7 +59,7 @@ def value(x: Any) -> str:
 def span(seconds: float | None) -> str:
     """A length of time with its unit.
 
-    >>> span(0.00034), span(0.0123), span(2.5), span(150), span(90_000), span(0), span(None)
+    >>> span(0.00034), span(0.0123), span(2.5), span(180), span(90_000), span(0), span(None)
     ('340 µs', '12 ms', '2.5 s', '3 min', '25 h', 'none', 'unknown')
     """
     if seconds is None or seconds != seconds:
@@ -135,12 +135,12 @@ def short_day(found: date) -> str:
 
 
 def plain(name: str) -> str:
-    """The name of a feature or a predictor as words.
+    """The name of a field, a feature or a predictor as words.
 
-    >>> plain("absent_60d")
-    'absent 60d'
+    >>> plain("absent_60d"), plain("student_id")
+    ('absent 60d', 'student')
     """
-    return name.replace("_", " ")
+    return name.replace("_", " ").removesuffix(" id")
 
 
 def _there(moment: int, zone: ZoneInfo) -> datetime:

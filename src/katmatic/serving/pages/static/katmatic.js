@@ -2,6 +2,7 @@
 "use strict";
 
 const REFRESH_MS = 20000; // time alone changes things too: a bell rings and somebody is missing
+const SCROLLING = ".filter, .scroll, pre";
 const live = document.getElementById("live");
 let waiting = false;
 let busy = false;
@@ -22,8 +23,10 @@ async function refresh(part) {
   if (part.contains(document.activeElement) && document.activeElement.matches("select, input")) return undefined;
   const open = [...part.querySelectorAll("details[open][id]")].map((one) => one.id);
   const focus = part.contains(document.activeElement) ? place(document.activeElement) : null;
+  const scrolled = [...part.querySelectorAll(SCROLLING)].map((one) => one.scrollLeft);
   part.last = text;
   part.innerHTML = text;
+  part.querySelectorAll(SCROLLING).forEach((one, i) => { one.scrollLeft = scrolled[i] ?? 0; });
   open.forEach((id) => document.getElementById(id)?.setAttribute("open", ""));
   if (focus) part.querySelector(focus)?.focus({ preventScroll: true });
   return undefined;
@@ -65,6 +68,11 @@ document.addEventListener("click", (event) => {
 addEventListener("popstate", refreshAll);
 document.addEventListener("visibilitychange", () => { if (!document.hidden) refreshAll(); });
 setInterval(refreshAll, REFRESH_MS);
+
+document.querySelectorAll(".filter [aria-current]").forEach((one) => {
+  const row = one.closest(".filter");
+  row.scrollLeft = one.offsetLeft - row.offsetLeft - row.clientWidth / 2;
+});
 
 const source = new EventSource("/v1/stream?digest=1");
 source.addEventListener("open", () => { say("live", "live"); refreshAll(); });

@@ -1,0 +1,114 @@
+"""A model as a folder of files: what training writes, and the running pipeline reads without the model's library.
+
+`model.json` names the kind (linear, trees or pickled) and the inputs; `arrays.npz` holds the numbers, and a few known rows
+with their answers; `model.pkl` is only there for what has no export of its own. Each file's SHA-256 stands in
+`manifest.json`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from katmatic.errors import ModelError
+from katmatic.predictions.trees import Trees
+
+TOLERANCE = 1e-9  # relative: how near a loaded model must come to its known rows
+
+Floats = NDArray[np.float64]
+
+
+class Exported:
+    """A model that was loaded: rows in, answers out."""
+
+    def __init__(self, facts: dict[str, Any], arrays: dict[str, NDArray[Any]], pickled: Any = None) -> None:
+        self._facts, self._arrays, self._pickled = facts, arrays, pickled
+        self.columns: tuple[str, ...] = tuple(facts["columns"])
+        self._codes = {name: {value: i for i, value in enumerate(values)} for name, values in facts["texts"].items()}
+        if facts["kind"] == "trees":
+            self._trees = Trees(arrays, start=facts["start"], single=facts["single"])
+
+    def predict(self, values: Floats, texts: dict[str, list[Any]]) -> Floats:
+        """The chance of the label (or its value) for each row."""
+        x = self.matrix(values, texts)
+        kind = self._facts["kind"]
+        if kind == "pickled":
+            return answers(self._pickled, x, is_binary=self._facts["is_binary"])
+        for step in self._facts["steps"]:
+            x = _step(x, step, self._arrays)
+        if kind == "trees":
+            raw = self._trees.add_up(x) / self._facts["divisor"]
+        else:
+            raw = x @ self._arrays["coef"] + self._facts["intercept"]
+        return _expit(raw) if self._facts["link"] == "logit" else raw
+
+    def matrix(self, values: Floats, texts: dict[str, list[Any]]) -> Floats:
+        """The rows as numbers: a text is its number in the table of those that were seen in training, else unknown."""
+        if not texts and not self._codes:
+            return values
+        x = values.copy()
+        for name, codes in self._codes.items():
+            column = texts.get(name)
+            x[:, self.columns.index(name)] = (
+                np.nan if column is None else [codes.get(value, np.nan) for value in column]
+            )
+        return x
+
+
+def load(folder: Path) -> Exported:
+    """The model in a folder.
+
+    Raises ModelError if a file is missing or was changed, or if the model does not give its known answers.
+    """
+    try:
+        manifest: dict[str, str] = json.loads((folder / "manifest.json").read_text("utf-8"))
+        files = {name: (folder / name).read_bytes() for name in manifest}
+    except (OSError, ValueError) as error:
+        raise _wrong(folder, str(error), "the files of an exported model") from error
+    for name, digest in manifest.items():
+        if hashlib.sha256(files[name]).hexdigest() != digest:
+            raise _wrong(folder / name, "a file that was changed", f"SHA-256 {digest[:12]}...")
+    facts = json.loads(files["model.json"])
+    with np.load(folder / "arrays.npz", allow_pickle=False) as found:
+        arrays = dict(found)
+    pickled = pickle.loads(files["model.pkl"]) if "model.pkl" in files else None
+    model = Exported(facts, arrays, pickled)
+    told = model.predict(arrays["known_rows"], facts["known_texts"])
+    if not np.allclose(told, arrays["known_answers"], rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True):
+        worst = float(np.nanmax(np.abs(told - arrays["known_answers"])))
+        raise _wrong(folder, f"answers that differ by {worst:.3g}", "the answers it gave when it was exported")
+    return model
+
+
+def answers(model: Any, x: Floats, *, is_binary: bool) -> Floats:
+    """What a fitted model itself says: the chance of class 1, or the value."""
+    if not is_binary:
+        return np.asarray(model.predict(x), np.float64)
+    classes = [float(label) for label in getattr(model, "classes_", (0.0, 1.0))]
+    chances = np.asarray(model.predict_proba(x), np.float64)
+    return chances[:, classes.index(1.0)] if 1.0 in classes else np.zeros(len(x))
+
+
+def _step(x: Floats, step: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Floats:
+    if step["name"] == "fill":
+        holes = np.isnan(x)
+        filled = np.where(holes, arrays[step["fill"]], x)[:, arrays[step["kept"]]]
+        marked = holes[:, arrays[step["marked"]]].astype(np.float64)
+        return np.hstack([filled, marked]) if marked.shape[1] else filled
+    found: Floats = (x - arrays[step["mean"]]) / arrays[step["scale"]]
+    return found
+
+
+def _expit(raw: Floats) -> Floats:
+    e = np.exp(-np.abs(raw))
+    return np.where(raw >= 0, 1 / (1 + e), e / (1 + e))
+
+
+def _wrong(path: Path, found: str, expected: str) -> ModelError:
+    return ModelError(str(path), found=found, expected=expected, do="train again, or roll back to another version")

@@ -1,0 +1,52 @@
+"""The champion answers: a block of questions gets its scores and its version."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from katmatic.records import PredictionBlock
+from katmatic.spec.app import Predictor
+
+
+class Model(Protocol):
+    """An exported model: rows in, answers out."""
+
+    def predict(self, values: NDArray[np.float64], texts: dict[str, list[Any]]) -> NDArray[np.float64]:
+        """The chance of the label (or its value) for each of n rows of F features."""
+        ...
+
+
+class Scorer:
+    """Answers for one predictor with one version at a time; `install` changes it between two blocks."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.predictor = predictor
+        self.version = 0
+        self._model: Model | None = None
+
+    def install(self, version: int, model: Model) -> None:
+        """From the next block on, this model answers."""
+        self._model, self.version = model, version
+
+    def score(self, block: PredictionBlock) -> PredictionBlock:
+        """The block with its scores: None before the first model; NaN where the model raised."""
+        if self._model is None:
+            return block
+        try:
+            score = np.asarray(self._model.predict(block.values, block.texts), np.float64)
+        except Exception:  # the model is the user's: then row by row
+            score = np.array([self._one(block, i) for i in range(len(block))])
+        score[~np.isfinite(score)] = np.nan
+        return replace(block, version=self.version, score=score)
+
+    def _one(self, block: PredictionBlock, i: int) -> float:
+        assert self._model is not None
+        texts = {name: values[i : i + 1] for name, values in block.texts.items()}
+        try:
+            return float(self._model.predict(block.values[i : i + 1], texts)[0])
+        except Exception:  # this row is marked
+            return float("nan")

@@ -1,0 +1,201 @@
+"""Recorded events through an application: by their own time, with what its calendars say and time brings about."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from katmatic.clock import ManualClock, monotonic_seconds, to_datetime
+from katmatic.drive import drive, merged
+from katmatic.engine.step import COUNTS
+from katmatic.errors import SettingsError
+from katmatic.pipeline import Turn
+from katmatic.runtime import Runtime, load_app
+from katmatic.settings import Settings
+from katmatic.sources.base import Arrival
+from katmatic.sources.file import open_events
+from katmatic.spec.app import App
+from katmatic.spec.event import Event, schema
+
+DAY = 86_400_000_000
+GRAIN = 1_000_000
+SHOW_EVERY = 0.1  # seconds between two looks of the progress bar
+
+
+def replay_files(
+    file: Path,
+    events: Sequence[Path],
+    *,
+    topic: str | None,
+    mapping: Mapping[str, str],
+    settings: Settings,
+    speed: float | None,
+    acts: bool,
+    show: bool,
+) -> dict[str, Any]:
+    """Replay files, one after the other; gives back the counts, and what the models did.
+
+    An event that has no time, or cannot be read, arrives with the one before it, so that its dead letter is in place.
+    """
+    app = load_app(file)
+    event = chosen(app, topic)
+    began = monotonic_seconds()
+    clock = ManualClock()
+    with Runtime(app, file, settings, clock=clock, waits=True, acts=acts) as runtime:
+        with progress(show) as bar:
+            for path in events:
+                task = bar.add_task(path.name, total=path.stat().st_size, moment="")
+                source = open_events(path, event, mapping, app.timezone)
+
+                def seen(turn: Turn, task: Any = task, source: Any = source) -> None:
+                    shown = to_datetime(turn.batch.now).astimezone(app.timezone).strftime("%Y-%m-%d %H:%M")
+                    bar.update(task, completed=source.bytes_read, moment=shown)
+
+                replay(runtime, clock, schema(event).topic, iter(source), speed=speed, after=seen)
+                bar.update(task, completed=path.stat().st_size)
+        return summary(runtime, monotonic_seconds() - began)
+
+
+def replay(
+    runtime: Runtime,
+    clock: ManualClock,
+    topic: str,
+    events: Iterator[tuple[int | None, bytes]],
+    *,
+    speed: float | None = None,
+    after: Any = lambda turn: None,
+) -> None:
+    """Send events (their time, their bytes) through a running application; afterwards all labels have had their time."""
+    arrivals = _in_order(topic, events)
+    first = next(arrivals, None)
+    if first is None:
+        return
+    clock.move_to(first.now)
+    calendar = calendar_arrivals(runtime, first.now)
+    pace = Pace(speed, first.now) if speed else (lambda moment: None)
+    last = first.now
+
+    def counted() -> Iterator[Arrival]:
+        nonlocal last
+        for arrival in (first, *()):
+            yield arrival
+        for arrival in arrivals:
+            last = arrival.now
+            yield arrival
+
+    drive(runtime.pipeline, clock, until_last(merged(calendar, counted()), topic), grain=GRAIN, pace=pace, after=after)
+    settle(runtime, clock, after)
+
+
+def settle(runtime: Runtime, clock: ManualClock, after: Any = lambda turn: None) -> None:
+    """Let the labels that are still open have their time, as far as a day ahead."""
+    drive(runtime.pipeline, clock, (), until=clock.now() + DAY, after=after)
+
+
+def calendar_arrivals(runtime: Runtime, first: int) -> Iterator[Arrival]:
+    """What the calendars say from the day before `first` on, without an end."""
+    after = first - DAY
+    while True:
+        for moment, topic, values in runtime.calendars.due(after, after + DAY):
+            for value in values:
+                yield Arrival(max(moment, first), topic, value)
+        after += DAY
+
+
+def until_last(arrivals: Iterator[Arrival], topic: str) -> Iterator[Arrival]:
+    """All arrivals up to the last one of `topic`; a calendar goes on for ever."""
+    held: list[Arrival] = []
+    for arrival in arrivals:
+        held.append(arrival)
+        if arrival.topic == topic:
+            yield from held
+            held = []
+
+
+class Pace:
+    """Waits so that simulated time goes `speed` times as fast as the clock."""
+
+    def __init__(self, speed: float, start: int) -> None:
+        self._speed, self._start, self._began = speed, start, monotonic_seconds()
+
+    def __call__(self, moment: int) -> None:
+        """Wait until it is time for `moment`."""
+        due = self._began + (moment - self._start) / 1e6 / self._speed
+        time.sleep(max(0.0, due - monotonic_seconds()))
+
+
+def chosen(app: App, topic: str | None) -> type[Event]:
+    """The event class that reads `topic`; without one, the only class that no calendar makes."""
+    topics = {schema(event).topic: event for event in app.events}
+    if topic is not None and topic in topics:
+        return topics[topic]
+    if topic is None and len(topics) == 1:
+        return next(iter(topics.values()))
+    raise SettingsError(
+        "--topic", found=str(topic), expected=f"one of {', '.join(topics)}", do="say whose events they are"
+    )
+
+
+def summary(runtime: Runtime, seconds: float) -> dict[str, Any]:
+    """What became of all events, what was answered, and how good it was."""
+    live, counts = runtime.live, runtime.pipeline.state.store.counts
+    status = live.status()
+    found: dict[str, Any] = {name: counts.get(name, 0) for name in COUNTS if name != "heartbeats"}
+    found["predictions"], found["labels"] = status.vitals.predictions, status.vitals.labels
+    found["alerts"] = runtime.log.end("katmatic.alerts")
+    found["versions"] = sum(
+        record.action in ("promoted", "refused") for name in runtime.app.predictors for record in live.models(name)
+    )
+    for report in status.quality.values():
+        found["auc"], found["auc_rule"], found["brier"] = report.model.auc, report.rule.auc, report.model.brier
+        found["auc_base"], found["brier_rule"] = report.base.auc, report.rule.brier
+    found["seconds"] = round(seconds, 2)
+    found["rss_mb"] = round(resident_mb(), 1)
+    return found
+
+
+def resident_mb() -> float:
+    """Memory of this process that is resident now; where the system does not tell, the most it ever was."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) / 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 1024
+
+
+def progress(show: bool) -> Progress:
+    """A bar on standard error."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[moment]}"),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=Console(stderr=True), disable=not show, refresh_per_second=1 / SHOW_EVERY)
+
+
+def _in_order(topic: str, events: Iterator[tuple[int | None, bytes]]) -> Iterator[Arrival]:
+    """Events arrive in the order of the file: an event whose time lies before that of an earlier one comes late."""
+    now: int | None = None
+    waiting: list[bytes] = []
+    for moment, value in events:
+        if moment is None and now is None:
+            waiting.append(value)
+            continue
+        now = max(now, moment) if now is not None and moment is not None else now if moment is None else moment
+        assert now is not None
+        for early in waiting:
+            yield Arrival(now, topic, early)
+        waiting = []
+        yield Arrival(now, topic, value)
+    for early in waiting:
+        yield Arrival(0, topic, early)

@@ -1,0 +1,47 @@
+"""The user's models as they are: fitted on a dataset, whatever library they are from."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from typing import Any
+
+import numpy as np
+
+from katmatic.errors import ModelError
+from katmatic.spec.app import Predictor
+from katmatic.training.dataset import Dataset
+
+
+def fit(predictor: Predictor, rows: Dataset) -> Any:
+    """A fresh copy of the predictor's model, fitted on `rows`; weights are given if it takes them.
+
+    Features are columns of numbers, unknown is NaN, and a text is its number in the table of the texts seen (the most
+    frequent is 0). Raises ModelError if there is nothing to learn from, or if the model raises.
+    """
+    where = f"{predictor.name} model"
+    if not len(rows):
+        raise ModelError(where, found="no labelled rows", expected="some", do="wait for labels")
+    label = rows.label
+    if predictor.label.is_binary:
+        label = (label > 0.5).astype(np.int64)
+        if label.min() == label.max():
+            raise ModelError(
+                where, found=f"only {'true' if label[0] else 'false'} labels", expected="both", do="wait for the other"
+            )
+    model = copy.deepcopy(predictor.model)
+    weighed = {} if np.all(rows.weight == 1.0) else _weight_argument(model, rows)
+    try:
+        model.fit(rows.matrix(), label, **weighed)
+    except Exception as error:  # the model is the user's
+        raise ModelError(
+            where, found=f"{type(error).__name__}: {error}", expected="a model that can be fitted", do="correct it"
+        ) from error
+    return model
+
+
+def _weight_argument(model: Any, rows: Dataset) -> dict[str, Any]:
+    if type(model).__name__ == "Pipeline":
+        name, last = model.steps[-1]
+        return {f"{name}__{key}": value for key, value in _weight_argument(last, rows).items()}
+    return {"sample_weight": rows.weight} if "sample_weight" in inspect.signature(model.fit).parameters else {}

@@ -1,0 +1,97 @@
+"""Drift: silent while nothing moves, however often it is asked; loud when something does."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from katmatic.monitoring.drift import MATTERS, OUTCOME, SCORE, Sample, Watch, chi_squared, measure
+from tests.monitoring.blocks import bell, predictions
+
+
+def sample(rng, n=1000, *, shift=0.0, unknown=0.1, words=("a", "b", "c"), keys=None):
+    number = rng.normal(shift, 1, n)
+    number[rng.random(n) < unknown] = np.nan
+    text = [words[i] for i in rng.integers(0, len(words), n)]
+    return Sample({"number": number, "text": text}, keys if keys is not None else range(n))
+
+
+def moved(old, new):
+    return {shift.name for shift in measure(old, new) if shift.has_moved}
+
+
+def test_what_does_not_move_raises_no_alarm():
+    rng = np.random.default_rng(1)
+    alarms = sum(bool(moved(sample(rng), sample(rng, 500))) for _ in range(200))
+    assert alarms <= 4
+
+
+def test_few_keys_say_little():
+    """A hundred pupils a hundred times are not ten thousand pupils."""
+    rng = np.random.default_rng(2)
+
+    def pupils():
+        own = np.repeat(rng.normal(0, 1, 100), 50)
+        return Sample({"number": own}, np.repeat(np.arange(100), 50).tolist())
+
+    alarms = sum(bool(moved(pupils(), pupils())) for _ in range(100))
+    assert alarms <= 3
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [({"shift": 1.0}, "number"), ({"unknown": 0.6}, "number"), ({"words": ("a", "d")}, "text")],
+)
+def test_what_moves_is_named(change, name):
+    rng = np.random.default_rng(3)
+    assert moved(sample(rng), sample(rng, **change)) == {name}
+
+
+def test_too_little_says_nothing():
+    rng = np.random.default_rng(4)
+    assert measure(sample(rng), sample(rng, 50, shift=5)) == []
+    assert measure(Sample({}, ()), sample(rng)) == []
+
+
+def test_a_column_that_is_never_known_or_always_the_same():
+    nothing, same = np.full(500, np.nan), np.ones(500)
+    found = measure(
+        Sample({"nothing": nothing, "same": same}, range(500)), Sample({"nothing": nothing, "same": same}, range(500))
+    )
+    assert [shift.has_moved for shift in found] == [False, False]
+    assert all(shift.bound >= MATTERS for shift in found)
+    found = measure(Sample({"same": same}, range(500)), Sample({"same": same + 1}, range(500)))
+    assert found[0].has_moved
+
+
+def test_the_bound_is_that_of_chi_squared():
+    assert chi_squared(0.99, 10) == pytest.approx(23.209, rel=0.01)
+    assert chi_squared(0.999, 2) == pytest.approx(13.816, rel=0.03)
+
+
+def block(rng, n, shift=0.0, score=0.2):
+    keys = [(f"p{i}", "9b") for i in rng.integers(0, 10_000, n)]
+    values = np.column_stack([rng.normal(shift, 1, n), np.full(n, np.nan)])
+    return predictions(
+        range(n), keys, rng.normal(score, 0.05, n), time=bell(), columns=("rate", "gate"), values=values,
+        texts={"gate": [None if i % 3 else "north" for i in range(n)]},
+    )  # fmt: skip
+
+
+def test_a_watch_compares_with_what_the_champion_was_trained_on():
+    rng = np.random.default_rng(5)
+    watch = Watch()
+    assert watch.shifts() == []
+    watch.predictions(block(rng, 3000))
+    watch.outcomes([(f"p{i}",) for i in range(600)], np.zeros(600))
+    assert watch.shifts() == [], "there is no champion yet"
+    watch.promoted()
+    for _ in range(20):
+        watch.predictions(block(rng, 100, score=0.9))
+    assert not any(shift.has_moved for shift in watch.shifts()), "a new champion may score as it likes"
+    for _ in range(20):
+        watch.predictions(block(rng, 100, shift=1.0, score=0.1))
+    watch.outcomes([(f"p{i}",) for i in range(600)], np.ones(600))
+    assert {shift.name for shift in watch.shifts() if shift.has_moved} == {"rate", SCORE, OUTCOME}
+    watch.promoted()
+    assert watch.shifts() == []

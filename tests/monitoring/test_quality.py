@@ -1,0 +1,131 @@
+"""Live accuracy: right figures, fair baselines, days in the app's zone."""
+
+from __future__ import annotations
+
+from datetime import date
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from katmatic.monitoring import quality as module
+from katmatic.monitoring.quality import Quality, auc, binary_scores, calibration, number_scores
+from tests.monitoring.blocks import MINUTE, bell, examples, school
+
+RIPE = 25 * MINUTE  # 15 minutes of the window and 10 of lateness
+
+
+def fed(days, *, pupils=40, seed=0, app=None):
+    """So many days of pupils who differ, answered by somebody who knows them."""
+    app = app or school()
+    rng = np.random.default_rng(seed)
+    quality = Quality(app, app.predictors["absence"])
+    rates = rng.beta(0.7, 4, pupils)
+    for day in range(1, days + 1):
+        absent = (rng.random(pupils) < rates).astype(float)
+        keys = [(f"p{i}", "9b") for i in range(pupils)]
+        quality.examples(
+            examples(
+                range(day * pupils, (day + 1) * pupils), keys, absent, rates, time=bell(day), label_now=bell(day) + RIPE
+            )
+        )
+    return quality
+
+
+def test_who_knows_the_truth_beats_the_baselines():
+    report = fed(28).report()
+    assert report.is_above_baselines
+    assert report.model.auc > report.rule.auc > report.base.auc
+    assert report.model.rows == report.rule.rows == report.base.rows == 40 * 27, "the first day has no baseline"
+    assert [day.day for day in report.days] == [date(2025, 4, d) for d in range(2, 29)]
+    assert sum(found.rows for found in report.bins) == report.model.rows
+
+
+def test_nothing_is_known_of_nothing():
+    app = school()
+    report = Quality(app, app.predictors["absence"]).report()
+    assert (report.model.rows, report.model.auc, report.days, report.bins) == (0, None, (), ())
+    assert report.is_above_baselines is None
+
+
+def test_those_who_are_known_early_wait_for_the_others():
+    quality = fed(10)
+    before = quality.report()
+    came = examples([9000], [("p0", "9b")], [0.0], [0.9], time=bell(11), label_now=bell(11) - MINUTE)
+    quality.examples(came)
+    assert quality.report(bell(11)) == before
+    assert quality.report(bell(11) + RIPE).model.rows == before.model.rows + 1
+
+
+def test_a_baseline_knows_only_what_was_known():
+    app = school()
+    quality = Quality(app, app.predictors["absence"])
+    key = [("p0", "9b")]
+    quality.examples(examples([0], key, [1.0], [0.5], time=bell(1), label_now=bell(1) + RIPE))
+    quality.examples(examples([1], key, [0.0], [0.5], time=bell(2), label_now=bell(2) + RIPE))
+    (day,) = quality.report().days
+    assert day.base.brier == 1.0, "the base rate was 1 of 1 when the second was asked"
+    assert day.rule.brier == 1.0
+
+
+def test_a_revised_label_replaces_the_old():
+    quality = fed(5)
+    rows = quality.report().model.rows
+    pair = {"time": bell(6), "at": bell(6)}
+    quality.examples(examples([7777], [("p0", "9b")], [1.0], [1.0], label_now=bell(6) + RIPE, **pair))
+    assert quality.report().days[-1].model.brier == 0.0
+    quality.examples(examples([7777], [("p0", "9b")], [0.0], [1.0], label_now=bell(7), **pair))
+    report = quality.report()
+    assert (report.days[-1].model.brier, report.model.rows) == (1.0, rows + 1)
+    quality.examples(examples([7777], [("p0", "9b")], [np.nan], [1.0], label_now=bell(8), **pair))
+    assert quality.report().model.rows == rows
+
+
+def test_censored_and_unanswered_rows_do_not_count():
+    quality = fed(5)
+    rows = quality.report().model.rows
+    late = {"time": bell(6), "label_now": bell(6) + RIPE}
+    quality.examples(examples([7001], [("p0", "9b")], [1.0], [0.5], weight=[0.0], **late))
+    quality.examples(examples([7002], [("p0", "9b")], [1.0], [np.nan], **late))
+    quality.examples(examples([7003], [("p0", "9b")], [1.0], None, **late))
+    assert quality.report().model.rows == rows
+
+
+def test_it_is_bounded(monkeypatch):
+    monkeypatch.setattr(module, "ROWS_LIMIT", 100)
+    quality = fed(20)
+    report = quality.report()
+    assert report.model.rows == 100
+    assert len(report.days) == 19, "the days' figures stay when their rows go"
+    monkeypatch.setattr(module, "RIPENING_LIMIT", 50)
+    app = school()
+    quality = Quality(app, app.predictors["absence"])
+    for i in range(1000):
+        quality.examples(examples([i], [("p", "9b")], [0.0], [0.1], time=bell(1), label_now=bell(1)))
+    assert len(quality._ripening) <= 50
+
+
+@given(st.lists(st.tuples(st.booleans(), st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0])), min_size=1, max_size=30))
+def test_the_area_equals_the_naive_one(rows):
+    label = np.array([float(one) for one, _ in rows])
+    chance = np.array([score for _, score in rows])
+    pairs = [1.0 if p > n else 0.5 if p == n else 0.0 for p in chance[label == 1] for n in chance[label == 0]]
+    assert auc(label, chance) == (pytest.approx(sum(pairs) / len(pairs)) if pairs else None)
+
+
+def test_figures_by_hand():
+    label, chance, weight = np.array([1.0, 0.0]), np.array([0.8, 0.4]), np.array([1.0, 3.0])
+    found = binary_scores(label, chance, weight)
+    assert found.brier == pytest.approx((0.04 + 3 * 0.16) / 4)
+    assert found.log_loss == pytest.approx(-(np.log(0.8) + 3 * np.log(0.6)) / 4)
+    assert (found.accuracy, found.auc) == (1.0, 1.0)
+    assert binary_scores(np.array([1.0]), np.array([0.0]), np.ones(1)).log_loss < 14
+    assert binary_scores(np.array([1.0]), np.array([0.0]), np.ones(1)).auc is None
+    number = number_scores(np.array([1.0, 3.0]), np.array([1.0, 5.0]), np.ones(2))
+    assert (number.rmse, number.mae) == (pytest.approx(2**0.5), 1.0)
+
+
+def test_calibration_by_tenths():
+    bins = calibration(np.array([0.0, 1.0, 1.0]), np.array([0.05, 0.07, 1.0]))
+    assert [(b.low, b.rows, b.true) for b in bins] == [(0.0, 2, 0.5), (0.9, 1, 1.0)]
