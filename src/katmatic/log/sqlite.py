@@ -392,15 +392,17 @@ class SqliteLog(SqliteHistory):
                     self._seen = fed_from - 1
             self._given = None
             self._sequence, self._now = batch.sequence, batch.now
-            first, self._position = self._position, self._position + len(batch)
-        self._tail.settle(self._position - first, first)
+            kept_promises = self._tail.settle(len(batch), self._position)
+            self._position += len(batch)
+        for promise, positions in kept_promises:
+            promise.set_result(positions)
 
     def sequence(self) -> int:
         """The sequence of the last batch that was committed, kept or not."""
         return self._sequence
 
     def forget(self, before: int) -> int:
-        """Let go of the batches before the moment `before`, with their records and what was written; says how many.
+        """Let go of the batches before the moment `before`, with their records and what was written; how many batches.
 
         Checkpoints from before then are of no more use. The newest batch stays, and the newest records of each topic.
         The file gets no smaller; what comes later takes the room.
@@ -421,12 +423,15 @@ class SqliteLog(SqliteHistory):
             if self._owner < 0:
                 return
             with suppress(LogError), _transaction(self._connection, self._path):
-                _set_facts(self._connection, reserved=self._sequence)
+                newest = self._connection.execute("SELECT max(sequence) FROM batches").fetchone()[0] or 0
+                _set_facts(self._connection, reserved=max(self._sequence, newest))  # no gap after an orderly end
             super().close()
             self._connection.close()
             os.close(self._owner)  # which unlocks it
             self._owner = -1
-        self._tail.close()
+            broken = self._tail.close()
+        for promise in broken:
+            promise.set_exception(closed(str(self._path)))
 
     # ----------------------------------------------------------------------------------------------------------- pieces
 
@@ -675,6 +680,7 @@ def _create(path: Path) -> sqlite3.Connection:
     """A connection that may write; the tables are made if the file is new."""
     with _explained(path):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # people's data: for the owner's eyes
+        _sync(path.parent)
     connection = _connect(
         path,
         f"PRAGMA page_size = {PAGE_BYTES}",
@@ -695,6 +701,15 @@ def _create(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _sync(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _connect(path: Path, *pragmas: str) -> sqlite3.Connection:

@@ -114,8 +114,11 @@ class Tail:
             first += len(slices[-1].values)
         return tuple(slices), number
 
-    def settle(self, count: int, first: int) -> None:
-        """The first `count` records are durable, at the positions from `first`: keep the promises."""
+    def settle(self, count: int, first: int) -> list[tuple[Future[range], range]]:
+        """The first `count` records are durable, at the positions from `first`; the promises that can be kept now.
+
+        Whoever keeps them holds no lock: what waits for a promise may do anything.
+        """
         kept: list[tuple[Future[range], range]] = []
         with self._lock:
             while count:
@@ -134,19 +137,17 @@ class Tail:
                 self._waiting.popleft()
                 if entry.promise is not None:
                     kept.append((entry.promise, range(entry.first, entry.first + entry.done)))
-        for promise, positions in kept:
-            promise.set_result(positions)
+        return kept
 
-    def close(self) -> None:
-        """Break the promises that are open, and take no more."""
+    def close(self) -> list[Future[range]]:
+        """Take no more; the promises that cannot be kept."""
         with self._lock:
             self._closed = True
             left = [entry.promise for entry in self._waiting if entry.promise is not None]
             self._waiting.clear()
             self._records = self._bytes = 0
             self._came.notify_all()
-        for promise in left:
-            promise.set_exception(closed(self._where))
+        return left
 
     def _add(self, entry: _Entry) -> None:
         self._records += len(entry.values)
