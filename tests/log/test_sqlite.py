@@ -14,7 +14,7 @@ import pytest
 
 import katmatic
 from katmatic.errors import LogError, LogFull
-from katmatic.log import sqlite
+from katmatic.log import sqlite, sqlite_rows
 from katmatic.log.sqlite import SqliteLog, open_readonly
 
 EVENT = b'{"student_id": "A123", "timestamp": "2025-04-21 08:02:00", "status": "present"}'
@@ -212,7 +212,7 @@ def test_posts_and_what_is_fed_keep_apart(path):
 
 
 def test_a_full_inbox_is_said(path, monkeypatch):
-    monkeypatch.setattr(sqlite, "INBOX_RECORDS_LIMIT", 3)
+    monkeypatch.setattr(sqlite_rows, "INBOX_RECORDS_LIMIT", 3)
     SqliteLog(path).close()
     with closing(open_readonly(path)) as reader:
         reader.post("katmatic.models", [b"m1", b"m2"])
@@ -447,7 +447,8 @@ def test_a_flipped_byte_anywhere_is_an_error_or_does_no_harm(path, part):
 
 
 def test_what_is_forgotten_is_gone_and_the_rest_stays(path, monkeypatch):
-    monkeypatch.setattr(sqlite, "CHUNK_BATCHES", 4)
+    for module in (sqlite, sqlite_rows):
+        monkeypatch.setattr(module, "FORGOTTEN_AT_ONCE", 4)
     batches, records = filled(path)
     with closing(SqliteLog(path)) as log:
         assert log.forget(before=10) == 10
