@@ -259,6 +259,31 @@ def test_sequences_rise_even_after_more_ticks_than_were_reserved_and_a_crash(pat
     log._past.close()
 
 
+def test_an_owner_that_is_interrupted_right_after_a_commit_gives_no_sequence_twice(path, monkeypatch):
+    """The commit is durable, its promise is not kept, and the next owner goes on behind it."""
+    log = SqliteLog(path)
+    promise = log.append("gate", [b"a"])
+    batch = log.read(1, limit=10)
+    with monkeypatch.context() as patch:
+        patch.setattr(log, "_topics", Interrupting())
+        with pytest.raises(KeyboardInterrupt):
+            log.commit(batch, {})
+    log.close()
+    with pytest.raises(LogError, match="closed"):
+        promise.result(0)
+    with closing(SqliteLog(path)) as again:
+        assert list(again.batches()) == [batch]
+        again.append("gate", [b"b"])
+        later = turn(again)
+        assert later.sequence > batch.sequence
+        assert list(again.scan("gate")) == [(0, b"a"), (1, b"b")]
+
+
+class Interrupting(dict):
+    def update(self, *_):
+        raise KeyboardInterrupt
+
+
 def test_a_checkpoint_that_the_log_never_reached_is_refused(path):
     with closing(SqliteLog(path)) as log:
         turn(log)
