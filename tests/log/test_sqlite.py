@@ -14,7 +14,7 @@ import pytest
 
 import katmatic
 from katmatic.errors import LogError, LogFull
-from katmatic.log import sqlite
+from katmatic.log import sqlite, sqlite_rows
 from katmatic.log.sqlite import SqliteLog, open_readonly
 
 EVENT = b'{"student_id": "A123", "timestamp": "2025-04-21 08:02:00", "status": "present"}'
@@ -212,7 +212,7 @@ def test_posts_and_what_is_fed_keep_apart(path):
 
 
 def test_a_full_inbox_is_said(path, monkeypatch):
-    monkeypatch.setattr(sqlite, "INBOX_RECORDS_LIMIT", 3)
+    monkeypatch.setattr(sqlite_rows, "INBOX_RECORDS_LIMIT", 3)
     SqliteLog(path).close()
     with closing(open_readonly(path)) as reader:
         reader.post("katmatic.models", [b"m1", b"m2"])
@@ -257,6 +257,31 @@ def test_sequences_rise_even_after_more_ticks_than_were_reserved_and_a_crash(pat
         assert list(again.batches(given)) == [batch]
     log._connection.close()
     log._past.close()
+
+
+def test_an_owner_that_is_interrupted_right_after_a_commit_gives_no_sequence_twice(path, monkeypatch):
+    """The commit is durable, its promise is not kept, and the next owner goes on behind it."""
+    log = SqliteLog(path)
+    promise = log.append("gate", [b"a"])
+    batch = log.read(1, limit=10)
+    with monkeypatch.context() as patch:
+        patch.setattr(log, "_topics", Interrupting())
+        with pytest.raises(KeyboardInterrupt):
+            log.commit(batch, {})
+    log.close()
+    with pytest.raises(LogError, match="closed"):
+        promise.result(0)
+    with closing(SqliteLog(path)) as again:
+        assert list(again.batches()) == [batch]
+        again.append("gate", [b"b"])
+        later = turn(again)
+        assert later.sequence > batch.sequence
+        assert list(again.scan("gate")) == [(0, b"a"), (1, b"b")]
+
+
+class Interrupting(dict):
+    def update(self, *_):
+        raise KeyboardInterrupt
 
 
 def test_a_checkpoint_that_the_log_never_reached_is_refused(path):
@@ -403,6 +428,27 @@ def test_a_record_that_moved_is_found(path):
         list(log.batches())
 
 
+LOSSES = {
+    "a batch": ("DELETE FROM batches WHERE sequence = 7", "positions from .* which are missing"),
+    "what was written": ("DELETE FROM records WHERE sequence = 7", "from position 6 up to 7, which are missing"),
+    "a topic": ("DELETE FROM topics WHERE name = 'gate'", "tables"),
+    "a topic's name": ("UPDATE topics SET name = 'gote' WHERE name = 'gate'", "topic 2"),
+    "the facts": ("UPDATE facts SET forgotten = 9", "facts"),
+    "all facts": ("DELETE FROM facts", "tables"),
+    "a table": ("DROP TABLE batches", "no such table"),
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_what_is_lost_in_between_is_missed(path, loss):
+    filled(path)
+    statement, message = LOSSES[loss]
+    with closing(sqlite3.connect(path)) as other, other:
+        other.execute(statement)
+    with closing(open_readonly(path)) as log, pytest.raises(LogError, match=message):
+        _ = list(log.scan("katmatic.labels")), list(log.batches())
+
+
 @pytest.mark.parametrize("part", range(4))
 def test_a_flipped_byte_anywhere_is_an_error_or_does_no_harm(path, part):
     """Every 97th byte of the file, so that headers, inner pages, free room and values are all met."""
@@ -426,7 +472,8 @@ def test_a_flipped_byte_anywhere_is_an_error_or_does_no_harm(path, part):
 
 
 def test_what_is_forgotten_is_gone_and_the_rest_stays(path, monkeypatch):
-    monkeypatch.setattr(sqlite, "CHUNK_BATCHES", 4)
+    for module in (sqlite, sqlite_rows):
+        monkeypatch.setattr(module, "FORGOTTEN_AT_ONCE", 4)
     batches, records = filled(path)
     with closing(SqliteLog(path)) as log:
         assert log.forget(before=10) == 10

@@ -211,9 +211,7 @@ _records: dict[str, msgspec.msgpack.Decoder[Record]] = {
 
 
 def _pack(form: int, value: Any) -> bytes:
-    buffer = bytearray((form,))
-    _encoder.encode_into(value, buffer, 1)
-    return bytes(buffer)
+    return form.to_bytes(1, "little") + _encoder.encode(value)
 
 
 def _unpack(decoder: msgspec.msgpack.Decoder[T], form: int, data: bytes, where: str) -> T:

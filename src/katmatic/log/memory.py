@@ -111,8 +111,10 @@ class MemoryLog:
                 disk.fed.append((disk.feeds, topic, value))
                 self._tail.put_durable(topic, [value], disk.feeds)
         disk.ways |= dict.fromkeys(made, WRITTEN) | dict.fromkeys((*disk.read, *feeds), READ)
-        first, self._position = self._position, self._position + len(batch)
-        self._tail.settle(len(batch), first)
+        kept = self._tail.settle(len(batch), self._position)
+        self._position += len(batch)
+        for promise, positions in kept:
+            promise.set_result(positions)
 
     def batches(self, after: int = 0) -> Iterator[Batch]:
         """The batches that were kept, with a sequence above `after`."""
@@ -139,7 +141,8 @@ class MemoryLog:
     def close(self) -> None:
         """Break the promises that are open."""
         self._closed = True
-        self._tail.close()
+        for promise in self._tail.close():
+            promise.set_exception(closed("memory log"))
 
     def _checked(self, records: Mapping[str, Sequence[bytes]], way: int) -> dict[str, list[bytes]]:
         found = {topic: list(values) for topic, values in records.items() if values}

@@ -7,21 +7,50 @@ changed is found when it is read. Beside the file lie SQLite's own two (`-wal`, 
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-import xxhash
-
-from katmatic.errors import LogError, LogFull
+from katmatic.errors import LogError
 from katmatic.log.base import Batch, Slice
+from katmatic.log.sqlite_file import (
+    PAGE_BYTES,
+    Damage,
+    check_form,
+    connect,
+    create,
+    explained,
+    own,
+    shaped,
+    transaction,
+)
+from katmatic.log.sqlite_rows import (
+    FORGOTTEN_AT_ONCE,
+    POSITION_BITS,
+    POSITIONS,
+    Topic,
+    batch_checksum,
+    check_inbox,
+    checksum_of,
+    end_of,
+    forget_batches,
+    insert_batch,
+    insert_records,
+    piece_checksum,
+    put_waiting,
+    read_facts,
+    read_topics,
+    register,
+    set_facts,
+    tables,
+    unpack_runs,
+    unpack_values,
+)
 from katmatic.log.tail import (
     READ,
     TAIL_BYTES_LIMIT,
@@ -35,45 +64,10 @@ from katmatic.log.tail import (
     not_given,
 )
 
-APPLICATION = 0x6B61746D  # "katm": how the file says whose it is
-FORM = 1  # of the tables
-PAGE_BYTES = 8192  # 4096 costs a fifth more CPU in large batches, 16384 gains nothing: bench/log.py
-WAL_BYTES = 16 * 2**20  # after so much, pages move from the side file into the main one: some 20 ms
-CACHE_BYTES = 8 * 2**20
-BUSY_SECONDS = 30.0  # how long to wait for the short transaction of another process
-INBOX_RECORDS_LIMIT = 100_000  # posted and not yet read
 INBOX_LOOK_SECONDS = 0.2  # how soon a post is noticed when nothing else comes
 CHUNK_BYTES = 4 * 2**20  # read in one go, so that a long scan holds nobody up and needs little memory
 CHUNK_BATCHES = 1000
 RESERVED = 10_000  # sequences at a time, so that ticks that are not kept cost no commit
-
-_SCHEMA = """
--- way 0: its records are read, numbered together with all others that are; way 1: written, numbered by themselves
-CREATE TABLE topics (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, way INTEGER NOT NULL);
--- runs: [[topic number, how many records], ...] in the order in which they were read, from position `first` on
-CREATE TABLE batches (
-    sequence INTEGER PRIMARY KEY, now INTEGER NOT NULL, first INTEGER NOT NULL, runs BLOB NOT NULL,
-    checksum INTEGER NOT NULL
-);
--- what one batch has of one topic; place: topic number and position of the last record, as 15 and 48 bits
-CREATE TABLE records (
-    place INTEGER PRIMARY KEY, first INTEGER NOT NULL, sequence INTEGER NOT NULL, checksum INTEGER NOT NULL,
-    data BLOB NOT NULL
-);
--- fed or posted, and not read yet
-CREATE TABLE inbox (
-    number INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, checksum INTEGER NOT NULL, value BLOB NOT NULL
-);
--- reserved: no batch had a sequence above it; forgotten: the last sequence that was let go
-CREATE TABLE facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
-INSERT INTO facts VALUES ('reserved', 0), ('forgotten', 0);
-"""
-
-_POSITION_BITS = 48
-_POSITIONS = (1 << _POSITION_BITS) - 1
-_encoder = msgspec.msgpack.Encoder()
-_values = msgspec.msgpack.Decoder(list[bytes])
-_runs = msgspec.msgpack.Decoder(list[tuple[int, int]])
 
 
 def open_readonly(path: str | Path) -> SqliteHistory:
@@ -91,11 +85,12 @@ class SqliteHistory:
             raise LogError(
                 str(path), found="no such file", expected="a log", do="start the pipeline first, or name another file"
             )
-        self._past = _connect(self._path, "PRAGMA query_only = ON")
+        self._past = connect(self._path, "PRAGMA query_only = ON")
+        self._topics_there: dict[str, Topic] = {}
         self._names: dict[int, str] = {}
         try:
-            with _explained(self._path):
-                _check_form(self._past, self._path)
+            with explained(self._path), shaped():
+                check_form(self._past, self._path)
         except LogError:
             self._past.close()
             raise
@@ -106,52 +101,48 @@ class SqliteHistory:
         LogError if they were forgotten, if `after` was never reached, or if the disk has changed one.
         """
         with self._reading() as past:
-            facts = dict(past.execute("SELECT name, value FROM facts"))
-        if not facts["forgotten"] <= after <= facts["reserved"]:
+            reserved, forgotten = read_facts(past)
+        if not forgotten <= after <= reserved:
             raise LogError(
                 str(self._path),
                 found=f"a checkpoint at batch {after}",
-                expected=f"one between {facts['forgotten']} and {facts['reserved']}, which is what the log still holds",
+                expected=f"one between {forgotten} and {reserved}, which is what the log holds",
                 do="restore the log and its checkpoints from one backup, or start with a new log",
             )
-        while found := self._some_batches(after):
+        found, position = self._some_batches(after, None)
+        while found:
             yield from found
-            after = found[-1].sequence
+            found, position = self._some_batches(found[-1].sequence, position)
 
     def scan(self, topic: str, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, bytes]]:
         """Committed records of one topic with their positions, from `start` up to but without `stop`."""
-        stop = _POSITIONS if stop is None else stop
-        while start < stop and (found := self._some_records(topic, start)):
+        stop = POSITIONS if stop is None else stop
+        last = None
+        while start < stop and (found := self._some_records(topic, start, last)):
             for positions, values in found:
                 if positions[0] < start or positions[-1] >= stop:
                     yield from (row for row in zip(positions, values, strict=True) if start <= row[0] < stop)
                 else:
                     yield from zip(positions, values, strict=True)
-            start = found[-1][0][-1] + 1
+            last = found[-1][0][-1]
+            start = last + 1
 
     def end(self, topic: str) -> int:
         """The position after the topic's last committed record; 0 of nothing."""
         with self._reading() as past:
-            return _end(past, _number(past, topic))
+            found = self._find(past, topic)
+            return end_of(past, found.number) if found else 0
 
     def post(self, topic: str, values: Sequence[bytes]) -> None:
         """Hand records to the owner, who reads them next; they are durable when this returns. For other processes."""
         values = list(values)
         checked(topic, values)
-        writer = _connect(self._path)
+        writer = connect(self._path)
         try:
-            with _transaction(writer, self._path):
-                oldest, newest = writer.execute("SELECT min(number), max(number) FROM inbox").fetchone()
-                waiting = newest - oldest + 1 if newest else 0
-                if waiting + len(values) > INBOX_RECORDS_LIMIT:
-                    raise LogFull(
-                        f"{self._path}: inbox",
-                        found=f"{waiting} records waiting, and {len(values)} more",
-                        expected=f"at most {INBOX_RECORDS_LIMIT}",
-                        do="see that the pipeline runs and reads them, then post again",
-                    )
-                _register(writer, self._path, topic, READ)
-                _put(writer, topic, values)
+            with transaction(writer, self._path):
+                check_inbox(writer, self._path, len(values))
+                register(writer, self._path, topic, READ)
+                put_waiting(writer, topic, values)
         finally:
             writer.close()
 
@@ -162,7 +153,8 @@ class SqliteHistory:
 
     # ---------------------------------------------------------------------------------------------- in small helpings
 
-    def _some_batches(self, after: int) -> list[Batch]:
+    def _some_batches(self, after: int, position: int | None) -> tuple[list[Batch], int]:
+        """Some batches after a sequence, the first from `position` on if that is known; and the position after them."""
         found: list[Batch] = []
         size = 0
         with self._reading() as past:
@@ -171,14 +163,16 @@ class SqliteHistory:
                 (after, CHUNK_BATCHES),
             )
             for sequence, now, first, packed, checksum in rows:
-                if checksum != _batch_checksum(sequence, now, first, packed):
-                    raise self._changed(f"batch {sequence}")
-                slices = self._slices(past, first, _runs.decode(packed))
-                found.append(Batch(sequence, now, slices))
-                size += sum(len(value) for piece in slices for value in piece.values)
+                if checksum != batch_checksum(sequence, now, first, packed):
+                    raise Damage(f"batch {sequence}")
+                if position is not None and first != position:
+                    raise Damage(f"positions from {position} up to {first}, which are missing")
+                found.append(Batch(sequence, now, self._slices(past, first, unpack_runs(packed))))
+                position = first + len(found[-1])
+                size += sum(len(value) for piece in found[-1].slices for value in piece.values)
                 if size > CHUNK_BYTES:
                     break
-        return found
+        return found, position or 0
 
     def _slices(self, past: sqlite3.Connection, first: int, runs: list[tuple[int, int]]) -> tuple[Slice, ...]:
         last = first - 1
@@ -186,7 +180,7 @@ class SqliteHistory:
         for number, count in runs:
             last += count
             lasts[number] = last
-        pieces = {number: self._piece(past, number << _POSITION_BITS | last) for number, last in lasts.items()}
+        pieces = {number: self._piece(past, number << POSITION_BITS | last) for number, last in lasts.items()}
         if len(runs) == len(pieces):
             taken = [(number, pieces[number]) for number, _ in runs]
         else:
@@ -199,28 +193,34 @@ class SqliteHistory:
         return tuple(slices)
 
     def _piece(self, past: sqlite3.Connection, place: int) -> list[bytes]:
-        row = past.execute("SELECT checksum, data FROM records WHERE place = ?", (place,)).fetchone()
-        if row is None or row[0] != _checksum(row[1], place):
-            raise self._changed(self._where(past, place))
-        return _values.decode(row[1])
+        row = past.execute("SELECT first, sequence, checksum, data FROM records WHERE place = ?", (place,)).fetchone()
+        if row is None or row[2] != piece_checksum(place, row[0], row[1], row[3]):
+            raise Damage(self._where(past, place))
+        return unpack_values(row[3])
 
-    def _some_records(self, topic: str, start: int) -> list[tuple[Sequence[int], list[bytes]]]:
+    def _some_records(self, topic: str, start: int, last: int | None) -> list[tuple[Sequence[int], list[bytes]]]:
         found: list[tuple[Sequence[int], list[bytes]]] = []
         size = 0
         with self._reading() as past:
-            if (number := _number(past, topic)) is None:
+            there = self._find(past, topic)
+            if there is None:
                 return []
+            if last is None and read_facts(past)[1] == 0:
+                last = start - 1
             rows = past.execute(
                 "SELECT place, first, sequence, checksum, data FROM records WHERE place BETWEEN ? AND ? ORDER BY place",
-                (number << _POSITION_BITS | start, number << _POSITION_BITS | _POSITIONS),
+                (there.number << POSITION_BITS | start, there.number << POSITION_BITS | POSITIONS),
             )
             for place, first, sequence, checksum, data in rows:
-                if checksum != _checksum(data, place):
-                    raise self._changed(self._where(past, place))
-                values = _values.decode(data)
-                positions: Sequence[int] = range(first, (place & _POSITIONS) + 1)
+                if checksum != piece_checksum(place, first, sequence, data):
+                    raise Damage(self._where(past, place))
+                if there.way == WRITTEN and last is not None and first > last + 1:
+                    raise Damage(f"{topic} from position {last + 1} up to {first}, which are missing")
+                values = unpack_values(data)
+                last = place & POSITIONS
+                positions: Sequence[int] = range(first, last + 1)
                 if len(positions) != len(values):  # records of other topics lie between
-                    positions = self._positions(past, number, sequence)
+                    positions = self._positions(past, there.number, sequence)
                 found.append((positions, values))
                 size += len(data)
                 if size > CHUNK_BYTES:
@@ -230,37 +230,36 @@ class SqliteHistory:
     def _positions(self, past: sqlite3.Connection, number: int, sequence: int) -> list[int]:
         first, packed = past.execute("SELECT first, runs FROM batches WHERE sequence = ?", (sequence,)).fetchone()
         found: list[int] = []
-        for other, count in _runs.decode(packed):
+        for other, count in unpack_runs(packed):
             if other == number:
                 found.extend(range(first, first + count))
             first += count
         return found
 
+    def _find(self, past: sqlite3.Connection, topic: str) -> Topic | None:
+        if topic not in self._topics_there:
+            self._topics_there = read_topics(past)
+            self._names = {there.number: name for name, there in self._topics_there.items()}
+        return self._topics_there.get(topic)
+
     def _name(self, past: sqlite3.Connection, number: int) -> str:
         if number not in self._names:
-            self._names = dict(past.execute("SELECT number, name FROM topics"))
+            self._find(past, "")
         return self._names[number]
 
     def _where(self, past: sqlite3.Connection, place: int) -> str:
-        return f"{self._name(past, place >> _POSITION_BITS)} up to position {place & _POSITIONS}"
-
-    def _changed(self, what: str) -> LogError:
-        return LogError(
-            f"{self._path}: {what}",
-            found="bytes that do not agree with their checksum",
-            expected="the bytes that were committed",
-            do="check the disk, and restore the log from a backup",
-        )
+        return f"{self._name(past, place >> POSITION_BITS)} up to position {place & POSITIONS}"
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
         """One view of the file, for a short while."""
-        with self._past_lock, _explained(self._path):
+        with self._past_lock, explained(self._path), shaped():
             self._past.execute("BEGIN")
             try:
                 yield self._past
             finally:
-                self._past.execute("ROLLBACK")
+                with suppress(sqlite3.Error):  # a file that cannot be read has ended it already
+                    self._past.execute("ROLLBACK")
 
 
 @dataclass
@@ -297,21 +296,22 @@ class SqliteLog(SqliteHistory):
         self._tail = Tail(str(path), records_limit=tail_records_limit, bytes_limit=tail_bytes_limit)
         self._given: _Given | None = None
         # Where the file ends:
-        self._topics: dict[str, _Topic] = {}
+        self._topics: dict[str, Topic] = {}
         self._ways: dict[str, int] = {}
         self._sequence = self._reserved = self._now = self._position = 0
         self._seen = self._version = 0  # of the inbox
-        self._owner = _own(path)
-        try:
-            self._connection = _create(path)
+        self._owner = own(path)
+        with ExitStack() as undo:
+            undo.callback(os.close, self._owner)
+            self._connection = create(path, tables())
+            undo.callback(self._connection.close)
             super().__init__(path)
-            with _explained(path):
+            undo.callback(super().close)
+            with explained(path), shaped():
                 if file_bytes_limit is not None:
                     self._connection.execute(f"PRAGMA max_page_count = {max(file_bytes_limit // PAGE_BYTES, 1)}")
                 self._resume()
-        except BaseException:
-            os.close(self._owner)
-            raise
+            undo.pop_all()
 
     # -------------------------------------------------------------------------------------------------------- coming in
 
@@ -334,7 +334,7 @@ class SqliteLog(SqliteHistory):
         while True:
             if self._tail.wait(min(max(timeout, 0.0), INBOX_LOOK_SECONDS)):
                 return True
-            with self._lock, _explained(self._path):
+            with self._lock, explained(self._path):
                 self._check_open()
                 self._look()
             timeout -= INBOX_LOOK_SECONDS
@@ -343,7 +343,7 @@ class SqliteLog(SqliteHistory):
 
     def read(self, now: int, *, limit: int) -> Batch:
         """The next batch, at most `limit` records; a tick if nothing waits."""
-        with self._lock, _explained(self._path):
+        with self._lock, explained(self._path):
             self._check_open()
             self._look()
             slices, inbox = self._tail.take(self._position, limit)
@@ -364,7 +364,7 @@ class SqliteLog(SqliteHistory):
             feeds = self._checked(fed, READ)
             kept = bool(batch.slices or made or feeds)
             if kept or batch.sequence > self._reserved:
-                with _transaction(self._connection, self._path):
+                with transaction(self._connection, self._path):
                     topics, fed_from = self._write(batch, made, feeds, kept=kept)
                 self._topics.update(topics)
                 if batch.sequence > self._reserved:
@@ -375,15 +375,17 @@ class SqliteLog(SqliteHistory):
                     self._seen = fed_from - 1
             self._given = None
             self._sequence, self._now = batch.sequence, batch.now
-            first, self._position = self._position, self._position + len(batch)
-        self._tail.settle(self._position - first, first)
+            kept_promises = self._tail.settle(len(batch), self._position)
+            self._position += len(batch)
+        for promise, positions in kept_promises:
+            promise.set_result(positions)
 
     def sequence(self) -> int:
         """The sequence of the last batch that was committed, kept or not."""
         return self._sequence
 
     def forget(self, before: int) -> int:
-        """Let go of the batches before the moment `before`, with their records and what was written; says how many.
+        """Let go of the batches before the moment `before`, with their records and what was written; how many batches.
 
         Checkpoints from before then are of no more use. The newest batch stays, and the newest records of each topic.
         The file gets no smaller; what comes later takes the room.
@@ -392,10 +394,10 @@ class SqliteLog(SqliteHistory):
         while True:
             with self._lock:
                 self._check_open()
-                with _transaction(self._connection, self._path) as connection:
-                    gone = _forget(connection, before)
+                with transaction(self._connection, self._path) as connection:
+                    gone = forget_batches(connection, before)
             total += gone
-            if gone < CHUNK_BATCHES:
+            if gone < FORGOTTEN_AT_ONCE:
                 return total
 
     def close(self) -> None:
@@ -403,29 +405,30 @@ class SqliteLog(SqliteHistory):
         with self._lock:
             if self._owner < 0:
                 return
-            with suppress(LogError), _transaction(self._connection, self._path):
-                self._connection.execute("UPDATE facts SET value = ? WHERE name = 'reserved'", (self._sequence,))
+            with suppress(LogError), transaction(self._connection, self._path):
+                newest = self._connection.execute("SELECT max(sequence) FROM batches").fetchone()[0] or 0
+                set_facts(self._connection, reserved=max(self._sequence, newest))  # no gap after an orderly end
             super().close()
             self._connection.close()
             os.close(self._owner)  # which unlocks it
             self._owner = -1
-        self._tail.close()
+            broken = self._tail.close()
+        for promise in broken:
+            promise.set_exception(closed(str(self._path)))
 
     # ----------------------------------------------------------------------------------------------------------- pieces
 
     def _resume(self) -> None:
         """Go on where the file ends."""
         run = self._connection.execute
-        rows = run("SELECT number, name, way FROM topics").fetchall()
-        self._topics = {name: _Topic(number, way, _end(self._connection, number)) for number, name, way in rows}
-        self._ways = {name: topic.way for name, topic in self._topics.items()}
-        self._sequence = self._reserved = run("SELECT value FROM facts WHERE name = 'reserved'").fetchone()[0]
-        last = run("SELECT sequence, now, first, runs, checksum FROM batches ORDER BY sequence DESC LIMIT 1").fetchone()
-        if last is not None:
-            sequence, self._now, first, runs, checksum = last
-            if checksum != _batch_checksum(sequence, self._now, first, runs):
-                raise self._changed(f"batch {sequence}")
-            self._position = first + sum(count for _, count in _runs.decode(runs))
+        for name, topic in read_topics(self._connection).items():
+            self._topics[name] = Topic(topic.number, topic.way, end_of(self._connection, topic.number))
+            self._ways[name] = topic.way
+        self._sequence = self._reserved = read_facts(self._connection)[0]
+        newest = run("SELECT max(sequence) FROM batches").fetchone()[0]
+        if newest is not None:
+            (last,), self._position = self._some_batches(newest - 1, None)
+            self._now = last.now
         self._look()
 
     def _look(self) -> None:
@@ -440,8 +443,8 @@ class SqliteLog(SqliteHistory):
             "SELECT number, topic, checksum, value FROM inbox WHERE number > ? ORDER BY number", (self._seen,)
         )
         for number, topic, checksum, value in rows:
-            if checksum != _checksum(value, number):
-                raise self._changed(f"inbox {number}, for {topic}")
+            if checksum != checksum_of(value, number):
+                raise Damage(f"inbox {number}, for {topic}")
             claim(str(self._path), self._ways, topic, READ)
             self._tail.put_durable(topic, [value], number)
             self._seen = number
@@ -455,24 +458,28 @@ class SqliteLog(SqliteHistory):
 
     def _write(
         self, batch: Batch, made: dict[str, list[bytes]], feeds: dict[str, list[bytes]], *, kept: bool
-    ) -> tuple[dict[str, _Topic], int]:
+    ) -> tuple[dict[str, Topic], int]:
         """Put all into the transaction; the topics as they are then, and the number of the first record fed."""
         assert self._given is not None
         run = self._connection.execute
         if batch.sequence > self._reserved:
-            run("UPDATE facts SET value = ? WHERE name = 'reserved'", (batch.sequence + RESERVED - 1,))
+            set_facts(self._connection, reserved=batch.sequence + RESERVED - 1)
         if not kept:
             return {}, 0
-        topics: dict[str, _Topic] = {}
+        topics: dict[str, Topic] = {}
         for topic, values in made.items():
             found = self._topic(topic, WRITTEN)
-            topics[topic] = self._insert(found, found.end, values, found.end + len(values), batch.sequence)
+            stop = found.end + len(values)
+            topics[topic] = insert_records(
+                self._connection, found, found.end, values, stop=stop, sequence=batch.sequence
+            )
         for topic, piece in _pieces(batch.slices).items():
             found = self._topic(topic, READ)
-            topics[topic] = self._insert(found, piece.first, piece.values, piece.stop, batch.sequence)
-        packed = _encoder.encode([(topics[piece.topic].number, len(piece.values)) for piece in batch.slices])
-        checksum = _batch_checksum(batch.sequence, batch.now, self._position, packed)
-        run("INSERT INTO batches VALUES (?, ?, ?, ?, ?)", (batch.sequence, batch.now, self._position, packed, checksum))
+            topics[topic] = insert_records(
+                self._connection, found, piece.first, piece.values, stop=piece.stop, sequence=batch.sequence
+            )
+        runs = [(topics[piece.topic].number, len(piece.values)) for piece in batch.slices]
+        insert_batch(self._connection, batch.sequence, batch.now, self._position, runs)
         if self._given.inbox:
             run("DELETE FROM inbox WHERE number <= ?", (self._given.inbox,))
         fed_from = 0
@@ -480,35 +487,16 @@ class SqliteLog(SqliteHistory):
             self._collect()  # nobody can post between this and the commit, so the numbers of what is fed are its own
             for topic, values in feeds.items():
                 topics.setdefault(topic, self._topic(topic, READ))
-                start = _put(self._connection, topic, values)
+                start = put_waiting(self._connection, topic, values)
                 fed_from = fed_from or start
         return topics, fed_from
 
-    def _topic(self, name: str, way: int) -> _Topic:
-        return self._topics.get(name) or _Topic(_register(self._connection, self._path, name, way), way, 0)
-
-    def _insert(self, topic: _Topic, first: int, values: list[bytes], stop: int, sequence: int) -> _Topic:
-        """Records of one topic, the last at `stop` - 1; the topic as it is then."""
-        place, data = topic.number << _POSITION_BITS | stop - 1, _encoder.encode(values)
-        row = (place, first, sequence, _checksum(data, place), data)
-        self._connection.execute("INSERT INTO records VALUES (?, ?, ?, ?, ?)", row)
-        return _Topic(topic.number, topic.way, stop)
+    def _topic(self, name: str, way: int) -> Topic:
+        return self._topics.get(name) or Topic(register(self._connection, self._path, name, way), way, 0)
 
     def _check_open(self) -> None:
         if self._owner < 0:
             raise closed(str(self._path))
-
-
-# --------------------------------------------------------------------------------------------------- the tables, by row
-
-
-@dataclass(frozen=True)
-class _Topic:
-    """A topic as it stands in the file; `end` is the position after its last record."""
-
-    number: int
-    way: int
-    end: int
 
 
 @dataclass
@@ -530,195 +518,3 @@ def _pieces(slices: Sequence[Slice]) -> dict[str, _Piece]:
         else:
             found[piece.topic] = _Piece(piece.first, stop, list(piece.values))
     return found
-
-
-def _number(connection: sqlite3.Connection, topic: str) -> int | None:
-    row = connection.execute("SELECT number FROM topics WHERE name = ?", (topic,)).fetchone()
-    return None if row is None else row[0]
-
-
-def _end(connection: sqlite3.Connection, number: int | None) -> int:
-    if number is None:
-        return 0
-    places = number << _POSITION_BITS, number << _POSITION_BITS | _POSITIONS
-    last = connection.execute("SELECT max(place) FROM records WHERE place BETWEEN ? AND ?", places).fetchone()[0]
-    return 0 if last is None else (last & _POSITIONS) + 1
-
-
-def _register(connection: sqlite3.Connection, path: Path, name: str, way: int) -> int:
-    """The number of a topic, new or not; LogError if it holds records of the other way."""
-    connection.execute("INSERT INTO topics (name, way) VALUES (?, ?) ON CONFLICT DO NOTHING", (name, way))
-    number, found = connection.execute("SELECT number, way FROM topics WHERE name = ?", (name,)).fetchone()
-    claim(str(path), {name: found}, name, way)
-    return int(number)
-
-
-def _put(connection: sqlite3.Connection, topic: str, values: list[bytes]) -> int:
-    """Let records wait in the inbox; the number of the first."""
-    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'inbox'").fetchone()
-    first = row[0] + 1 if row else 1
-    connection.executemany(
-        "INSERT INTO inbox VALUES (?, ?, ?, ?)",
-        [(number, topic, _checksum(value, number), value) for number, value in enumerate(values, first)],
-    )
-    return int(first)
-
-
-def _forget(connection: sqlite3.Connection, before: int) -> int:
-    """Let go of at most CHUNK_BATCHES batches before a moment; how many."""
-    newest = connection.execute("SELECT max(sequence) FROM batches").fetchone()[0]
-    gone = [
-        sequence
-        for sequence, now in connection.execute(
-            "SELECT sequence, now FROM batches ORDER BY sequence LIMIT ?", (CHUNK_BATCHES,)
-        )
-        if now < before and sequence != newest
-    ]
-    if not gone:
-        return 0
-    for (number,) in connection.execute("SELECT number FROM topics").fetchall():
-        low, high = number << _POSITION_BITS, number << _POSITION_BITS | _POSITIONS
-        # Sequences rise with places, so the first place to stay is found by walking over those that go.
-        stays = connection.execute(
-            "SELECT place FROM records WHERE place BETWEEN ? AND ? AND sequence > ? ORDER BY place LIMIT 1",
-            (low, high, gone[-1]),
-        ).fetchone()
-        if stays is None:
-            stays = connection.execute(
-                "SELECT max(place) FROM records WHERE place BETWEEN ? AND ?", (low, high)
-            ).fetchone()
-        connection.execute("DELETE FROM records WHERE place >= ? AND place < ?", (low, stays[0]))
-    connection.execute("DELETE FROM batches WHERE sequence <= ?", (gone[-1],))
-    connection.execute("UPDATE facts SET value = ? WHERE name = 'forgotten'", (gone[-1],))
-    return len(gone)
-
-
-def _checksum(data: bytes, place: int) -> int:
-    """Of the bytes and of where they stand; 63 bits, which SQLite's integers hold."""
-    return xxhash.xxh3_64_intdigest(data, place) >> 1
-
-
-def _batch_checksum(sequence: int, now: int, first: int, packed: bytes) -> int:
-    return _checksum(_encoder.encode((now, first, packed)), sequence)
-
-
-# ------------------------------------------------------------------------------------------------------------- the file
-
-
-def _own(path: Path) -> int:
-    """Become the one owner: an open file that is locked until it is closed, even by SIGKILL."""
-    with _explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        owner = os.read(lock, 20).decode("ascii", "replace").strip()
-        os.close(lock)
-        raise LogError(
-            str(path),
-            found=f"another owner: process {owner}",
-            expected="one owner at a time",
-            do=f"end process {owner} first, or give this one another log; to look into a log, open it read-only",
-        ) from error
-    os.ftruncate(lock, 0)
-    os.write(lock, str(os.getpid()).encode())
-    return lock
-
-
-def _create(path: Path) -> sqlite3.Connection:
-    """A connection that may write; the tables are made if the file is new."""
-    with _explained(path):
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # people's data: for the owner's eyes
-    connection = _connect(
-        path,
-        f"PRAGMA page_size = {PAGE_BYTES}",
-        "PRAGMA journal_mode = WAL",  # readers never wait for the writer, and a commit is one sequential write
-        "PRAGMA cell_size_check = ON",  # find a damaged page before it does harm
-        f"PRAGMA wal_autocheckpoint = {WAL_BYTES // PAGE_BYTES}",
-        f"PRAGMA journal_size_limit = {2 * WAL_BYTES}",  # a side file that grew under a long reader is cut again
-        f"PRAGMA cache_size = -{CACHE_BYTES // 1024}",
-    )
-    try:
-        with _explained(path):
-            if path.stat().st_size == 0 or connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0:
-                connection.executescript(
-                    f"BEGIN; {_SCHEMA} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORM}; COMMIT;"
-                )
-            _check_form(connection, path)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _connect(path: Path, *pragmas: str) -> sqlite3.Connection:
-    with _explained(path):
-        connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        try:
-            # FULL: the side file is synced at each commit, so that what was acknowledged survives a power cut.
-            # On macOS only fullfsync gets it out of the drive's own cache.
-            for pragma in (*pragmas, "PRAGMA synchronous = FULL", "PRAGMA fullfsync = ON"):
-                connection.execute(pragma)
-        except BaseException:
-            connection.close()
-            raise
-    return connection
-
-
-def _check_form(connection: sqlite3.Connection, path: Path) -> None:
-    application = connection.execute("PRAGMA application_id").fetchone()[0]
-    form = connection.execute("PRAGMA user_version").fetchone()[0]
-    if (application, form) != (APPLICATION, FORM):
-        raise LogError(
-            str(path),
-            found=f"a log of form {form}" if application == APPLICATION else "a SQLite file that is no log",
-            expected=f"a log of form {FORM}",
-            do="open it with the version of katmatic that made it, or name another file",
-        )
-
-
-@contextmanager
-def _transaction(connection: sqlite3.Connection, path: Path) -> Iterator[sqlite3.Connection]:
-    """All that happens inside, or nothing."""
-    with _explained(path):
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield connection
-            connection.execute("COMMIT")
-        except BaseException:
-            with suppress(sqlite3.Error):  # SQLite may have rolled back by itself
-                connection.execute("ROLLBACK")
-            raise
-
-
-_ADVICE = {
-    sqlite3.SQLITE_FULL: (
-        "a full disk",
-        "room for what is committed",
-        "free some room, or raise the limit; then it goes on",
-    ),
-    sqlite3.SQLITE_BUSY: ("a file that another process keeps locked", "short transactions", "end whatever holds it"),
-    sqlite3.SQLITE_CORRUPT: ("damaged pages", "the pages that were written", "check the disk, and restore a backup"),
-    sqlite3.SQLITE_NOTADB: ("a file that is no SQLite database", "a log", "name another file, or restore a backup"),
-    sqlite3.SQLITE_READONLY: ("a file that may not be written", "one that may", "check its owner and permissions"),
-    sqlite3.SQLITE_CANTOPEN: ("a file that cannot be opened", "one that can", "check its folder and permissions"),
-    sqlite3.SQLITE_IOERR: ("a disk that does not read or write", "one that does", "check the disk and its limits"),
-}
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Errors of SQLite and of the file system, in four parts."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        found, expected, do = _ADVICE.get(
-            code, ("a transaction that fails", "one that does not", "see the error above")
-        )
-        raise LogError(str(path), found=f"{found} ({error})", expected=expected, do=do) from error
-    except OSError as error:
-        raise LogError(
-            str(path), found=str(error), expected="a file that can be opened", do="check its folder and permissions"
-        ) from error

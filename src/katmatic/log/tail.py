@@ -19,6 +19,7 @@ RECORD_BYTES_LIMIT = 16 * 2**20  # of one that is handed in
 WRITTEN_BYTES_LIMIT = 256 * 2**20  # of one that a commit writes: a block of many rows
 
 READ, WRITTEN = 0, 1  # the two ways of getting into a topic
+_BYTES = frozenset((bytes,))
 
 
 @dataclass(slots=True)
@@ -27,11 +28,19 @@ class _Entry:
 
     topic: str
     values: list[bytes]
-    size: int  # bytes
+    size: int  # of the values that are not settled, in bytes
     promise: Future[range] | None  # None: it is durable already, under `number`, `number + 1`, ...
     number: int = 0
     done: int = 0  # how many of the values are settled
     first: int = 0  # position of the first value
+
+
+class _Promise(Future[range]):
+    """Of the positions of records."""
+
+    def cancel(self) -> bool:
+        """False: a sender that goes away does not take its records back."""
+        return False
 
 
 class Tail:
@@ -41,7 +50,8 @@ class Tail:
         self._where, self._records_limit, self._bytes_limit = where, records_limit, bytes_limit
         self._waiting: deque[_Entry] = deque()
         self._records = self._bytes = 0
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._came = threading.Condition(self._lock)  # something waits where nothing did
         self._closed = False
 
     def __len__(self) -> int:
@@ -51,12 +61,11 @@ class Tail:
         """A promise of the records' positions. LogError if one is no bytes or too large, LogFull if too much waits."""
         values = list(values)
         size = checked(topic, values)
-        promise: Future[range] = Future()
-        promise.set_running_or_notify_cancel()  # a sender that goes away does not take its records back
+        promise = _Promise()
         if not values:
             promise.set_result(range(0))
             return promise
-        with self._changed:
+        with self._lock:
             if self._closed:
                 raise closed(self._where)
             if self._waiting:  # into an empty tail goes what is larger than the limit, too
@@ -66,13 +75,13 @@ class Tail:
 
     def put_durable(self, topic: str, values: list[bytes], number: int) -> None:
         """Let records be read that are durable already, under `number`, `number + 1`, ...; they go above any limit."""
-        with self._changed:
+        with self._lock:
             self._add(_Entry(topic, values, sum(map(len, values)), None, number))
 
     def wait(self, timeout: float) -> bool:
         """True as soon as something waits; False after `timeout` seconds without."""
-        with self._changed:
-            return self._changed.wait_for(lambda: bool(self._waiting), timeout)
+        with self._lock:
+            return self._came.wait_for(lambda: bool(self._waiting), timeout)
 
     def take(self, first: int, limit: int) -> tuple[tuple[Slice, ...], int]:
         """At most `limit` records in order, numbered from `first`, and the last number of those durable already (or 0).
@@ -81,7 +90,7 @@ class Tail:
         """
         runs: list[tuple[str, list[list[bytes]]]] = []
         room, bytes_room, number = limit, BATCH_BYTES_LIMIT, 0
-        with self._changed:
+        with self._lock:
             for entry in self._waiting:
                 values = entry.values[entry.done : entry.done + room] if entry.done else entry.values
                 if len(values) > room:
@@ -105,10 +114,13 @@ class Tail:
             first += len(slices[-1].values)
         return tuple(slices), number
 
-    def settle(self, count: int, first: int) -> None:
-        """The first `count` records are durable, at the positions from `first`: keep the promises."""
+    def settle(self, count: int, first: int) -> list[tuple[Future[range], range]]:
+        """The first `count` records are durable, at the positions from `first`; the promises that can be kept now.
+
+        Whoever keeps them holds no lock: what waits for a promise may do anything.
+        """
         kept: list[tuple[Future[range], range]] = []
-        with self._changed:
+        with self._lock:
             while count:
                 entry = self._waiting[0]
                 n = min(count, len(entry.values) - entry.done)
@@ -117,30 +129,32 @@ class Tail:
                 entry.done += n
                 count, first = count - n, first + n
                 self._records -= n
-                if entry.done == len(entry.values):
-                    self._waiting.popleft()
-                    self._bytes -= entry.size
-                    if entry.promise is not None:
-                        kept.append((entry.promise, range(entry.first, entry.first + entry.done)))
-        for promise, positions in kept:
-            promise.set_result(positions)
+                if entry.done < len(entry.values):
+                    left = sum(map(len, entry.values[entry.done :]))
+                    self._bytes, entry.size = self._bytes - entry.size + left, left
+                    continue
+                self._bytes -= entry.size
+                self._waiting.popleft()
+                if entry.promise is not None:
+                    kept.append((entry.promise, range(entry.first, entry.first + entry.done)))
+        return kept
 
-    def close(self) -> None:
-        """Break the promises that are open, and take no more."""
-        with self._changed:
+    def close(self) -> list[Future[range]]:
+        """Take no more; the promises that cannot be kept."""
+        with self._lock:
             self._closed = True
             left = [entry.promise for entry in self._waiting if entry.promise is not None]
             self._waiting.clear()
             self._records = self._bytes = 0
-            self._changed.notify_all()
-        for promise in left:
-            promise.set_exception(closed(self._where))
+            self._came.notify_all()
+        return left
 
     def _add(self, entry: _Entry) -> None:
         self._records += len(entry.values)
         self._bytes += entry.size
         self._waiting.append(entry)
-        self._changed.notify()
+        if len(self._waiting) == 1:
+            self._came.notify()
 
     def _check_room(self, count: int, size: int) -> None:
         if self._records + count > self._records_limit or self._bytes + size > self._bytes_limit:
@@ -154,18 +168,18 @@ class Tail:
 
 def checked(topic: str, values: Sequence[bytes], *, limit: int = RECORD_BYTES_LIMIT) -> int:
     """The size of all values in bytes; LogError if one cannot be a record."""
-    if not set(map(type, values)) <= {bytes}:
+    if not _BYTES.issuperset(map(type, values)):
         wrong = next(value for value in values if type(value) is not bytes)
         raise LogError(topic, found=f"a record of type {type(wrong).__name__}", expected="bytes", do="encode it first")
-    sizes = list(map(len, values))
-    if max(sizes, default=0) > limit:
+    size = sum(map(len, values))
+    if size > limit and (largest := max(map(len, values))) > limit:
         raise LogError(
             topic,
-            found=f"a record of {max(sizes)} bytes",
+            found=f"a record of {largest} bytes",
             expected=f"at most {limit}",
             do="keep large things elsewhere, and log where they are",
         )
-    return sum(sizes)
+    return size
 
 
 def closed(where: str) -> LogError:

@@ -320,6 +320,14 @@ def check_many_senders(make: Make) -> None:
             _equal([there[place] for place in places], [b"%d %d" % (sender, i) for i in range(records)], "its records")
 
 
+def check_a_promise_may_lead_to_more(make: Make) -> None:
+    """What waits for a promise may hand in more, from within."""
+    with closing(make()) as log:
+        log.append("gate", [b"a"]).add_done_callback(lambda promise: log.append("gate", [b"b"]) and None)
+        log.commit(log.read(1, limit=10), {})
+        _equal(tuple(log.read(2, limit=10).slices), (Slice("gate", 1, [b"b"]),), "what was handed in")
+
+
 def check_closed(make: Make) -> None:
     """A closed log refuses everything, and may be closed again."""
     log = make()
@@ -351,6 +359,7 @@ CHECKS: tuple[Callable[[Make], None], ...] = (
     check_a_sender_that_goes_away,
     check_wait,
     check_many_senders,
+    check_a_promise_may_lead_to_more,
     check_closed,
 )
 
