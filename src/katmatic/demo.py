@@ -79,7 +79,7 @@ def run_live(days: int, *, speed: float, pupils: int, seed: int, data: str | Non
         app = load_app(path)
         with Runtime(app, path, settings, clock=clock, waits=True) as runtime:
             runtime.live.ready = False
-            api = make_api(runtime.live, names=school.name)
+            api = make_api(runtime.live, names=lambda pupil: school.name(pupil) if pupil in school.students else None)
             server = Server(api, host=settings.host, port=settings.port, closing=runtime.live.hub.close)
             server.start()
             console.print(
@@ -199,9 +199,9 @@ def _folder(data: str | None) -> Iterator[Path]:
 @contextmanager
 def _school(pupils: int, seed: int) -> Iterator[School]:
     """A simulated school that stands where the example imports the module of a real one."""
-    school = School(seed=seed, pupils=pupils)
+    school = School(seed=seed, start=FIRST_DAY, pupils=pupils)
     before = sys.modules.get("school")
-    sys.modules["school"] = school  # type: ignore[assignment]
+    sys.modules["school"] = school
     try:
         yield school
     finally:

@@ -1,7 +1,9 @@
-"""Simulated worlds with a seed: a school, a bank and a shop, whose true chances are known and kept apart."""
+"""A seeded school, shop and bank: events as producers would send them, and the truth behind them kept apart."""
 
 from katmatic.sources.simulator.bank import Bank
-from katmatic.sources.simulator.school import Faults, School
+from katmatic.sources.simulator.base import Truth, World
+from katmatic.sources.simulator.faults import Faults
+from katmatic.sources.simulator.school import School
 from katmatic.sources.simulator.shop import Shop
 
-__all__ = ["Bank", "Faults", "School", "Shop"]
+__all__ = ["Bank", "Faults", "School", "Shop", "Truth", "World"]
