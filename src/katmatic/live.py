@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ from katmatic.clock import monotonic_seconds
 from katmatic.engine.ask import ask
 from katmatic.errors import ModelError
 from katmatic.labels.join import Joiner
+from katmatic.labels.ripe import ripens_after
 from katmatic.log.codec import decode, decode_labels, decode_predictions
 from katmatic.monitoring.alerts import Facts, Rules, from_decision
 from katmatic.monitoring.board import Board
@@ -59,8 +60,9 @@ class Live:
         self.hub = Hub(self.metrics)
         self.quality = {name: Quality(app, predictor) for name, predictor in app.predictors.items()}
         self.watches = {name: Watch() for name in app.predictors}
-        self.rows = dict.fromkeys(app.predictors, 0)  # labelled rows so far
-        self.on_examples: list[Callable[[ExampleBlock], None]] = []
+        self._ripens = {name: ripens_after(app, predictor.label) for name, predictor in app.predictors.items()}
+        self._ripe = dict.fromkeys(app.predictors, 0)
+        self._unripe: dict[str, dict[int, int]] = {name: {} for name in app.predictors}  # moment -> rows
         self._joiners = {name: Joiner(predictor) for name, predictor in app.predictors.items()}
         self._labels = {question.name: pipeline.plan.labels[question.label][0] for question in pipeline.plan.questions}
         self._board = Board(app)
@@ -155,7 +157,17 @@ class Live:
             return
         self.quality[name].examples(examples)
         self.watches[name].outcomes(examples.key, examples.label)
-        self.rows[name] += int(np.count_nonzero(~np.isnan(examples.label)))
+        unripe = self._unripe[name]
+        for time, count in zip(*np.unique(examples.time[~np.isnan(examples.label)], return_counts=True), strict=True):
+            moment = int(time) + self._ripens[name]
+            unripe[moment] = unripe.get(moment, 0) + int(count)
+
+    def rows(self, name: str) -> int:
+        """How many labelled rows of a predictor are ripe: what a model could be trained on."""
+        now, unripe = self._pipeline.clock.now(), self._unripe[name]
+        for moment in [moment for moment in unripe if moment <= now]:
+            self._ripe[name] += unripe.pop(moment)
+        return self._ripe[name]
 
     def _changed(self, record: ModelVersion) -> None:
         self._history[record.predictor].insert(0, record)
@@ -269,7 +281,7 @@ class Live:
         version = self._pipeline.scorers[name].version
         since = next((r.now for r in history if r.version == version and r.action in ("promoted", "rolled-back")), None)
         wanted = self.app.predictors[name].retrain.rows
-        waiting = "" if version else f"{self.rows[name]:,} of {wanted:,} labelled rows"
+        waiting = "" if version else f"{self.rows(name):,} of {wanted:,} labelled rows"
         return ModelCard(name, version, since, history, waiting)
 
     def board(self) -> Board:

@@ -85,7 +85,7 @@ class Runtime:
             self.trainer = Trainer(
                 self.pipeline,
                 train_command(path, folder, settings.registry),
-                rows=self.live.rows.__getitem__,
+                rows=self.live.rows,
                 has_drifted=lambda name: any(shift.has_moved for shift in self.live.shifts(name)),
                 waits=waits,
             )

@@ -19,7 +19,7 @@ from katmatic.records import MODELS, ModelVersion
 from katmatic.spec.app import Predictor
 
 DRIFT_EVERY = 3_600_000_000  # microseconds of the log's time between two looks for drift
-DRIFT_PAUSE = 86_400_000_000  # and between two trainings because of it
+DRIFT_PAUSE = 3 * 86_400_000_000  # and between two trainings, if it is because of that
 NICENESS = 10
 
 

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from katmatic.labels.join import Joiner
+from katmatic.labels.ripe import ripens_after
 from katmatic.log.base import History
 from katmatic.log.codec import decode, decode_labels, decode_predictions
 from katmatic.records import DECISIONS, LABELS, PREDICTIONS, ExampleBlock
-from katmatic.spec.app import Predictor
+from katmatic.spec.app import App, Predictor
 
 NO_LIMIT = 1 << 62
 TEXTS_LIMIT = 1_000  # different texts of one feature that are told apart; the most frequent ones
@@ -77,8 +78,10 @@ class Dataset:
         return replace(self, tables=tables)
 
 
-def read(log: History, predictor: Predictor, label: str, now: int) -> Dataset | None:
-    """Every example of a predictor as known at `now`; None if there is none. `label` is the label's name in the log."""
+def read(log: History, app: App, predictor: Predictor, now: int) -> Dataset | None:
+    """Every ripe example of a predictor as known at `now`; None if there is none."""
+    label = next(name for name, known in app.labels.items() if known is predictor.label)
+    ripe = now - ripens_after(app, predictor.label)
     joiner = Joiner(predictor, limit=NO_LIMIT)
     newest: dict[tuple[int, int], tuple[ExampleBlock, int]] = {}
 
@@ -97,7 +100,7 @@ def read(log: History, predictor: Predictor, label: str, now: int) -> Dataset | 
         predictions = decode_predictions(value)
         if predictions.predictor == predictor.name:
             keep(joiner.predictions(predictions))
-    rows = [(block, i) for block, i in newest.values() if not np.isnan(block.label[i]) and block.weight[i] > 0]
+    rows = [(block, i) for block, i in newest.values() if _counts(block, i, ripe)]
     if not rows:
         return None
     rows.sort(key=lambda row: (row[0].at[row[1]], row[0].anchor[row[1]]))
@@ -130,6 +133,10 @@ def split(rows: Dataset, share: float, after: int) -> tuple[Dataset, Dataset]:
     moments = np.sort(np.array(list(first.values())))
     edge = max(int(moments[min(len(moments) - 1, int(len(moments) * (1 - share)))]), after)
     return rows.take((began < edge) & (rows.label_now < edge)), rows.take(began >= edge)
+
+
+def _counts(block: ExampleBlock, i: int, ripe: int) -> bool:
+    return bool(block.time[i] <= ripe and block.weight[i] > 0 and not np.isnan(block.label[i]))
 
 
 def _column(rows: Iterable[tuple[ExampleBlock, int]], name: str) -> NDArray[Any]:

@@ -55,6 +55,11 @@ def _train(
         reason = f"{found} labelled rows of {predictor.retrain.rows}"
         return ModelVersion(predictor=predictor.name, version=0, action="failed", reason=reason, now=now, rows=found)
     known, judged = _split(rows, champion)
+    if not len(known):
+        reason = "there are no rows from before those that it would be judged on"
+        return ModelVersion(
+            predictor=predictor.name, version=0, action="failed", reason=reason, now=now, rows=len(rows)
+        )
     is_binary = predictor.label.is_binary
     challenger = _figures(judged, answers(fit(predictor, known), judged.matrix(), is_binary=is_binary), is_binary)
     baselines = {
@@ -89,8 +94,7 @@ def _train(
 
 
 def _rows(app: App, predictor: Predictor, log: History, now: int) -> Dataset | None:
-    label = next(name for name, known in app.labels.items() if known is predictor.label)
-    rows = read(log, predictor, label, now)
+    rows = read(log, app, predictor, now)
     if rows is None:
         return None
     if predictor.retrain.history is not None:
