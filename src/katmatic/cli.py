@@ -133,7 +133,7 @@ def run(
 
 @app.command()
 def demo(
-    days: Annotated[int, typer.Option(help="School days to simulate; without --speed max, those before today.")] = 60,
+    days: Annotated[int, typer.Option(help="School days to simulate; without --speed max, those before today.")] = 20,
     speed: Annotated[
         str, typer.Option(help="How much faster than the clock; max: as fast as it can, then end.")
     ] = "60",

@@ -25,7 +25,7 @@ from katmatic.sources.simulator import School
 
 EXAMPLES = {"attendance": "school", "shop": "", "fraud": "bank"}
 FIRST_DAY = date(2025, 4, 20)  # the school year of Nepal begins in Baisakh, mid-April
-CHECKINS = "attendance-topic"
+POLL_SECONDS = 0.05  # how soon an event that somebody sends is taken in
 
 
 def example_files(example: str) -> dict[str, str]:
@@ -152,20 +152,20 @@ def _live_day(
     """The night passes at once; from the morning on, simulated time goes `speed` times as fast as the clock."""
     zone = runtime.app.timezone
     start, end = _midnight(today, zone), _midnight(today + timedelta(days=1), zone)
+    evening = to_micros(datetime(today.year, today.month, today.day, 16, tzinfo=zone))
     pace = Pace(speed, morning)
 
     def wait(moment: int) -> None:
+        while not stop.is_set() and morning < moment < evening and (left := pace.left(moment)) > 0:
+            if runtime.log.wait(min(left, POLL_SECONDS)):  # somebody has sent an event
+                clock.move_to(pace.moment())
+                runtime.pipeline.turn()
         if stop.is_set():
             raise KeyboardInterrupt
-        if moment > morning:
-            pace(moment)
-
-    def ticking(arrivals: Iterator[Arrival]) -> Iterator[Arrival]:
-        yield from arrivals
 
     calendar = _until(calendar_arrivals(runtime, start), end)
     events = school.arrivals(today, 1)
-    drive(runtime.pipeline, clock, ticking(merged(calendar, events)), grain=GRAIN, pace=wait, until=end - 1)
+    drive(runtime.pipeline, clock, merged(calendar, events), grain=GRAIN, pace=wait, until=end - 1)
 
 
 def _until(arrivals: Iterator[Arrival], end: int) -> Iterator[Arrival]:

@@ -47,7 +47,7 @@ from katmatic.spec.app import App
 SHOWN_LIMIT = 1_000  # alerts and dead letters that are kept to be shown
 REBUILT_RECORDS = 20_000  # records of predictions and labels that a restart reads for its pages
 RULES_EVERY = 60_000_000  # microseconds of the log's time between two checks of the rules
-BACKGROUND_ROWS = 200  # newest rows of a predictor that its reasons are measured against
+DRIFT_EVERY = 3_600_000_000  # and between two comparisons of what is asked with what was learnt from
 QUEUE_RECORDS_LIMIT = 500_000
 
 
@@ -68,7 +68,8 @@ class Live:
         self._board = Board(app)
         self._pulse = Pulse(self.metrics, tuple(pipeline.plan.by_topic))
         self._rules = Rules()
-        self._checked = 0
+        self._checked = self._compared = 0
+        self._shifts: dict[str, list[Shift]] = {}
         self._alerts: deque[Alert] = deque(maxlen=SHOWN_LIMIT)
         self._dead: deque[DeadLetter] = deque(maxlen=SHOWN_LIMIT)
         self._history: dict[str, list[ModelVersion]] = {name: [] for name in app.predictors}
@@ -198,13 +199,16 @@ class Live:
     def _check(self, turn: Turn) -> None:
         """Let the rules look at the figures."""
         with self._lock:
+            if turn.batch.now - self._compared >= DRIFT_EVERY:
+                self._compared = turn.batch.now
+                self._shifts = {name: watch.shifts() for name, watch in self.watches.items()}
             facts = Facts(
                 vitals=self._pulse.vitals(),
                 silent=sorted(self._pipeline.state.silent(self._pipeline.plan)),
                 reports=[
                     quality.report(turn.batch.now) for name, quality in self.quality.items() if self._answers(name)
                 ],
-                shifts={name: self.shifts(name) for name in self.watches},
+                shifts=self._shifts,
                 models=turn.models,
             )
             found = self._rules.check(facts, turn.batch.now)
@@ -212,8 +216,8 @@ class Live:
             self._pipeline.raise_alert(alert)
 
     def shifts(self, name: str) -> list[Shift]:
-        """What has moved of a predictor's features, scores and outcomes."""
-        return self.watches[name].shifts()
+        """What has moved of a predictor's features, scores and outcomes, as of the last comparison."""
+        return self._shifts.get(name, [])
 
     def _answers(self, name: str) -> bool:
         return name in self._pipeline.online or self._pipeline.scorers[name].version > 0

@@ -127,8 +127,15 @@ class Pace:
 
     def __call__(self, moment: int) -> None:
         """Wait until it is time for `moment`."""
-        due = self._began + (moment - self._start) / 1e6 / self._speed
-        time.sleep(max(0.0, due - monotonic_seconds()))
+        time.sleep(max(0.0, self.left(moment)))
+
+    def left(self, moment: int) -> float:
+        """Seconds until it is time for `moment`."""
+        return self._began + (moment - self._start) / 1e6 / self._speed - monotonic_seconds()
+
+    def moment(self) -> int:
+        """The simulated moment that it is now."""
+        return self._start + round((monotonic_seconds() - self._began) * self._speed * 1e6)
 
 
 def chosen(app: App, topic: str | None) -> type[Event]:
