@@ -1,8 +1,8 @@
 """The published experiment on simulated card fraud, declared with past and future: AUC, AP and card precision@100.
 
-Source: Le Borgne, Siblini, Lebichot, Bontempi, "Reproducible Machine Learning for Credit Card Fraud Detection - Practical
-Handbook", chapter 3, section 4.4: trained on 2018-07-25..31, labels seven days late, tested on 2018-08-08..14 without the
-cards that are known to be defrauded.
+Source: Le Borgne, Siblini, Lebichot, Bontempi, "Reproducible Machine Learning for Credit Card Fraud Detection -
+Practical Handbook", chapter 3, section 4.4: trained on 2018-07-25..31, labels seven days late, tested on
+2018-08-08..14 without the cards that are known to be defrauded.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def served() -> tuple[dict[str, Any], int]:
 
 
 def card_precision(day: Any, card: Any, y: Any, p: Any, k: int = 100) -> float:
-    """Share of defrauded cards among the `k` most suspicious of each day; a card that was caught is not looked at again."""
+    """Share of defrauded cards among the `k` most suspicious of each day; a caught one is not looked at again."""
     caught: set[str] = set()
     shares = []
     for d in range(DAYS):

@@ -96,7 +96,7 @@ def test_no_file_is_dead():
 
 
 BACKENDS = ("airflow", "files", "kafka", "local", "memory", "mlflow", "sqlite")
-WIRING = ("katmatic.cli", "katmatic.runtime", "katmatic.testing")
+WIRING = ("katmatic.cli", "katmatic.doctor", "katmatic.measure", "katmatic.runtime", "katmatic.testing")
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,6 +29,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+BENCH_EVENTS = 50_000  # about as many as one second takes
 err = Console(stderr=True)
 
 File = Annotated[Path, typer.Argument(help="The Python file that declares the application.")]
@@ -62,15 +62,6 @@ def _say(as_json: bool, found: Any, lines: Callable[[], None]) -> None:
         lines()
 
 
-@contextlib.contextmanager
-def _until_stopped() -> Iterator[threading.Event]:
-    """An event that is set by Ctrl-C and by SIGTERM."""
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    yield stop
-
-
 @app.command()
 def init(
     folder: Annotated[Path, typer.Argument(help="Where to put it.")] = Path(),
@@ -101,14 +92,14 @@ def run(
     training: Annotated[bool | None, typer.Option(help="Whether models are trained by themselves.")] = None,
 ) -> None:
     """Run an application until it is told to stop. Stopped in any way, it goes on where it was."""
-    from katmatic.runtime import Runtime, load_app
+    from katmatic.runtime import Runtime, load_app, stopped_by_signals
     from katmatic.serving.api import make_api
     from katmatic.serving.server import Server
 
     settings = _settings(data=data, host=host, port=port, training=training)
     application = load_app(file)
+    stop = stopped_by_signals()
     with (
-        _until_stopped() as stop,
         Runtime(
             application, file, settings, progress=lambda n: err.print(f"{n:,} records read again", end="\r")
         ) as runtime,
@@ -338,10 +329,10 @@ def doctor(
 def bench(
     seconds: Annotated[float, typer.Option(help="How long each measurement takes, about.")] = 3.0, as_json: Json = False
 ) -> None:
-    """Measure what this machine can do: events per second from JSON to the logged prediction, and what a commit costs."""
-    from katmatic.doctor import measure
+    """Measure this machine: events per second from JSON to the logged prediction, and how soon one is there."""
+    from katmatic.measure import latency, throughput
 
-    result = measure(seconds)
+    result = {**throughput(round(seconds * BENCH_EVENTS)), **latency(seconds)}
     _say(as_json, result, lambda: _table("this machine", result))
 
 

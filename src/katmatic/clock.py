@@ -15,6 +15,7 @@ __all__ = [
     "SystemClock",
     "monotonic_seconds",
     "process_seconds",
+    "sleep",
     "to_datetime",
     "to_micros",
 ]
@@ -83,3 +84,8 @@ def process_seconds() -> float:
 def monotonic_seconds() -> float:
     """Seconds on a clock that only measures distances: for waits and latencies."""
     return time.perf_counter()
+
+
+def sleep(seconds: float) -> None:
+    """Let `seconds` of the machine's time pass."""
+    time.sleep(max(0.0, seconds))

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from datetime import date, datetime, timedelta
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, cast
 
 from rich.console import Console
 
@@ -18,7 +19,7 @@ from katmatic.clock import ManualClock, monotonic_seconds, to_datetime, to_micro
 from katmatic.drive import drive, merged
 from katmatic.pipeline import Turn
 from katmatic.replay import GRAIN, Pace, calendar_arrivals, progress, settle, summary
-from katmatic.runtime import Runtime, load_app
+from katmatic.runtime import Runtime, load_app, stopped_by_signals
 from katmatic.settings import Settings
 from katmatic.sources.base import Arrival
 from katmatic.sources.simulator import School
@@ -66,14 +67,13 @@ def run_days(days: int, *, pupils: int, seed: int, data: str | None, show: bool)
 
 
 def run_live(days: int, *, speed: float, pupils: int, seed: int, data: str | None, port: int | None) -> None:
-    """Simulate the days before today as fast as it goes, then today, `speed` times as fast as the clock, with the page."""
-    from katmatic.cli import _until_stopped
+    """Simulate the days before today as fast as it goes, then today, `speed` times the clock's speed, with the page."""
     from katmatic.serving.api import make_api
     from katmatic.serving.server import Server
 
     console = Console(stderr=True)
-    clock = ManualClock()
-    with _folder(data) as folder, _school(pupils, seed) as school, _until_stopped() as stop:
+    clock, stop = ManualClock(), stopped_by_signals()
+    with _folder(data) as folder, _school(pupils, seed) as school:
         settings = Settings(data=str(folder), port=port or Settings.port)
         path = examples() / "attendance.py"
         app = load_app(path)
@@ -201,7 +201,7 @@ def _school(pupils: int, seed: int) -> Iterator[School]:
     """A simulated school that stands where the example imports the module of a real one."""
     school = School(seed=seed, start=FIRST_DAY, pupils=pupils)
     before = sys.modules.get("school")
-    sys.modules["school"] = school
+    sys.modules["school"] = cast(ModuleType, school)
     try:
         yield school
     finally:

@@ -22,21 +22,14 @@ def drive(
     pace: Callable[[int], None] = lambda moment: None,
     after: Callable[[Turn], None] = lambda turn: None,
 ) -> None:
-    """Feed `arrivals` (in the order of `now`) to a pipeline, and move its clock; what is due in between happens in time.
+    """Feed `arrivals` (in the order of `now`) to a pipeline, and move its clock; what is due in between happens.
 
     `pace` is told each moment before the clock moves there: it may wait. `after` is told each turn. `until`: where the
     clock stands in the end.
     """
-
-    def pass_until(moment: int) -> None:
-        while (due := pipeline.state.next_due) <= moment:
-            pace(due)
-            clock.move_to(due)
-            after(pipeline.turn())
-
     for group in _grouped(arrivals, grain):
         moment = group[-1].now
-        pass_until(group[0].now - 1)
+        _pass(pipeline, clock, group[0].now - 1, pace, after)
         pace(moment)
         clock.move_to(moment)
         for arrival in group:
@@ -47,10 +40,28 @@ def drive(
             remaining -= len(turn.batch)
             after(turn)
     if until is not None:
-        pass_until(until)
+        _pass(pipeline, clock, until, pace, after)
         pace(until)
         clock.move_to(until)
     after(pipeline.turn())
+
+
+def pass_until(pipeline: Pipeline, clock: ManualClock, moment: int) -> None:
+    """Move the clock to `moment`; what is due in between happens at its time."""
+    drive(pipeline, clock, (), until=moment)
+
+
+def _pass(
+    pipeline: Pipeline,
+    clock: ManualClock,
+    moment: int,
+    pace: Callable[[int], None],
+    after: Callable[[Turn], None],
+) -> None:
+    while (due := pipeline.state.next_due) <= moment:
+        pace(due)
+        clock.move_to(due)
+        after(pipeline.turn())
 
 
 def merged(*sources: Iterator[Arrival]) -> Iterator[Arrival]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import resource
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from katmatic.clock import ManualClock, monotonic_seconds, to_datetime
+from katmatic.clock import ManualClock, monotonic_seconds, sleep, to_datetime
 from katmatic.drive import drive, merged
 from katmatic.engine.step import COUNTS
 from katmatic.errors import SettingsError
@@ -72,7 +71,7 @@ def replay(
     speed: float | None = None,
     after: Any = lambda turn: None,
 ) -> None:
-    """Send events (their time, their bytes) through a running application; afterwards all labels have had their time."""
+    """Send events (their time, their bytes) through an application; afterwards all labels have had their time."""
     arrivals = _in_order(topic, events)
     first = next(arrivals, None)
     if first is None:
@@ -127,7 +126,7 @@ class Pace:
 
     def __call__(self, moment: int) -> None:
         """Wait until it is time for `moment`."""
-        time.sleep(max(0.0, self.left(moment)))
+        sleep(self.left(moment))
 
     def left(self, moment: int) -> float:
         """Seconds until it is time for `moment`."""

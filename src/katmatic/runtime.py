@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -45,6 +46,14 @@ def load_app(path: Path) -> App:
     if len(apps) != 1:
         raise DeclarationError(str(path), found=f"{len(apps)} applications", expected="one App(...)", do="declare one")
     return apps[0]
+
+
+def stopped_by_signals() -> threading.Event:
+    """An event that is set by Ctrl-C and by SIGTERM from now on."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
 
 
 class Runtime:

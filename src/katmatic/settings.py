@@ -25,7 +25,6 @@ class Settings:
     tick: float = 0.25  # seconds: how often time passes when nothing comes
     batch: int = 5_000  # records of one commit at most
     training: bool = True  # whether models are trained by themselves
-    log_level: str = "warning"
 
     @property
     def folder(self) -> Path:

@@ -141,7 +141,7 @@ def shaped() -> Iterator[None]:
         raise Damage(f"tables ({error!r})") from error
 
 
-class Damage(Exception):  # noqa: N818 - said to the user as a LogError
+class Damage(Exception):
     """What stands at a place is not what was committed there."""
 
 

@@ -1,6 +1,6 @@
 """A model as a folder of files: what training writes, and the running pipeline reads without the model's library.
 
-`model.json` names the kind (linear, trees or pickled) and the inputs; `arrays.npz` holds the numbers, and a few known rows
+`model.json` names the kind (linear, trees or pickled) and the inputs; `arrays.npz` holds the numbers, and known rows
 with their answers; `model.pkl` is only there for what has no export of its own. Each file's SHA-256 stands in
 `manifest.json`.
 """

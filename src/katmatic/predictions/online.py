@@ -24,7 +24,7 @@ _LEARNT = (LabelState.FINAL, LabelState.REVISED, LabelState.PROVISIONAL)
 class OnlineLearner:
     """One predictor's online model, as River has them: `predict_proba_one` (or `predict_one`) and `learn_one`.
 
-    A row is learnt once, when its label first has a value; what an online model has learnt cannot be taken back. Unknown
+    A row is learnt once, when its label first has a value; what an online model has learnt stays learnt. Unknown
     features are left out of a row. `version` counts the rows learnt.
     """
 

@@ -20,7 +20,7 @@ RETRY_SECONDS = 1
 KINDS = ("prediction", "alert", "label", "status")  # what a subscription tells of
 
 
-class QueueFull(KatmaticError):  # noqa: N818
+class QueueFull(KatmaticError):
     """So much waits to be read that no more is taken in now; HTTP 503."""
 
     def __init__(

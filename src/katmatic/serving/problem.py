@@ -17,7 +17,7 @@ from katmatic.serving.base import QueueFull
 CONTENT_TYPE = "application/problem+json"
 
 
-class Refused(KatmaticError):  # noqa: N818
+class Refused(KatmaticError):
     """A request that is answered with an HTTP `status` of its own."""
 
     def __init__(self, status: int, where: str, *, found: str, expected: str, do: str) -> None:

@@ -21,7 +21,7 @@ DIGEST_SECONDS = 1.0  # a digest tells at most this often that something changed
 DROPPED = "dropped"
 
 
-class TooManyListeners(Exception):  # noqa: N818
+class TooManyListeners(Exception):
     """There are already `CLIENTS_LIMIT` listeners."""
 
 

@@ -23,8 +23,8 @@ KINDS = (".csv", ".jsonl", ".ndjson", ".json", ".parquet")
 class Recorded:
     """The events of one file, in its order: iterate it. `bytes_read` of the file so far, for a progress bar.
 
-    Each is (time, JSON): the time in microseconds since 1970, or None if it cannot be read. `mapping` says which column a
-    field is read from; `field=:text` gives all rows the same. What cannot be read is passed on as it is: the pipeline
+    Each is (time, JSON): the time in microseconds since 1970, or None if it cannot be read. `mapping` says which column
+    a field is read from; `field=:text` gives all rows the same. What cannot be read is passed on as it is: the pipeline
     keeps it among the dead letters.
     """
 
@@ -156,7 +156,7 @@ def open_events(path: Path, event: type[Event], mapping: Mapping[str, str], zone
 
 
 def _typed(field: Field, value: Any) -> Any:
-    """A cell as JSON should have it: text of a file becomes a number where the event has one; what is none stays text."""
+    """A cell as JSON should have it: text becomes a number where the event has one; what is none stays text."""
     if not isinstance(value, str):
         return value.isoformat() if hasattr(value, "isoformat") else value
     if field.role in (Role.KEY, Role.ID, Role.TIME) or field.kind is str:

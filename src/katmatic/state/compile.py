@@ -1,7 +1,7 @@
 """The compiler of the inner loops: Numba's work, done once per machine and kept as object code.
 
-What runs the pipeline loads that code (state/loop.py) and needs neither a compiler nor Numba, which takes 90 MB of memory
-and a third of a second at every start. `python -m katmatic.state.compile` makes it ahead of time.
+What runs the pipeline loads that code (state/loop.py) and needs neither a compiler nor Numba, which takes 90 MB of
+memory and a third of a second at every start. `python -m katmatic.state.compile` makes it ahead of time.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SIGNATURES: dict[str, tuple[ModuleType, Any]] = {
 }
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _prefetch(typing_context: Any, words: Any, at: Any) -> Any:
     """One instruction: have a cache line brought near."""
 
@@ -52,7 +52,7 @@ def _prefetch(typing_context: Any, words: Any, at: Any) -> Any:
         builder.call(function, [target, flag(0), flag(3), flag(1)])
         return context.get_dummy_value()
 
-    return signature(types.none, words, types.int64), generate  # type: ignore[no-untyped-call]
+    return signature(types.none, words, types.int64), generate
 
 
 def object_code() -> tuple[dict[str, str], list[bytes]]:

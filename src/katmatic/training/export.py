@@ -1,7 +1,7 @@
 """A fitted model -> a folder that answers without the model's library, proved on held-out rows before it is believed.
 
-Linear models and ensembles of trees of scikit-learn are written as numbers; whatever else is pickled. An export that does
-not agree with its model on the rows at hand (also with unknown values) is not used: the model is pickled then.
+Linear models and ensembles of trees of scikit-learn are written as numbers; whatever else is pickled. An export that
+does not agree with its model on the rows at hand (also with unknown values) is not used: the model is pickled then.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ class Bank:
         self.frauds: set[str] = set()
 
     def arrivals(self, first: date, days: int) -> Iterator[Arrival]:
-        """Payments, disputes and confirmations of `days` days, in the order of arrival; what comes later is left out."""
+        """Payments, disputes and confirmations of `days` days, in the order of arrival; what is later is left out."""
         start = to_micros(datetime(first.year, first.month, first.day, tzinfo=UTC))
         later: list[tuple[int, int, str, bytes]] = []
         for offset in range(days):

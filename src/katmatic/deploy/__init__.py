@@ -1,1 +1,0 @@
-"""Files that we write for others: containers, clusters, schedulers, alert rules."""

@@ -1,0 +1,207 @@
+"""What this machine can do: from the JSON of an event to its logged prediction, through the whole durable path."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from katmatic.clock import ManualClock, SystemClock, monotonic_seconds, process_seconds, sleep
+from katmatic.log.codec import encode
+from katmatic.log.sqlite import SqliteLog
+from katmatic.pipeline import BATCH_LIMIT, Pipeline, Turn
+from katmatic.records import MODELS, ModelVersion, PredictionBlock
+from katmatic.spec import future, past
+from katmatic.spec.app import App
+from katmatic.spec.event import Event, Key, Time
+
+CARDS, CATEGORIES = 50_000, 12
+ZIPF = 1.05  # how unequal the cards are
+FIRST = 1_700_000_000_000_000  # the moment of the first payment
+SPACING = 1_000_000  # microseconds between two of them
+WARM_EVENTS = 20_000  # to learn a model from, before anything is measured
+RATE = 1_000  # events a second, one at a time
+
+
+class Payment(Event):
+    """A card is asked to pay."""
+
+    card: Key
+    category: Key
+    amount: float
+    at: Time
+
+
+class Dispute(Event):
+    """A payment was disputed."""
+
+    card: Key
+    at: Time
+
+
+def declared(model: Any) -> App:
+    """Card payments with 15 exact features over 1 h, 24 h and 7 d, and whether they will be disputed."""
+    app = App("cards")
+    app.source(Payment, lateness="10m", horizon="2h", duplicates="10m")
+    app.source(Dispute, horizon="10m")
+    features: dict[str, Any] = {"amount": Payment.amount}
+    for window in ("1h", "24h", "7d"):
+        features[f"count_{window}"] = past.count(Payment, window, by=Payment.card)
+        features[f"sum_{window}"] = past.sum(Payment.amount, window, by=Payment.card)
+        features[f"mean_{window}"] = past.mean(Payment.amount, window, by=Payment.card)
+        features[f"max_{window}"] = past.max(Payment.amount, window, by=Payment.card)
+    features["since"] = past.since(Payment, by=Payment.card)
+    features["category_24h"] = past.count(Payment, "24h", by=(Payment.card, Payment.category))
+    app.predict("disputed", future.any(Dispute, per=Payment, within="1m"), features=features, model=model)
+    return app
+
+
+def payments(events: int, first: int, spacing: int, seed: int = 1) -> tuple[list[bytes], NDArray[np.int64]]:
+    """Payments as JSON, and their times: `spacing` microseconds apart from `first` on."""
+    random = np.random.default_rng(seed)
+    weight = 1 / np.arange(1, CARDS + 1) ** ZIPF
+    cards = random.choice(CARDS, events, p=weight / weight.sum()).tolist()
+    categories = random.integers(0, CATEGORIES, events).tolist()
+    amounts = np.round(random.lognormal(3, 1, events), 2).tolist()
+    times = first + np.arange(events, dtype=np.int64) * spacing
+    values = [
+        json.dumps({"card": f"C{card:06}", "category": f"K{category}", "amount": amount, "at": time / 1e6}).encode()
+        for card, category, amount, time in zip(cards, categories, amounts, times.tolist(), strict=True)
+    ]
+    return values, times
+
+
+def throughput(events: int) -> dict[str, Any]:
+    """Events per second of CPU (all threads) and of the clock, in batches: JSON, log, features, score, log."""
+    warm, warm_times = payments(WARM_EVENTS, FIRST, SPACING)
+    values, times = payments(events, FIRST + WARM_EVENTS * SPACING, SPACING, seed=2)
+    clock = ManualClock(FIRST)
+    with tempfile.TemporaryDirectory() as folder, _ready(Path(folder), clock, warm, warm_times) as pipeline:
+        predictions = 0
+        began, cpu = monotonic_seconds(), process_seconds()
+        for start in range(0, events, BATCH_LIMIT):
+            stop = min(start + BATCH_LIMIT, events)
+            clock.move_to(int(times[stop - 1]))
+            pipeline.log.append("payment", values[start:stop])
+            predictions += sum(int(_is_scored(block).sum()) for block in pipeline.turn().predictions)
+        cpu, seconds = process_seconds() - cpu, monotonic_seconds() - began
+        counts = pipeline.state.store.counts
+        assert counts["events"] == counts["applied"] == events + WARM_EVENTS
+        assert predictions == events
+    return {
+        "events": events,
+        "predictions": predictions,
+        "events_per_cpu_s": round(events / cpu),
+        "events_per_s": round(events / seconds),
+    }
+
+
+def latency(seconds: float, rate: int = RATE) -> dict[str, Any]:
+    """Milliseconds from the moment an event was due to arrive until its prediction is durable, one event at a time.
+
+    It counts from the moment the schedule says, so that a wait that delays the next events is counted for these, too.
+    """
+    events = max(1, round(seconds * rate))
+    clock = SystemClock()
+    spacing = 1_000_000 // rate
+    warm, warm_times = payments(WARM_EVENTS, clock.now() - WARM_EVENTS * spacing, spacing)
+    with tempfile.TemporaryDirectory() as folder, _ready(Path(folder), clock, warm, warm_times) as pipeline:
+        values, _ = payments(events, clock.now(), spacing, seed=2)
+        durable = _Durable()
+        pipeline.watchers.append(durable)
+        stop = threading.Event()
+
+        def work() -> None:
+            while not stop.is_set():
+                pipeline.turn(0.1)
+
+        worker = threading.Thread(target=work, name="pipeline")
+        worker.start()
+        due = monotonic_seconds() + 0.05 + np.arange(events) / rate
+        appended = []
+        try:
+            for moment, value in zip(due.tolist(), values, strict=True):
+                sleep(moment - monotonic_seconds())
+                appended.append(pipeline.log.append("payment", [value]))
+            places = [future.result(60).start for future in appended]
+            pipeline.log.append("payment", [values[-1]]).result(60)  # so that the turn before it has been told
+        finally:
+            stop.set()
+            worker.join()
+    took = np.array([durable.at[place] for place in places]) - due
+    p50, p99, p999 = (1000 * np.quantile(took, (0.5, 0.99, 0.999))).round(3).tolist()
+    return {"rate": rate, "p50_ms": p50, "p99_ms": p99, "p999_ms": p999}
+
+
+class _Durable:
+    """A watcher that notes when the prediction of each event was durable, by position."""
+
+    def __init__(self) -> None:
+        self.at: dict[int, float] = {}
+
+    def turn(self, turn: Turn) -> None:
+        now = monotonic_seconds()
+        for block in turn.predictions:
+            self.at.update(dict.fromkeys(block.anchor[_is_scored(block)].tolist(), now))
+
+
+@contextmanager
+def _ready(folder: Path, clock: Any, warm: list[bytes], times: NDArray[np.int64]) -> Iterator[Pipeline]:
+    """A pipeline on a durable log, whose linear model has learnt from the rows of the first payments."""
+    from sklearn.impute import SimpleImputer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    from katmatic.training.dataset import Dataset
+    from katmatic.training.export import export
+
+    model = make_pipeline(SimpleImputer(), StandardScaler(), LogisticRegression())
+    log = SqliteLog(folder / "log.db")
+    pipeline = Pipeline(declared(model), log, clock)
+    blocks: list[PredictionBlock] = []
+    for start in range(0, len(warm), BATCH_LIMIT):
+        if isinstance(clock, ManualClock):
+            clock.move_to(int(times[min(start + BATCH_LIMIT, len(warm)) - 1]))
+        log.append("payment", warm[start : start + BATCH_LIMIT])
+        blocks += pipeline.turn().predictions
+    n = sum(len(block) for block in blocks)
+    label = (np.random.default_rng(3).random(n) < 0.1).astype(np.float64)
+    rows = Dataset(
+        columns=blocks[0].columns,
+        anchor=np.concatenate([block.anchor for block in blocks]),
+        key=[key for block in blocks for key in block.key],
+        at=np.concatenate([block.at for block in blocks]),
+        values=np.concatenate([block.values for block in blocks]),
+        texts={},
+        label=label,
+        label_now=np.zeros(n, np.int64),
+        weight=np.ones(n),
+        score=np.full(n, np.nan),
+        tables={},
+    )
+    model.fit(rows.matrix(), label)
+    kind = export(model, rows, folder / "model", is_binary=True, about={})
+    assert kind == "linear"
+    version = ModelVersion(
+        predictor="disputed", version=1, action="promoted", reason="", now=clock.now(), artifact=str(folder / "model")
+    )
+    log.append(MODELS, [encode(version)])
+    pipeline.turn()
+    try:
+        yield pipeline
+    finally:
+        log.close()
+
+
+def _is_scored(block: PredictionBlock) -> NDArray[np.bool_]:
+    assert block.score is not None
+    found: NDArray[np.bool_] = np.isfinite(block.score)
+    return found

@@ -1,1 +1,0 @@
-"""When retraining runs."""
