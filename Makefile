@@ -71,6 +71,7 @@ clean:  ## Remove the environment and every cache
 .venv/run.stamp: .venv/bin/uv requirements.txt pyproject.toml
 	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@$(BIN)/python -m katmatic.state.compile
 	@touch $@
 
 .venv/dev.stamp: .venv/run.stamp requirements-dev.txt
