@@ -18,7 +18,7 @@ from rich.console import Console
 from katmatic.clock import ManualClock, monotonic_seconds, to_datetime, to_micros
 from katmatic.drive import drive, merged
 from katmatic.pipeline import Turn
-from katmatic.replay import GRAIN, Pace, calendar_arrivals, progress, settle, summary
+from katmatic.replay import GRAIN, Pace, progress, settle, summary
 from katmatic.runtime import Runtime, load_app, stopped_by_signals
 from katmatic.settings import Settings
 from katmatic.sources.base import Arrival
@@ -134,7 +134,7 @@ def _drive(
     runtime: Runtime, clock: ManualClock, school: School, first: date, days: int, *, after: Callable[[Turn], None]
 ) -> None:
     start = _midnight(first, runtime.app.timezone)
-    calendar = _until(calendar_arrivals(runtime, start), _midnight(first + timedelta(days=days), runtime.app.timezone))
+    calendar = _calendar(runtime, start, _midnight(first + timedelta(days=days), runtime.app.timezone))
     events = school.arrivals(first, days)
     drive(
         runtime.pipeline,
@@ -163,16 +163,16 @@ def _live_day(
         if stop.is_set():
             raise KeyboardInterrupt
 
-    calendar = _until(calendar_arrivals(runtime, start), end)
+    calendar = _calendar(runtime, start, end)
     events = school.arrivals(today, 1)
     drive(runtime.pipeline, clock, merged(calendar, events), grain=GRAIN, pace=wait, until=end - 1)
 
 
-def _until(arrivals: Iterator[Arrival], end: int) -> Iterator[Arrival]:
-    for arrival in arrivals:
-        if arrival.now >= end:
-            return
-        yield arrival
+def _calendar(runtime: Runtime, start: int, end: int) -> Iterator[Arrival]:
+    """What the calendars say from `start` up to `end`; of the very first day it is known at its midnight."""
+    for moment, topic, values in runtime.calendars.due(start - 1, end - 1):
+        for value in values:
+            yield Arrival(moment, topic, value)
 
 
 def _next_school_day(school: School, day: date, zone: Any) -> date:

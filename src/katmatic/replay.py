@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from katmatic.clock import ManualClock, monotonic_seconds, sleep, to_datetime
-from katmatic.drive import drive, merged
+from katmatic.drive import drive
 from katmatic.engine.step import COUNTS
 from katmatic.errors import SettingsError
 from katmatic.pipeline import Turn
@@ -77,19 +79,9 @@ def replay(
     if first is None:
         return
     clock.move_to(first.now)
-    calendar = calendar_arrivals(runtime, first.now)
     pace = Pace(speed, first.now) if speed else (lambda moment: None)
-    last = first.now
-
-    def counted() -> Iterator[Arrival]:
-        nonlocal last
-        for arrival in (first, *()):
-            yield arrival
-        for arrival in arrivals:
-            last = arrival.now
-            yield arrival
-
-    drive(runtime.pipeline, clock, until_last(merged(calendar, counted()), topic), grain=GRAIN, pace=pace, after=after)
+    whole = with_calendars(runtime, chain([first], arrivals))
+    drive(runtime.pipeline, clock, whole, grain=GRAIN, pace=pace, after=after)
     settle(runtime, clock, after)
 
 
@@ -98,24 +90,21 @@ def settle(runtime: Runtime, clock: ManualClock, after: Any = lambda turn: None)
     drive(runtime.pipeline, clock, (), until=clock.now() + DAY, after=after)
 
 
-def calendar_arrivals(runtime: Runtime, first: int) -> Iterator[Arrival]:
-    """What the calendars say from the day before `first` on, without an end."""
-    after = first - DAY
-    while True:
-        for moment, topic, values in runtime.calendars.due(after, after + DAY):
+def with_calendars(runtime: Runtime, arrivals: Iterable[Arrival]) -> Iterator[Arrival]:
+    """Arrivals, and in between what the calendars say, from the day before the first to the last of them."""
+    said: deque[tuple[int, str, list[bytes]]] = deque()
+    first = asked = None
+    for arrival in arrivals:
+        if first is None or asked is None:
+            first, asked = arrival.now, arrival.now - DAY
+        while asked < arrival.now:
+            said.extend(runtime.calendars.due(asked, asked + DAY))
+            asked += DAY
+        while said and said[0][0] <= arrival.now:
+            moment, topic, values = said.popleft()
             for value in values:
                 yield Arrival(max(moment, first), topic, value)
-        after += DAY
-
-
-def until_last(arrivals: Iterator[Arrival], topic: str) -> Iterator[Arrival]:
-    """All arrivals up to the last one of `topic`; a calendar goes on for ever."""
-    held: list[Arrival] = []
-    for arrival in arrivals:
-        held.append(arrival)
-        if arrival.topic == topic:
-            yield from held
-            held = []
+        yield arrival
 
 
 class Pace:

@@ -17,7 +17,7 @@ from katmatic.engine.validate import Columns, Reader
 from katmatic.log.base import Batch
 from katmatic.log.codec import decode
 from katmatic.records import DECISIONS, DeadLetter, LabelBlock, PredictionBlock
-from katmatic.spec.event import Event
+from katmatic.spec.event import Event, Schema
 from katmatic.state import kernel, loop
 from katmatic.state.columns import Store
 
@@ -38,6 +38,7 @@ class Changes:
     anchors: list[tuple[NDArray[np.int64], int, Columns, NDArray[np.int64]]] = field(default_factory=list)
     kept: dict[int, Event] = field(default_factory=dict)
     readers: Sequence[Reader] = ()
+    taken: list[tuple[Schema, Columns]] = field(default_factory=list)  # events that were applied, also the late ones
 
     def event(self, position: int) -> Event:
         """The anchor event of a prediction of this step."""
@@ -86,7 +87,7 @@ def step(plan: Plan, state: State, *batches: Batch) -> Changes:
     while following >= 0:
         following = loop.run(plan.tables, words, reals, rows, following, now)
         _collect(plan, state, rows, given, changes)
-    _account(state, rows, given, changes)
+    _account(plan, state, rows, given, changes)
     return changes
 
 
@@ -274,8 +275,13 @@ def _collect(plan: Plan, state: State, rows: kernel.Rows, given: _Given, changes
         state.store.pending.pop(position, None)
 
 
-def _account(state: State, rows: kernel.Rows, given: _Given, changes: Changes) -> None:
+def _account(plan: Plan, state: State, rows: kernel.Rows, given: _Given, changes: Changes) -> None:
     """Every event has one fate: applied, duplicate, late or dead."""
+    for stream, columns, places in given.columns:
+        fate = rows.fate[places]
+        kept = np.flatnonzero((fate == kernel.APPLIED) | (fate == kernel.LATE))
+        schema = plan.streams[stream].schema
+        changes.taken.append((schema, columns if len(kept) == len(columns) else validate.take(columns, kept)))
     fates = np.bincount(rows.fate, minlength=4)
     changes.counts.update(
         events=given.records - given.heartbeats,
