@@ -20,7 +20,7 @@ from katmatic.spec.app import Predictor
 
 DRIFT_EVERY = 3_600_000_000  # microseconds of the log's time between two looks for drift
 DRIFT_PAUSE = 3 * 86_400_000_000  # and between two trainings, if it is because of that
-NICENESS = 10
+NICENESS = 10  # and it leaves one core alone: threads that share it with the pipeline wait for each other, spinning
 
 
 @dataclass
@@ -100,7 +100,12 @@ class Trainer:
 
     def _start(self, name: str, course: _Course, now: int) -> None:
         course.tried, course.rows = now, self._rows(name)
-        process = subprocess.Popen(self._command(name, now), stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            self._command(name, now),
+            stdout=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            env={"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) - 1)), **os.environ},
+        )
         with contextlib.suppress(OSError, AttributeError):
             os.setpriority(os.PRIO_PROCESS, process.pid, NICENESS)
         self._running = (name, now, process)
