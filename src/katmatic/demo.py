@@ -165,7 +165,8 @@ def _live_day(
 
     calendar = _calendar(runtime, start, end)
     events = school.arrivals(today, 1)
-    drive(runtime.pipeline, clock, merged(calendar, events), grain=GRAIN, pace=wait, until=end - 1)
+    whole = merged(calendar, events)
+    drive(runtime.pipeline, clock, whole, grain=GRAIN, pace=wait, until=end - 1, send=runtime.live.submit)
 
 
 def _calendar(runtime: Runtime, start: int, end: int) -> Iterator[Arrival]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
 
 from katmatic.clock import ManualClock
 from katmatic.pipeline import BATCH_LIMIT, Pipeline, Turn
@@ -21,19 +22,21 @@ def drive(
     grain: int = GRAIN,
     pace: Callable[[int], None] = lambda moment: None,
     after: Callable[[Turn], None] = lambda turn: None,
+    send: Callable[[str, list[bytes]], object] | None = None,
 ) -> None:
     """Feed `arrivals` (in the order of `now`) to a pipeline, and move its clock; what is due in between happens.
 
     `pace` is told each moment before the clock moves there: it may wait. `after` is told each turn. `until`: where the
-    clock stands in the end.
+    clock stands in the end. `send` hands records in, if not to the log.
     """
+    hand_in = send or pipeline.log.append
     for group in _grouped(arrivals, grain):
         moment = group[-1].now
         _pass(pipeline, clock, group[0].now - 1, pace, after)
         pace(moment)
         clock.move_to(moment)
-        for arrival in group:
-            pipeline.log.append(arrival.topic, [arrival.value])
+        for topic, records in groupby(group, key=lambda arrival: arrival.topic):
+            hand_in(topic, [arrival.value for arrival in records])
         remaining = len(group)
         while remaining > 0:
             turn = pipeline.turn(limit=BATCH_LIMIT)

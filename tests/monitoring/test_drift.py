@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from katmatic.monitoring.drift import MATTERS, OUTCOME, SCORE, Sample, Watch, chi_squared, measure
+from katmatic.monitoring.drift import DAY, MATTERS, OUTCOME, SCORE, Sample, Watch, chi_squared, measure
 from tests.monitoring.blocks import bell, predictions
 
 
@@ -69,29 +69,58 @@ def test_the_bound_is_that_of_chi_squared():
     assert chi_squared(0.999, 2) == pytest.approx(13.816, rel=0.03)
 
 
-def block(rng, n, shift=0.0, score=0.2):
+def block(rng, day, n=300, shift=0.0, score=0.2):
     keys = [(f"p{i}", "9b") for i in rng.integers(0, 10_000, n)]
-    values = np.column_stack([rng.normal(shift, 1, n), np.full(n, np.nan)])
+    values = np.column_stack([rng.normal(shift, 1, n), np.full(n, float(day % 7)), np.full(n, np.nan)])
     return predictions(
-        range(n), keys, rng.normal(score, 0.05, n), time=bell(), columns=("rate", "gate"), values=values,
-        texts={"gate": [None if i % 3 else "north" for i in range(n)]},
+        range(n), keys, rng.normal(score, 0.05, n), time=bell(1) + day * DAY, columns=("rate", "weekday", "gate"),
+        values=values, texts={"gate": [None if i % 3 else "north" for i in range(n)]},
     )  # fmt: skip
+
+
+def names(watch):
+    return {shift.name for shift in watch.shifts() if shift.has_moved}
 
 
 def test_a_watch_compares_with_what_the_champion_was_trained_on():
     rng = np.random.default_rng(5)
     watch = Watch()
     assert watch.shifts() == []
-    watch.predictions(block(rng, 3000))
+    for day in range(14):
+        watch.predictions(block(rng, day))
     watch.outcomes([(f"p{i}",) for i in range(600)], np.zeros(600))
     assert watch.shifts() == [], "there is no champion yet"
     watch.promoted()
-    for _ in range(20):
-        watch.predictions(block(rng, 100, score=0.9))
-    assert not any(shift.has_moved for shift in watch.shifts()), "a new champion may score as it likes"
-    for _ in range(20):
-        watch.predictions(block(rng, 100, shift=1.0, score=0.1))
+    for day in range(14, 22):
+        watch.predictions(block(rng, day, score=0.9))
+        assert names(watch) == set(), "a new champion may score as it likes, and every day has its weekday"
+    for day in range(22, 29):
+        watch.predictions(block(rng, day, shift=1.0, score=0.1))
     watch.outcomes([(f"p{i}",) for i in range(600)], np.ones(600))
-    assert {shift.name for shift in watch.shifts() if shift.has_moved} == {"rate", SCORE, OUTCOME}
+    assert names(watch) == {"rate", SCORE, OUTCOME}
     watch.promoted()
-    assert watch.shifts() == []
+    assert names(watch) == set()
+
+
+def test_a_champion_of_the_first_days_is_compared_with_its_first_week():
+    rng = np.random.default_rng(6)
+    watch = Watch()
+    watch.predictions(block(rng, 0))
+    watch.promoted()
+    for day in range(1, 14):
+        watch.predictions(block(rng, day))
+        assert names(watch) == set()
+    for day in range(14, 18):
+        watch.predictions(block(rng, day, shift=2.0))
+    assert "rate" in names(watch)
+
+
+def test_a_busy_day_is_thinned_evenly():
+    """A hundred thousand rows of one day: at most a thousand are kept, and they stand for all of it."""
+    rng = np.random.default_rng(7)
+    watch = Watch()
+    for _ in range(100):
+        watch.predictions(block(rng, 0, n=1000))
+    kept = np.concatenate([each.values[:, 0] for each in watch._days[min(watch._days)].blocks])
+    assert 500 <= len(kept) <= 1000
+    assert abs(kept.mean()) < 0.2

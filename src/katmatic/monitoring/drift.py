@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any
 
@@ -26,8 +26,12 @@ TEXTS_LIMIT = 20  # categories that get a bin of their own; the rest share one
 MATTERS = 0.1  # below it an index is usually called stable (Siddiqi, 2006)
 ALPHA = 0.01  # chance of a false alarm per check
 ROWS_LEAST = 200  # of either sample; with fewer nothing is said
-REFERENCE_ROWS_LIMIT = 20_000
-WINDOW_ROWS = 2_000
+CYCLE_DAYS = 7  # days with rows; of a school that is closed on one day of the week, a little more than a week
+REFERENCE_DAYS = 28
+DAY_ROWS_LIMIT = 1_000  # of one day that are kept
+OUTCOMES_LIMIT = 20_000
+OUTCOMES = 2_000  # the newest, that are compared with those before the champion
+DAY = 86_400_000_000
 SCORE = "score"
 OUTCOME = "outcome"
 
@@ -119,26 +123,46 @@ def _index(old: NDArray[np.float64], new: NDArray[np.float64]) -> float:
     return float(((new - old) * np.log(new / old)).sum())
 
 
-@dataclass
-class _Rows:
-    """Rows of predictions in the order in which they came, at most `limit`."""
+class _Day:
+    """An even sample of one day's rows: every row, then every second, every fourth, ..."""
 
-    limit: int
-    blocks: deque[PredictionBlock] = field(default_factory=deque)
-    rows: int = 0
+    def __init__(self) -> None:
+        self.blocks: list[PredictionBlock] = []
+        self._stride, self._seen, self._kept = 1, 0, 0
 
     def add(self, block: PredictionBlock) -> None:
-        self.blocks.append(block)
-        self.rows += len(block)
-        while self.rows - len(self.blocks[0]) >= self.limit:
-            self.rows -= len(self.blocks.popleft())
+        part = _rows(block, np.arange(-self._seen % self._stride, len(block), self._stride))
+        self._seen += len(block)
+        if len(part):
+            self.blocks.append(part)
+            self._kept += len(part)
+        while self._kept > DAY_ROWS_LIMIT:
+            odd, thinned = 0, []
+            for each in self.blocks:
+                thinned.append(_rows(each, np.arange(odd, len(each), 2)))
+                odd = (odd + len(each)) % 2
+            self.blocks = [each for each in thinned if len(each)]
+            self._kept = sum(len(each) for each in self.blocks)
+            self._stride *= 2
 
-    def sample(self) -> Sample:
-        return _sample(self.blocks)
+
+def _rows(block: PredictionBlock, index: NDArray[np.int64]) -> PredictionBlock:
+    """Some rows of a block, with what a comparison looks at."""
+    if len(index) == len(block):
+        return block
+    chosen = index.tolist()
+    return replace(
+        block,
+        anchor=block.anchor[index],
+        key=[block.key[i] for i in chosen],
+        values=block.values[index],
+        texts={name: [column[i] for i in chosen] for name, column in block.texts.items()},
+        score=None if block.score is None else block.score[index],
+    )
 
 
-def _sample(blocks: Iterable[PredictionBlock]) -> Sample:
-    blocks = list(blocks)
+def _sample(days: Iterable[_Day]) -> Sample:
+    blocks = [block for day in days for block in day.blocks]
     if not blocks:
         return Sample({}, ())
     first = blocks[0]
@@ -154,31 +178,35 @@ def _sample(blocks: Iterable[PredictionBlock]) -> Sample:
 
 
 class Watch:
-    """Keeps a predictor's reference and its newest window, and says what moved.
+    """Keeps a predictor's rows of the last days, evenly thinned, and says what moved.
 
-    The reference is what came before the champion was promoted, about what it was trained on: at most
-    `REFERENCE_ROWS_LIMIT` rows. The window is the newest `WINDOW_ROWS` since. Scores are those of the champion alone,
-    so their reference is its own first `WINDOW_ROWS`.
+    What people do has a weekly beat, and a Friday is not a drift: only whole weeks are compared. The window is the
+    newest `CYCLE_DAYS`. The reference is the `REFERENCE_DAYS` up to the champion's promotion, about what it was trained
+    on; if these are fewer than a week, it goes on until it has one. Scores are those of the champion alone, so their
+    reference is its own first week.
     """
 
     def __init__(self) -> None:
-        self._reference = Sample({}, ())
-        self._seen = _Rows(REFERENCE_ROWS_LIMIT)
-        self._window = _Rows(WINDOW_ROWS)
-        self._first: list[PredictionBlock] = []
-        self._answered = 0
+        self._days: dict[int, _Day] = {}
+        self._reference: dict[int, _Day] = {}
+        self._answered: dict[int, _Day] = {}  # the champion's first week
+        self._promoted: int | None = None
         self._old_outcomes = Sample({}, ())
-        self._outcomes: deque[tuple[Any, float]] = deque(maxlen=REFERENCE_ROWS_LIMIT)
+        self._outcomes: deque[tuple[Any, float]] = deque(maxlen=OUTCOMES_LIMIT)
         self._since = 0
 
     def predictions(self, block: PredictionBlock) -> None:
         """Take in new predictions."""
-        if len(block):
-            self._seen.add(block)
-            self._window.add(block)
-            if self._answered < WINDOW_ROWS:
-                self._first.append(block)
-            self._answered += len(block)
+        for number in np.unique(block.at // DAY).tolist():
+            part = _rows(block, np.flatnonzero(block.at // DAY == number))
+            self._days.setdefault(number, _Day()).add(part)
+            if self._promoted is not None:
+                if len(self._reference) < CYCLE_DAYS:
+                    self._reference.setdefault(number, self._days[number])
+                if number in self._answered or len(self._answered) < CYCLE_DAYS:
+                    self._answered.setdefault(number, _Day()).add(part)
+        while len(self._days) > REFERENCE_DAYS:
+            del self._days[min(self._days)]
 
     def outcomes(self, keys: Sequence[tuple[str, ...]], labels: NDArray[np.float64]) -> None:
         """Take in labels that became known; NaN is a void one, and does not count."""
@@ -187,20 +215,25 @@ class Watch:
         self._since += len(known)
 
     def promoted(self) -> None:
-        """A new champion answers: what it was trained on becomes the reference, and the window starts anew."""
-        self._reference = _without_score(self._seen.sample())
-        self._window = _Rows(WINDOW_ROWS)
-        self._first, self._answered = [], 0
+        """A new champion answers: what it was trained on becomes the reference."""
+        self._promoted = max(self._days, default=0)
+        self._reference, self._answered = dict(self._days), {}
         self._old_outcomes = _outcomes(self._outcomes)
         self._since = 0
 
     def shifts(self, *, alpha: float = ALPHA) -> list[Shift]:
-        """What moved or stayed, the furthest first; nothing before a first champion and enough rows."""
-        new = list(self._outcomes)[-min(self._since, WINDOW_ROWS) :] if self._since else []
-        window = self._window.sample()
-        found = measure(self._reference, window, alpha=alpha)
-        if self._answered >= 2 * WINDOW_ROWS:  # the two no longer overlap
-            found += measure(_only_score(_sample(self._first)), _only_score(window), alpha=alpha)
+        """What moved or stayed, the furthest first; nothing before a first champion and enough days."""
+        if self._promoted is None:
+            return []
+        newest = {number: self._days[number] for number in sorted(self._days)[-CYCLE_DAYS:]}
+        found: list[Shift] = []
+        if len(self._reference) >= CYCLE_DAYS and max(newest) > max(self._reference):
+            found = measure(_without_score(_sample(self._reference.values())), _sample(newest.values()), alpha=alpha)
+        if len(self._answered) == CYCLE_DAYS and min(newest) > max(self._answered):  # the two do not overlap
+            found += measure(
+                _only_score(_sample(self._answered.values())), _only_score(_sample(newest.values())), alpha=alpha
+            )
+        new = list(self._outcomes)[-min(self._since, OUTCOMES) :] if self._since else []
         return found + measure(self._old_outcomes, _outcomes(new), alpha=alpha)
 
 
