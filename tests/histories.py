@@ -28,6 +28,13 @@ class Model:
     def predict_proba(self, rows: Any) -> Any:
         """Nothing to say."""
 
+
+class Regressor:
+    """The same for numbers."""
+
+    def fit(self, rows: Any, labels: Any) -> None:
+        """Nothing to learn."""
+
     def predict(self, rows: Any) -> Any:
         """Nothing to say."""
 
@@ -175,7 +182,7 @@ def sums_app() -> App:
         }
         features["decayed"] = past.ewm(label, "4s", by=Click.item)
         features["cheap"] = past.mean(label, "9s", by=Click.user, where=lambda click: click.price < 2)
-        app.predict(name, label, features=features, model=Model())
+        app.predict(name, label, features=features, model=Regressor())
     return app
 
 
@@ -203,8 +210,8 @@ def grades_app() -> App:
     newest = future.last(Grade.points, per=Exam, within=("-4s", "6s"), where=lambda grade: grade.sitting != 1)
     ops = ("sum", "mean", "std", "min", "max", "last", "first", "distinct", "count")
     averages = {op: getattr(past, op)(average, "20s", by=Exam.pupil) for op in ops}
-    app.predict("average", average, features=averages, model=Model(), lead=("2s", "0s"))
-    app.predict("newest", newest, features={op: getattr(past, op)(newest, None) for op in ops}, model=Model())
+    app.predict("average", average, features=averages, model=Regressor(), lead=("2s", "0s"))
+    app.predict("newest", newest, features={op: getattr(past, op)(newest, None) for op in ops}, model=Regressor())
     app.on(future.count(Grade, per=Exam, within="2s", unless=Cancelled))(lambda version: None)
     return app
 

@@ -62,6 +62,8 @@ class Life:
         return self.expired and self.newest.state not in OPEN_STATES
 
     def looks_at(self, fact: Fact) -> bool:
+        if fact.kind not in sources(self.label):
+            return False
         start, end = self.anchor.time + micros(self.label.start), self.anchor.time + micros(self.label.end)
         same = all(fact.fields[name] == self.anchor.fields[name] for name in self.label.join)
         return same and start <= fact.time < end and fact.position != self.anchor.position

@@ -199,13 +199,15 @@ def _fill(
         rows.masks[at, : len(facts.masks)] = masks[:, : len(facts.masks)]
         given.raised += raised
     given.columns.append((stream, columns, at))
-    if _asked_again(plan, facts):
+    labels = _asked_again(plan, facts)
+    if labels:
         for i, row in zip(columns.index.tolist(), at.tolist(), strict=True):
-            state.store.pending[int(rows.pos[row])] = (stream, values[i])
+            state.store.pending[int(rows.pos[row])] = (stream, values[i], labels)
 
 
-def _asked_again(plan: Plan, stream: Stream) -> bool:
-    return any(q.predictor.lead and q.predictor.anchor is stream.schema.event for q in plan.questions)
+def _asked_again(plan: Plan, stream: Stream) -> int:
+    """Of how many labels an anchor is asked at other moments than its arrival."""
+    return len({q.label for q in plan.questions if q.predictor.lead and q.predictor.anchor is stream.schema.event})
 
 
 def _keys(names: tuple[str, ...], columns: Columns) -> Any:
@@ -270,8 +272,11 @@ def _collect(plan: Plan, state: State, rows: kernel.Rows, given: _Given, changes
     holds, done = int(words[kernel.N_HOLDS]), int(words[kernel.N_DONE])
     silent = words[kernel.OUT_HOLDS_AT : kernel.OUT_HOLDS_AT + holds].tolist()
     changes.holds.extend(plan.streams[s].schema.topic for s in silent)
+    pending = state.store.pending
     for position in words[kernel.OUT_DONE_AT : kernel.OUT_DONE_AT + done].tolist():
-        state.store.pending.pop(position, None)
+        stream, payload, labels = pending.pop(position)
+        if labels > 1:
+            pending[position] = (stream, payload, labels - 1)
 
 
 def _account(state: State, rows: kernel.Rows, given: _Given, changes: Changes) -> None:

@@ -64,7 +64,7 @@ class Reader:
         index: Sequence[int] = range(len(values))
         try:
             rows = list(map(self._decode, values))
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             index, rows = self._one_by_one(values, heartbeats, dead)
         fields = {name: [getattr(row, name) for row in rows] for name in self._names}
         bad: dict[int, InputError] = {}
