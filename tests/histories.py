@@ -281,7 +281,7 @@ def shop_app() -> App:
     bought = future.any(Bought, per=View, within="6s")
     features = {
         "seen": past.count(View, "5s", by=View.item),
-        "paid": past.ewm(Bought.paid, "2s", by=View.item),
+        "decayed": past.ewm(Bought.paid, "2s", by=View.item),
         "range": past.std(Bought.paid, None),
     }
     candidates = [
@@ -344,7 +344,9 @@ _step = st.tuples(
 
 def histories(app: App, *, most: int = 40) -> st.SearchStrategy[History]:
     """What may happen to an application."""
-    return st.lists(_step, min_size=1, max_size=most).map(lambda steps: _history(app, steps))
+    short = st.lists(_step, min_size=1, max_size=most)
+    long = st.lists(_step, min_size=most // 2, max_size=most)
+    return (short | long).map(lambda steps: _history(app, steps))
 
 
 def _history(app: App, steps: list[tuple[int, int, int, int, int]]) -> History:
@@ -394,8 +396,8 @@ def _fields(kind: type[Event], key: int, value: int, time: int, position: int) -
         elif f.role is Role.ID:
             found[f.name] = str(position)
         elif f.role is Role.KEY:
-            # An identity of another event, by its position; else one of a few.
-            found[f.name] = key + position % 3 * 4 if f.name == "id" else f"{f.name[0]}{(key >> i) % 3}"
+            # The identity of another event, which is its position; else one of a few.
+            found[f.name] = max(0, position - 1 - key) if f.name == "id" else f"{f.name[0]}{(key >> i) % 3}"
         else:
             chosen = of_kind[f.kind][(value + i) % 8]
             found[f.name] = 0 if chosen is None and not f.optional else chosen
