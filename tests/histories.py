@@ -315,6 +315,10 @@ POISON = (
     b'{"sensor": "s0", "room": "r0", "at": 1e999}',
     b'{"user": "", "item": "i0", "at": 1743296370}',
     b'{"pupil": null, "at": 1743296370}',
+    b'{"sensor": "s0", "room": "r0", "at": 1743296370, "n": ' + b"9" * 400 + b"}",
+    b'{"sensor": "s0", "room": "r0", "at": 1743296370, "word": "\\ud800"}',
+    b'{"user": "u0", "item": "i0", "at": 1743296370, "price": 1e999}',
+    b'{"user": "u0", "item": "i0", "at": true}',
 )
 GAPS = (0, 0, 0, 0, 0, SECOND, SECOND, SECOND, 2 * SECOND, 3 * SECOND, 1, 8 * SECOND, 40 * SECOND, 900 * SECOND)
 AGES = (*(s * SECOND for s in (0, 0, 0, 1, 1, 2, 3, 4, 5, 6, 8, 12, 20, 31, -1, -2, -4, -7, -20)), 1, -1)

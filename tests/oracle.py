@@ -170,6 +170,7 @@ class Oracle:
         """The time and the fields of an event; Unreadable if it is none."""
         try:
             found = json.loads(payload.decode("utf-8"))
+            json.dumps(found, ensure_ascii=False, allow_nan=False).encode("utf-8")  # no NaN, no half a letter
         except (ValueError, RecursionError) as error:
             raise Unreadable from error
         if not isinstance(found, dict):
@@ -188,11 +189,16 @@ class Oracle:
             wanted = kinds.get(f.role) or kinds.get(f.kind) or (f.kind,)
             if not (type(value) in wanted or (value is None and f.optional)):
                 raise Unreadable
+            if type(value) is int and f.role is Role.VALUE and f.kind is int and not -(2**63) <= value < 2**63:
+                raise Unreadable
             if f.role in (Role.KEY, Role.ID):
                 value = str(value)
                 if not value:
                     raise Unreadable
-            fields[f.name] = float(value) if f.kind is float and value is not None else value
+            try:
+                fields[f.name] = float(value) if f.kind is float and value is not None else value
+            except OverflowError as error:
+                raise Unreadable from error
         try:
             return parse_micros(fields.pop(schema(kind).time), self.app.timezone), fields
         except InputError as error:

@@ -13,6 +13,7 @@ from katmatic.engine.plan import Plan, compile
 from katmatic.engine.step import Changes, State, step
 from katmatic.log.base import Batch, Slice
 from katmatic.records import LabelVersion, Prediction
+from katmatic.spec.event import Event
 from tests.oracle import Oracle, Record
 
 Moments = Sequence[tuple[int, Sequence[Record]]]
@@ -31,7 +32,7 @@ class Running:
         self.holds: list[str] = []
         self.counts: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
-        self.changes: list[Changes] = []
+        self.anchors: dict[int, Event] = {}
 
     def batch(self, now: int, records: Sequence[Record]) -> Batch:
         """Records as the log hands them over: their positions go on."""
@@ -50,7 +51,8 @@ class Running:
         self.holds += changes.holds
         self.counts.update(changes.counts)
         self.errors.update(changes.errors)
-        self.changes.append(changes)
+        for block, _ in changes.predictions:
+            self.anchors.update((position, changes.event(position)) for position in block.anchor.tolist())
         return changes
 
     def reload(self) -> None:
@@ -118,6 +120,7 @@ def assert_equal(engine: Running, oracle: Oracle) -> None:
     assert engine.holds == oracle.holds
     assert +engine.counts == +oracle.counts
     assert +engine.errors == +oracle.errors
+    assert engine.anchors == {f.position: f.event for f in oracle.facts if f.position in engine.anchors}
     conserved = sum(engine.counts[fate] for fate in ("applied", "duplicate", "late", "dead"))
     assert engine.counts["events"] == conserved
 
