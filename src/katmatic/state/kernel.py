@@ -808,14 +808,14 @@ def _aggregate(plan, words, reals, table, a, op, cell, t, late):
         sums, squares = copy + plan[a + A_SUM], copy + plan[a + A_SQUARE]
     if op == COUNT:
         return float(number)
-    if op == SUM:
-        return _total(reals, sums) if number > 0 else 0.0
+    if op <= STD:
+        result = _combine(reals, op, sums, squares, number)
+        if result - result == 0.0 or number == 0 or span == FOREVER:
+            return _finite(result)
+        _add_up(plan, words, reals, a, cell, stride, low, high)
+        return _finite(_combine(reals, op, COPY + plan[a + A_SUM], COPY + plan[a + A_SQUARE], number))
     if number == 0:
         return np.nan
-    if op == MEAN:
-        return _mean(reals, sums, number)
-    if op == STD:
-        return np.nan if number < 2 else _deviation(reals, sums, squares, number)
     largest = op == MAX
     i = at + (plan[a + A_MAX] if largest else plan[a + A_MIN])
     if not late:
@@ -828,6 +828,33 @@ def _aggregate(plan, words, reals, table, a, op, cell, t, late):
     if best != best:
         best = _extreme(plan, words, reals, a, cell, stride, low, high, largest)
     return _further(best, reals[i + 1], largest) if span == FOREVER else best
+
+
+@jit
+def _combine(reals, op, sums, squares, number):
+    if op == SUM:
+        return _total(reals, sums) if number > 0 else 0.0
+    if number == 0:
+        return np.nan
+    if op == MEAN:
+        return _mean(reals, sums, number)
+    return np.nan if number < 2 else _deviation(reals, sums, squares, number)
+
+
+@jit
+def _finite(x):
+    """`x`, or NaN for what is beyond the range of floats."""
+    return x if x - x == 0.0 else np.nan
+
+
+@jit
+def _add_up(plan, words, reals, a, cell, stride, low, high):
+    """The accumulator of events `low` to `high` from nothing, to COPY: an overflow stays in sums that only move on."""
+    ring, mask, start, column = words[cell + RING], words[cell + CAP] - 1, words[cell + START], plan[a + A_COLUMN]
+    for i in range(ACC_WORDS_MOST):
+        words[COPY + i] = 0
+    for i in range(low, high):
+        _put(plan, words, reals, a, COPY, _value(reals, ring + ((start + i) & mask) * stride, column))
 
 
 @jit
