@@ -13,7 +13,7 @@ from katmatic.engine.plan import Output, Questions
 from katmatic.engine.validate import local
 from katmatic.state.columns import Numbering
 
-_PLAIN = {float, int, bool, type(None), str}
+_PLAIN = {float, bool, type(None), str}
 
 
 class Anchors:
@@ -52,7 +52,10 @@ def assemble(
             found, wrong = _derive(output, lists, anchors, n)
             failed[wrong] = True
             raised += len(wrong)
-        if output.name in questions.texts or str in set(map(type, found)):
+        kinds = set(map(type, found))
+        if output.name in questions.texts or str in kinds:
+            if float in kinds or bool in kinds:
+                found = [_clean(value) for value in found]
             lists[output.name] = texts[output.name] = found
             continue
         values[:, place[output.name]] = np.array(found, np.float64)  # None becomes NaN

@@ -312,7 +312,8 @@ class _Compiler:
         k = past.k or 0
         space = t.space
         width = max(1, k)
-        row = (table, _OPS[past.op], acc, column, length, space, out, k)
+        op = kernel.DIFFERENT if past.op == "distinct" and past.label is not None else _OPS[past.op]
+        row = (table, op, acc, column, length, space, out, k)
         return Output(name, "window", at=out, width=width, codes=codes), row
 
     def _accumulator(self, t: _Table, past: Past, length: int, column: int) -> int:
@@ -428,7 +429,8 @@ class _Compiler:
                 if i not in lookback_tables:
                     feeds.add(s, i, t.space, self._mask(s, t.where))
             if t.label >= 0:
-                l_tables.add(t.label, i, t.space)
+                anchor = self.index[labels[t.label][1].anchor]
+                l_tables.add(t.label, i, t.space, self._mask(anchor, t.where))
             for name, coded in t.columns:
                 columns.add(i, self._value_column(t.streams[0], name, coded) if t.label < 0 else 0)
             words = kernel.CELL_WORDS
@@ -551,6 +553,7 @@ class _Compiler:
             l_tables_lo=l_tables.lo(),
             label_table=l_tables.part(0),
             label_space=l_tables.part(1),
+            label_mask=l_tables.part(2),
             l_leads_lo=l_leads.lo(),
             label_lead=l_leads.part(0),
             lead_predictor=_ints(p for _, p, _ in leads),
@@ -563,7 +566,7 @@ class _Compiler:
             max([1, *(len(s.masks) for s in streams)]),
             max([1, *(sum(output.width for output in group) for group in groups)]),
         )
-        self._limits(widths, len(leads))
+        self._limits(widths, len(leads), max(map(len, l_tables.entries), default=0))
         packed = kernel.pack(
             plan,
             spaces=len(self.spaces),
@@ -574,7 +577,7 @@ class _Compiler:
         )
         return packed, widths
 
-    def _limits(self, widths: tuple[int, int, int], leads: int) -> None:
+    def _limits(self, widths: tuple[int, int, int], leads: int, pasts: int) -> None:
         for what, number, most in (
             ("event classes", len(self.streams), kernel.STREAMS_MOST),
             ("labels", len(self.labels), kernel.LABELS_MOST),
@@ -583,6 +586,7 @@ class _Compiler:
             ("values per event", widths[0], kernel.COLUMNS_MOST),
             ("conditions per event", widths[1], kernel.CONDITIONS_MOST),
             ("window values per prediction", widths[2], kernel.ANSWERS_MOST),
+            ("keys and conditions of windows over one label", pasts, kernel.PASTS_MOST),
             ("fields in windows of one key", max((len(t.columns) for t in self.tables), default=0), kernel.VALUES_MOST),
         ):
             if number > most:

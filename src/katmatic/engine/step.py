@@ -36,17 +36,31 @@ class Changes:
     counts: dict[str, int]
     errors: dict[str, int]  # how often functions of the user raised, by predictor (or `where`)
     anchors: list[tuple[NDArray[np.int64], int, Columns, NDArray[np.int64]]] = field(default_factory=list)
+    again: dict[int, tuple[int, bytes]] = field(default_factory=dict)  # anchors from before: stream, payload
     kept: dict[int, Event] = field(default_factory=dict)
     readers: Sequence[Reader] = ()
     taken: list[tuple[Schema, Columns]] = field(default_factory=list)  # events that were applied, also the late ones
 
     def event(self, position: int) -> Event:
         """The anchor event of a prediction of this step."""
-        if position not in self.kept:
+        if position not in self.kept and position in self.again:
+            self.restore([position])
+        elif position not in self.kept:
             for positions, stream, columns, rows in self.anchors:
                 for i in np.flatnonzero(positions == position).tolist():
                     self.kept[position] = self.readers[stream].events(validate.take(columns, rows[i : i + 1]))[0]
         return self.kept[position]
+
+    def restore(self, positions: Sequence[int]) -> None:
+        """Read again the anchors that are asked at a later moment than their arrival."""
+        missing: dict[int, list[int]] = {}
+        for position in dict.fromkeys(positions):
+            if position not in self.kept:
+                missing.setdefault(self.again[position][0], []).append(position)
+        for stream, wanted in missing.items():
+            reader = self.readers[stream]
+            columns = reader.read([self.again[position][1] for position in wanted])
+            self.kept.update(zip(wanted, reader.events(columns), strict=True))
 
 
 class State:
@@ -200,13 +214,15 @@ def _fill(
         rows.masks[at, : len(facts.masks)] = masks[:, : len(facts.masks)]
         given.raised += raised
     given.columns.append((stream, columns, at))
-    if _asked_again(plan, facts):
+    labels = _asked_again(plan, facts)
+    if labels:
         for i, row in zip(columns.index.tolist(), at.tolist(), strict=True):
-            state.store.pending[int(rows.pos[row])] = (stream, values[i])
+            state.store.pending[int(rows.pos[row])] = (stream, values[i], labels)
 
 
-def _asked_again(plan: Plan, stream: Stream) -> bool:
-    return any(q.predictor.lead and q.predictor.anchor is stream.schema.event for q in plan.questions)
+def _asked_again(plan: Plan, stream: Stream) -> int:
+    """Of how many labels an anchor is asked at other moments than its arrival."""
+    return len({q.label for q in plan.questions if q.predictor.lead and q.predictor.anchor is stream.schema.event})
 
 
 def _keys(names: tuple[str, ...], columns: Columns) -> Any:
@@ -271,8 +287,11 @@ def _collect(plan: Plan, state: State, rows: kernel.Rows, given: _Given, changes
     holds, done = int(words[kernel.N_HOLDS]), int(words[kernel.N_DONE])
     silent = words[kernel.OUT_HOLDS_AT : kernel.OUT_HOLDS_AT + holds].tolist()
     changes.holds.extend(plan.streams[s].schema.topic for s in silent)
+    pending = state.store.pending
     for position in words[kernel.OUT_DONE_AT : kernel.OUT_DONE_AT + done].tolist():
-        state.store.pending.pop(position, None)
+        stream, payload, labels = pending.pop(position)
+        if labels > 1:
+            pending[position] = (stream, payload, labels - 1)
 
 
 def _account(plan: Plan, state: State, rows: kernel.Rows, given: _Given, changes: Changes) -> None:
@@ -391,6 +410,9 @@ class _Asked:
                 self._columns = columns
                 self._index = np.searchsorted(places, self._rows)
                 changes.anchors.append((self._positions, stream, columns, self._index))
+        if self._columns is None:
+            pending = state.store.pending
+            changes.again.update((position, pending[position][:2]) for position in self._positions.tolist())
 
     def _here(self) -> Columns | None:
         """The columns of the anchors, if all are in the batch."""
@@ -406,17 +428,5 @@ class _Asked:
         here = self._here()
         if here:
             return self._state.readers[self._stream].events(here)
-        _restore(self._state, self._positions.tolist(), self._changes)
+        self._changes.restore(self._positions.tolist())
         return [self._changes.kept[position] for position in self._positions.tolist()]
-
-
-def _restore(state: State, positions: Sequence[int], changes: Changes) -> None:
-    """Read again the anchors that are asked at a later moment than their arrival."""
-    missing: dict[int, list[int]] = {}
-    for position in dict.fromkeys(positions):
-        if position not in changes.kept:
-            missing.setdefault(state.store.pending[position][0], []).append(position)
-    for stream, wanted in missing.items():
-        reader = state.readers[stream]
-        columns = reader.read([state.store.pending[position][1] for position in wanted])
-        changes.kept.update(zip(wanted, reader.events(columns), strict=True))

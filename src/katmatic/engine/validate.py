@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -18,7 +18,9 @@ from katmatic.moment import to_datetime
 from katmatic.spec.event import Event, Field, Role, Schema
 from katmatic.timestamp import parse_many
 
-_WIRE: dict[type, Any] = {str: str, float: float, int: int, bool: bool}
+# A number is remembered as a float or by its value in a checkpoint: more than 64 bits fit into neither.
+_INTEGER = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+_WIRE: dict[type, Any] = {str: str, float: float, int: _INTEGER, bool: bool}
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Reader:
         index: Sequence[int] = range(len(values))
         try:
             rows = list(map(self._decode, values))
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             index, rows = self._one_by_one(values, heartbeats, dead)
         fields = {name: [getattr(row, name) for row in rows] for name in self._names}
         bad: dict[int, InputError] = {}
@@ -160,6 +162,8 @@ def _advice(text: str) -> tuple[str, str]:
         return "every field without a default", "add the field"
     if "JSON is malformed" in text or "trailing characters" in text or "truncated" in text:
         return "one JSON object", "send one JSON object per event, in UTF-8"
+    if "`int` <=" in text or "`int` >=" in text:
+        return "a whole number of at most 64 bits", "declare the field as a float, or as a str"
     if "UTF-8" in text or "utf-8" in text:
         return "UTF-8", "encode the event in UTF-8"
     return "the type that the event declares", "correct the value, or the declaration"

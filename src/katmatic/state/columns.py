@@ -92,7 +92,8 @@ class Store:
         self.words[kernel.DUP_SINCE], self.words[kernel.NEXT_DUE] = kernel.NEVER, kernel.LATEST
         self.keys = KeyNumbers(spaces)
         self.codes: dict[Any, Numbering] = {column: Numbering() for column in codes}
-        self.pending: dict[int, tuple[int, bytes]] = {}  # anchors that will be asked again: position -> stream, payload
+        # Anchors that will be asked again: position -> stream, payload, labels that have leads to come.
+        self.pending: dict[int, tuple[int, bytes, int]] = {}
         self.position = 0
         self.sequence = 0
         self.counts: dict[str, int] = {}
@@ -132,7 +133,7 @@ class Store:
             self.words[start : start + len(values)] = values
         self.keys.load([{_key(key): number for key, number in space} for space in found["keys"]])
         self.codes = {column: Numbering(names) for column, names in zip(self.codes, found["codes"], strict=True)}
-        self.pending = {position: (stream, payload) for position, (stream, payload) in found["pending"]}
+        self.pending = {position: tuple(waiting) for position, waiting in found["pending"]}
         self.position, self.sequence, self.counts = found["position"], found["sequence"], found["counts"]
 
 

@@ -45,6 +45,7 @@ OPEN, PROVISIONAL, FINAL, REVISED, CENSORED = 0, 1, 2, 3, 4
 L_ANY, L_NONE, L_COUNT, L_SUM, L_MEAN, L_LAST = 0, 1, 2, 3, 4, 5
 # Window operations.
 COUNT, SUM, MEAN, STD, MIN, MAX, DISTINCT, LAST, FIRST, SINCE, EWM, TOP = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11
+DIFFERENT = 12  # as DISTINCT, of values that have no number: those of labels
 
 # Words of a cell.
 RING, CAP, START, LEN, ASOF, TAIL, OLDEST, BASE_TIME, BASE_POS, CELL_WORDS = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9
@@ -65,7 +66,7 @@ AN_LABEL, AN_POS, AN_TIME, AN_STATE, AN_VERSION, AN_VALUE, AN_NEXT, AN_PREV, AN_
     8,
     9,
 )
-AN_NUMBER, AN_SUM, AN_LAST_TIME, AN_LAST_POS, AN_LAST, AN_LEADS, AN_WAITS, AN_DEAD, AN_KEYS = (
+AN_NUMBER, AN_SUM, AN_LAST_TIME, AN_LAST_POS, AN_LAST, AN_LEADS, AN_WAITS, AN_DEAD, AN_LEFT_OUT, AN_KEYS = (
     10,
     11,
     14,
@@ -75,7 +76,9 @@ AN_NUMBER, AN_SUM, AN_LAST_TIME, AN_LAST_POS, AN_LAST, AN_LEADS, AN_WAITS, AN_DE
     18,
     19,
     20,
+    21,
 )
+PASTS_MOST = 63  # bits of AN_LEFT_OUT: the tables of a label whose condition its anchor does not meet
 # Free lists: blocks of one size each; those of rings follow by stride.
 CELLS, WAITING, ANCHORS, ENDS, IDENTITIES = 0, 1, 2, 3, 60
 VALUES_MOST = 57  # so that a ring's stride, which is 2 more, stays below the free list of identities
@@ -83,7 +86,7 @@ SIZES = 48  # log2 of the largest ring
 # The arena: address 0 is nobody's; then single words,
 USED, HEAP_LEN, NEXT_DUE, STAMP, NOW, ORDER = 1, 2, 3, 4, 5, 6
 N_PREDICTIONS, N_LABELS, N_HOLDS, N_DONE = 7, 8, 9, 10
-DUP_AT, DUP_CAP, DUP_LEN, DUP_SINCE, OLD_AT, OLD_CAP, FAILED = 11, 12, 13, 14, 15, 16, 17
+DUP_AT, DUP_CAP, DUP_LEN, DUP_SINCE, OLD_AT, OLD_CAP, FAILED, ASKED_FROM = 11, 12, 13, 14, 15, 16, 17, 18
 # a copy of an accumulator, a copy of an event's values, room to calculate, the free lists,
 COPY, SPARE, SCRATCH, FREE_AT = 64, 128, 256, 512
 # per stream (label): the moment it was last heard, the largest time seen, whether its silence was told, what it holds,
@@ -180,13 +183,14 @@ Q_OP, Q_TABLE, Q_ACC, Q_COLUMN, Q_LENGTH, Q_SPACE, Q_OUT, Q_K, QUESTION_FIELDS =
     L_TABLES_LO,
     LABEL_TABLE,
     LABEL_SPACE,
+    LABEL_MASK,
     L_LEADS_LO,
     LABEL_LEAD,
     LEAD_PREDICTOR,
     LEAD_OFFSET,
-) = range(38)
-SPACES, CELLS_PER_KEY, LABELS, QUEUES, DUPLICATES, COLUMNS, CONDITIONS, ANSWERS = range(38, 46)
-PLAN_WORDS = 46
+) = range(39)
+SPACES, CELLS_PER_KEY, LABELS, QUEUES, DUPLICATES, COLUMNS, CONDITIONS, ANSWERS = range(39, 47)
+PLAN_WORDS = 47
 
 
 class Plan(NamedTuple):
@@ -256,6 +260,7 @@ class Plan(NamedTuple):
     l_tables_lo: Ints  # tables that a label feeds: the past of a label
     label_table: Ints
     label_space: Ints
+    label_mask: Ints  # column of the condition on the anchor, -1: none
     l_leads_lo: Ints
     label_lead: Ints  # moments at which predictors of the label ask, in the order of (moment, predictor)
     lead_predictor: Ints
@@ -803,14 +808,14 @@ def _aggregate(plan, words, reals, table, a, op, cell, t, late):
         sums, squares = copy + plan[a + A_SUM], copy + plan[a + A_SQUARE]
     if op == COUNT:
         return float(number)
-    if op == SUM:
-        return _total(reals, sums) if number > 0 else 0.0
+    if op <= STD:
+        result = _combine(reals, op, sums, squares, number)
+        if result - result == 0.0 or number == 0 or span == FOREVER:
+            return _finite(result)
+        _add_up(plan, words, reals, a, cell, stride, low, high)
+        return _finite(_combine(reals, op, COPY + plan[a + A_SUM], COPY + plan[a + A_SQUARE], number))
     if number == 0:
         return np.nan
-    if op == MEAN:
-        return _mean(reals, sums, number)
-    if op == STD:
-        return np.nan if number < 2 else _deviation(reals, sums, squares, number)
     largest = op == MAX
     i = at + (plan[a + A_MAX] if largest else plan[a + A_MIN])
     if not late:
@@ -823,6 +828,33 @@ def _aggregate(plan, words, reals, table, a, op, cell, t, late):
     if best != best:
         best = _extreme(plan, words, reals, a, cell, stride, low, high, largest)
     return _further(best, reals[i + 1], largest) if span == FOREVER else best
+
+
+@jit
+def _combine(reals, op, sums, squares, number):
+    if op == SUM:
+        return _total(reals, sums) if number > 0 else 0.0
+    if number == 0:
+        return np.nan
+    if op == MEAN:
+        return _mean(reals, sums, number)
+    return np.nan if number < 2 else _deviation(reals, sums, squares, number)
+
+
+@jit
+def _finite(x):
+    """`x`, or NaN for what is beyond the range of floats."""
+    return x if x - x == 0.0 else np.nan
+
+
+@jit
+def _add_up(plan, words, reals, a, cell, stride, low, high):
+    """The accumulator of events `low` to `high` from nothing, to COPY: an overflow stays in sums that only move on."""
+    ring, mask, start, column = words[cell + RING], words[cell + CAP] - 1, words[cell + START], plan[a + A_COLUMN]
+    for i in range(ACC_WORDS_MOST):
+        words[COPY + i] = 0
+    for i in range(low, high):
+        _put(plan, words, reals, a, COPY, _value(reals, ring + ((start + i) & mask) * stride, column))
 
 
 @jit
@@ -898,6 +930,9 @@ def _read(plan, words, reals, question, cell, t, late, answers):
                 return
     elif op == EWM:
         reals[answers + place] = _decayed(plan, words, reals, table, plan[question + Q_ACC], cell, column, high)
+    elif op == DIFFERENT:
+        low = 0 if span == FOREVER else _bound(words, cell, stride, edge, NOTHING)
+        reals[answers + place] = _different(words, reals, cell, stride, column, low, high)
     else:
         low = 0 if span == FOREVER else _bound(words, cell, stride, edge, NOTHING)
         _tally(plan, words, reals, question, cell, low, high, answers)
@@ -966,6 +1001,27 @@ def _tally(plan, words, reals, question, cell, low, high, answers):
 
 
 @jit
+def _different(words, reals, cell, stride, column, low, high):
+    """How many values differ among events `low` to `high`: each finds its place in a table of twice their number."""
+    ring, mask, start = words[cell + RING], words[cell + CAP] - 1, words[cell + START]
+    words[STAMP] += 1
+    stamp, different, places = words[STAMP], 0, 1
+    while places < 2 * (high - low):
+        places *= 2
+    for i in range(low, high):
+        reals[SCRATCH] = reals[ring + ((start + i) & mask) * stride + 2 + column] + 0.0  # -0.0 is 0.0
+        bits = words[SCRATCH]
+        at = _mix(bits) & (places - 1)
+        while words[STAMPS_AT + at] == stamp and words[TALLIES_AT + at] != bits:
+            at = (at + 1) & (places - 1)
+        if words[STAMPS_AT + at] != stamp:
+            words[STAMPS_AT + at] = stamp
+            words[TALLIES_AT + at] = bits
+            different += 1
+    return float(different)
+
+
+@jit
 def answer(plan, words, reals, predictor, keys, t, answers):
     """All windows of a predictor at moment `t`, of the keys that lie at `keys`, to `answers`; NaN is unknown."""
     previous, cell, late = -1, 0, False
@@ -983,7 +1039,7 @@ def answer(plan, words, reals, predictor, keys, t, answers):
             for i in range(plan[q + Q_K]):
                 reals[answers + place + i] = np.nan
         else:
-            reals[answers + place] = 0.0 if op in (COUNT, SUM, DISTINCT) else np.nan
+            reals[answers + place] = 0.0 if op in (COUNT, SUM, DISTINCT, DIFFERENT) else np.nan
         if cell == 0:
             continue
         if op <= MAX:
@@ -1140,6 +1196,7 @@ def _fire(plan, words, reals, now):
             anchor = words[words[q + Q_RING] + 3 * words[q + Q_START] + 2]
             _shift(words, q)
         rank, extra = order >> 60, order & 4095
+        words[ASKED_FROM] = due  # not now: after a gap in the log, questions about moments in it are still to come
         words[anchor + AN_WAITS] -= 1
         if rank == PREDICTION_DUE:
             _ask_lead(plan, words, reals, anchor, extra, due, now)
@@ -1177,14 +1234,16 @@ def _truth(plan, words, reals, anchor):
 def _become(plan, words, reals, anchor, state, value, now):
     """A new version of a label: written, and made known to the pasts that read it."""
     label = words[anchor + AN_LABEL]
-    old = reals[anchor + AN_VALUE]
+    old, lo = reals[anchor + AN_VALUE], plan[plan[L_TABLES_LO] + label]
     words[anchor + AN_STATE] = state
     words[anchor + AN_VERSION] += 1
     reals[anchor + AN_VALUE] = value
     _tell(plan, words, reals, anchor, now)
     if (old != old and value != value) or old == value:
         return
-    for i in range(plan[plan[L_TABLES_LO] + label], plan[plan[L_TABLES_LO] + label + 1]):
+    for i in range(lo, plan[plan[L_TABLES_LO] + label + 1]):
+        if (words[anchor + AN_LEFT_OUT] >> (i - lo)) & 1:
+            continue
         key = words[anchor + AN_KEYS + plan[plan[LABEL_SPACE] + i]]
         _amend(
             plan,
@@ -1196,7 +1255,7 @@ def _become(plan, words, reals, anchor, state, value, now):
             words[anchor + AN_POS],
             old,
             value,
-            now,
+            words[ASKED_FROM],
         )
 
 
@@ -1379,6 +1438,11 @@ def _open(plan, words, reals, label, t, pos, now):
     reals[anchor + AN_VALUE] = np.nan
     for s in range(spaces):
         words[anchor + AN_KEYS + s] = words[ROW_KEYS_AT + s]
+    lo = plan[plan[L_TABLES_LO] + label]
+    for i in range(lo, plan[plan[L_TABLES_LO] + label + 1]):
+        mask = plan[plan[LABEL_MASK] + i]
+        if mask >= 0 and words[ROW_MASKS_AT + mask] == 0:
+            words[anchor + AN_LEFT_OUT] |= 1 << (i - lo)
     key = words[ROW_KEYS_AT + plan[plan[L_JOIN] + label]]
     place = key * plan[CELLS_PER_KEY] + plan[plan[L_LOCAL] + label]
     ends = words[CELLS_AT + place]
@@ -1436,6 +1500,7 @@ def _look_back(plan, words, reals, anchor, key, now):
         if table == plan[plan[L_LOOKBACK_VOID] + label]:
             if high > low:
                 words[anchor + AN_VOID] = 1
+                words[anchor + AN_EVIDENCE] = words[ring + ((start + low) & mask) * stride]
             continue
         for i in range(low, high):
             entry = ring + ((start + i) & mask) * stride
@@ -1466,9 +1531,10 @@ def _evidence(plan, words, reals, e, t, pos, now):
         if inside and words[anchor + AN_VOID] == 0:
             if plan[plan[EVIDENCE_VOIDS] + e] == 1:
                 words[anchor + AN_VOID] = 1
-                words[anchor + AN_EVIDENCE] = t
-                _become(plan, words, reals, anchor, CENSORED, np.nan, now)
-                _bury(plan, words, anchor)
+                if words[anchor + AN_STATE] != CENSORED:
+                    words[anchor + AN_EVIDENCE] = t
+                    _become(plan, words, reals, anchor, CENSORED, np.nan, now)
+                    _bury(plan, words, anchor)
             elif _witness(plan, words, reals, anchor, t, pos, x):
                 _conclude(plan, words, reals, anchor, now)
                 _bury(plan, words, anchor)
@@ -1490,7 +1556,8 @@ def _decide(plan, words, reals, label, decided, now):
     anchor = words[ends] if ends != 0 else 0
     while anchor != 0:
         following = words[anchor + AN_NEXT]
-        if words[anchor + AN_POS] == decided and words[anchor + AN_VOID] == 0:
+        forgotten = words[anchor + AN_DEAD] != 0 and words[anchor + AN_STATE] > PROVISIONAL
+        if words[anchor + AN_POS] == decided and words[anchor + AN_VOID] == 0 and not forgotten:
             words[anchor + AN_VOID] = 1
             if words[anchor + AN_STATE] != CENSORED:
                 _become(plan, words, reals, anchor, CENSORED, np.nan, now)
@@ -1702,6 +1769,7 @@ def run(plan, words, reals, kind, stream, time, now, pos, identity, keys, values
         _fetch(plan, words, kind, identity, keys, count, i)
         if kind[i] == PASSING:
             continue
+        words[ASKED_FROM] = now[i]
         for s in range(plan[SPACES]):
             words[ROW_KEYS_AT + s] = keys[i * plan[SPACES] + s]
         if kind[i] == EVENT:
