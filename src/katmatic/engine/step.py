@@ -157,6 +157,7 @@ def _rows(plan: Plan, state: State, batches: Sequence[Batch]) -> tuple[kernel.Ro
         _fill(plan, state, rows, given, stream, values, np.concatenate(parts))
     for row, value in decisions:
         _fill_decision(plan, state, rows, row, value)
+    state.store.check()
     return rows, given
 
 

@@ -103,6 +103,14 @@ class Store:
         """Memory of windows, labels and waiting things, in bytes."""
         return 8 * sum(stop - start for start, stop in self._parts())
 
+    def check(self) -> None:
+        """Raise MemoryError when there are more keys or values than there are addresses for; ask it before a run."""
+        if len(self.keys) * self.cells_per_key > kernel.HEAP_AT - kernel.CELLS_AT:
+            raise MemoryError(f"the state has reached its limit of keys, at {len(self.keys)}")
+        for column, numbering in self.codes.items():
+            if len(numbering) > kernel.CODES_LIMIT:
+                raise MemoryError(f"the state has reached its limit of different values of {column.field}")
+
     def _parts(self) -> list[tuple[int, int]]:
         """Where in the arena there is something to keep."""
         return [
@@ -126,7 +134,9 @@ class Store:
         )
 
     def load(self, data: bytes) -> None:
-        """Become the store that was dumped."""
+        """Become the store that was dumped. Raises ValueError if this one is not new."""
+        if len(self.keys) or self.words[kernel.USED] != kernel.WORDS_FIRST:
+            raise ValueError("a checkpoint is loaded into a new state only")
         found = msgspec.msgpack.decode(data)
         for start, raw in found["arena"]:
             values = np.frombuffer(raw, np.int64)

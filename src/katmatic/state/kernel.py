@@ -1787,7 +1787,7 @@ def run(plan, words, reals, kind, stream, time, now, pos, identity, keys, values
     if not _fire(plan, words, reals, until):
         return count
     words[NOW] = until
-    return -1
+    return -1 if words[FAILED] == 0 else -2
 
 
 @jit

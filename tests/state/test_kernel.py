@@ -1,0 +1,206 @@
+"""What no story reaches: growth of rings, tables, queues and outputs far past their first size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from katmatic import App, Event, Key, Time, future, past
+from katmatic.engine.plan import compile
+from katmatic.engine.step import State
+from katmatic.records import LabelState
+from katmatic.state import kernel, loop
+from tests.histories import Model
+
+SECOND = 1_000_000
+HOUR = 3600 * SECOND
+BEGIN = 1_700_000_000 * SECOND
+ASKED = ("count", "sum", "max", "min", "last", "first", "count_all", "max_all")
+
+
+class Payment(Event):
+    card: Key
+    amount: float
+    at: Time
+
+
+class Dispute(Event):
+    card: Key
+    at: Time
+
+
+def make(*, horizon: str = "1h", duplicates: str = "0s") -> App:
+    app = App("cards")
+    app.source(Payment, horizon=horizon, duplicates=duplicates, ahead="1h")
+    app.source(Dispute, horizon="1s")
+    features: dict[str, Any] = {"count": past.count(Payment, "1h", by=Payment.card)}
+    for op in ("sum", "max", "min", "last", "first"):
+        features[op] = getattr(past, op)(Payment.amount, "1h", by=Payment.card)
+    features["count_all"] = past.count(Payment, None, by=Payment.card)
+    features["max_all"] = past.max(Payment.amount, None, by=Payment.card)
+    app.predict("fraud", future.any(Dispute, per=Payment, within="1m"), features=features, model=Model())
+    return app
+
+
+class Cards:
+    """The kernel fed with payments as arrays; times and moments in seconds since it began."""
+
+    def __init__(self, app: App) -> None:
+        self.plan = compile(app)
+        self.state = State(self.plan)
+        self.position = self.pauses = 0
+        self.past: list[tuple[Any, Any, Any]] = []
+
+    def pay(self, now: Any, time: Any, card: Any, amount: Any, identity: Any = None) -> tuple[Any, Any, Any]:
+        """Features (n, F), label versions (n, 8) and fates of payments."""
+        words, reals = self.state.store.words, self.state.store.reals
+        n = len(time)
+        at, now = BEGIN + np.asarray(np.asarray(time) * SECOND, np.int64), BEGIN + np.asarray(now, np.int64) * SECOND
+        self.state.store.keys.numbers(0, range(max(card, default=-1) + 1))
+        rows = kernel.Rows(
+            kind=np.full(n, kernel.EVENT),
+            stream=np.zeros(n, np.int64),
+            time=at,
+            now=np.broadcast_to(now, n).copy(),
+            pos=np.arange(self.position, self.position + n),
+            identity=np.arange(self.position, self.position + n) if identity is None else np.asarray(identity),
+            keys=np.asarray(card, np.int64)[:, None].copy(),
+            values=np.asarray(amount, np.float64)[:, None].copy(),
+            masks=np.ones((n, 1), np.uint8),
+            fate=np.empty(n, np.uint8),
+        )
+        self.past.append((at, np.asarray(card), np.asarray(amount, np.float64)))
+        self.position += n
+        found, labels, following, width = [], [], 0, self.plan.widths[2]
+        while following >= 0:
+            self.pauses += following > 0
+            following = loop.run(self.plan.tables, words, reals, rows, following, int(np.max(now)))
+            asked, told = int(words[kernel.N_PREDICTIONS]), int(words[kernel.N_LABELS])
+            answers = reals[kernel.OUT_FEATURES_AT : kernel.OUT_FEATURES_AT + asked * width]
+            found.append(answers.reshape(asked, width).copy())
+            versions = words[kernel.OUT_LABELS_AT : kernel.OUT_LABELS_AT + 8 * told]
+            labels.append(versions.reshape(told, 8).copy())
+        return np.concatenate(found), np.concatenate(labels), rows.fate
+
+    def reload(self) -> None:
+        data = self.state.dump()
+        self.state = State(self.plan)
+        self.state.load(data)
+
+    def naive(self, position: int) -> dict[str, float]:
+        """The features of a payment, by looking at every one before it."""
+        time, card, amount = (np.concatenate(parts) for parts in zip(*self.past, strict=True))
+        mine = np.flatnonzero((card[:position] == card[position]) & (time[:position] < time[position]))
+        mine = mine[np.argsort(time[mine], kind="stable")]
+        hour = amount[mine[time[mine] >= time[position] - HOUR]]
+        known = {"max": hour.max(), "min": hour.min(), "last": hour[-1], "first": hour[0]} if len(hour) else {}
+        ever = {"max_all": amount[mine].max()} if len(mine) else {}
+        return {"count": len(hour), "sum": float(hour.sum()), "count_all": len(mine), **known, **ever}
+
+    def check(self, features: Any, positions: Any) -> None:
+        """Features of the payments at these positions are what looking at each gives."""
+        assert self.plan.questions[0].columns == ASKED
+        for position in positions:
+            wanted = self.naive(int(position))
+            found = dict(zip(ASKED, features[position].tolist(), strict=True))
+            for name in ASKED:
+                assert found[name] == pytest.approx(wanted.get(name, np.nan), rel=1e-12, nan_ok=True), (position, name)
+
+
+def test_a_hundred_thousand_keys_have_a_past_each():
+    random = np.random.default_rng(1)
+    n, cards = 300_000, Cards(make())
+    time = np.sort(random.integers(0, 3 * 3600, n))
+    card = np.concatenate([random.permutation(100_000), random.integers(0, 100_000, n - 100_000)])
+    amount = random.integers(-1000, 1000, n)
+    half = n // 2
+    first, _, _ = cards.pay(time[:half], time[:half], card[:half], amount[:half])
+    cards.reload()
+    second, _, _ = cards.pay(time[half:], time[half:], card[half:], amount[half:])
+    cards.check(np.concatenate([first, second]), random.integers(0, n, 60))
+
+
+def test_one_key_that_gets_every_event_has_exact_windows_of_many_thousand():
+    random = np.random.default_rng(2)
+    n, cards = 60_000, Cards(make())
+    now = np.sort(random.integers(0, 5 * 3600, n))
+    late = np.where(random.random(n) < 0.05, random.integers(0, 3600, n), 0)
+    features, _, _ = cards.pay(now, np.maximum(now - late, 0), np.zeros(n, int), random.integers(0, 10**6, n))
+    assert features[:, 0].max() > 10_000
+    cards.check(features, [*random.integers(0, n, 40), *random.choice(np.flatnonzero(late), 40)])
+
+
+def test_a_window_that_empties_begins_anew():
+    cards = Cards(make())
+    n = 10_000
+    cards.pay(0, np.linspace(0, 0.9, n), np.zeros(n, int), np.arange(n, dtype=float))
+    features, _, _ = cards.pay([7200, 7200, 7201], [7200, 7200, 7201], [0, 0, 0], [5.0, 3.0, 1.0])
+    for i, row in enumerate(features):
+        wanted = cards.naive(n + i)
+        assert {name: row[j] for j, name in enumerate(ASKED) if name in wanted} == wanted
+
+
+def test_extremes_are_right_while_they_leave_one_after_the_other():
+    cards = Cards(make())
+    n = 8_000
+    falling = np.arange(n, 0, -1, dtype=float)
+    features, _, _ = cards.pay(np.arange(n), np.arange(n), np.zeros(n, int), falling)
+    assert np.array_equal(features[3601:, 2], falling[1 : n - 3600])
+    assert np.array_equal(features[1:, 3], falling[:-1])
+
+
+def test_identities_are_known_far_past_the_first_table_and_only_for_their_time():
+    cards = Cards(make(duplicates="10s"))
+    n = 50_000
+    random = np.random.default_rng(3)
+    identity = random.integers(-(2**62), 2**62, n)
+    once = {"time": np.zeros(n), "card": np.zeros(n, int), "amount": np.zeros(n), "identity": identity}
+    assert not (cards.pay(0, **once)[2] == kernel.DUPLICATE).any()
+    cards.reload()
+    assert (cards.pay(10, **once)[2] == kernel.DUPLICATE).all()
+    assert not (cards.pay(11, **once)[2] == kernel.DUPLICATE).any()
+    half = {name: column[: n // 2] for name, column in once.items()}
+    assert (cards.pay(20, **half)[2] == kernel.DUPLICATE).all()
+    assert (cards.pay(21, **once)[2] == kernel.DUPLICATE).all()
+    assert not (cards.pay(42, **once)[2] == kernel.DUPLICATE).any()
+
+
+def test_what_waits_out_of_order_falls_due_in_order():
+    cards = Cards(make())
+    n = 20_000
+    random = np.random.default_rng(4)
+    cards.pay(0, random.integers(0, 3600, n), random.integers(0, 500, n), np.zeros(n))
+    cards.reload()
+    _, labels, _ = cards.pay([5000], [5000], [0], [0.0])
+    final = labels[labels[:, 5] == LabelState.FINAL]
+    due = final[:, 3] * n + final[:, 2]  # by the anchor's time, then its position
+    assert len(final) == n
+    assert (np.diff(due) > 0).all()
+
+
+def test_a_step_pauses_until_its_outputs_were_taken_away():
+    cards = Cards(make())
+    n = kernel.OUTPUTS_FULL + 50_000
+    features, labels, _ = cards.pay(np.arange(n) // 1000, np.arange(n) // 1000, np.arange(n) % 5000, np.ones(n))
+    assert cards.pauses >= 1
+    assert len(features) == n
+    assert (labels[:, 5] == LabelState.OPEN).sum() == n
+    cards.check(features, [0, kernel.OUTPUTS_FULL, kernel.OUTPUTS_FULL + 1, n - 1])
+
+
+def test_more_keys_or_values_than_there_are_addresses_for_are_refused(monkeypatch):
+    cards = Cards(make())
+    cards.pay(0, [0], [0], [1.0])
+    cards.state.store.check()
+    monkeypatch.setattr(cards.state.store, "cells_per_key", (kernel.HEAP_AT - kernel.CELLS_AT) + 1)
+    with pytest.raises(MemoryError, match="limit of keys, at 1"):
+        cards.state.store.check()
+
+
+def test_a_checkpoint_is_loaded_into_a_new_state_only():
+    cards = Cards(make())
+    cards.pay(0, [0], [0], [1.0])
+    with pytest.raises(ValueError, match="new state only"):
+        cards.state.load(cards.state.dump())
