@@ -20,6 +20,7 @@ from katmatic.spec.app import Predictor
 
 DRIFT_EVERY = 3_600_000_000  # microseconds of the log's time between two looks for drift
 DRIFT_PAUSE = 3 * 86_400_000_000  # and between two trainings, if it is because of that
+RETRY_GROWTH = 1.5  # before a first model: it is tried again with so many times the rows
 NICENESS = 10  # and it leaves one core alone: threads that share it with the pipeline wait for each other, spinning
 
 
@@ -86,7 +87,7 @@ class Trainer:
         policy = course.predictor.retrain
         rows = self._rows(name)
         if not course.has_model:
-            return "the first model" if rows >= max(policy.rows, 2 * course.rows) else ""
+            return "the first model" if rows >= max(policy.rows, RETRY_GROWTH * course.rows) else ""
         assert course.tried is not None
         since = now - course.tried
         if policy.every is not None and since >= duration.micros(duration.parse(policy.every)):

@@ -30,9 +30,11 @@ def fit(predictor: Predictor, rows: Dataset) -> Any:
                 where, found=f"only {'true' if label[0] else 'false'} labels", expected="both", do="wait for the other"
             )
     model = copy.deepcopy(predictor.model)
+    x = rows.matrix()
+    x[:, np.isnan(x).all(axis=0)] = 0.0  # never known so far: a constant, which nothing is learnt from
     weighed = {} if np.all(rows.weight == 1.0) else _weight_argument(model, rows)
     try:
-        model.fit(rows.matrix(), label, **weighed)
+        model.fit(x, label, **weighed)
     except Exception as error:  # the model is the user's
         raise ModelError(
             where, found=f"{type(error).__name__}: {error}", expected="a model that can be fitted", do="correct it"
