@@ -38,6 +38,18 @@ Data = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 Name = Annotated[str | None, typer.Option("--predictor", "-p", help="Which predictor; needed if there are several.")]
+Recordings = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="EVENTS...",
+        help="Files of recorded events: CSV, JSON Lines or Parquet, each also as .gz; of several topics: topic=file.",
+    ),
+]
+Topic = Annotated[str | None, typer.Option(help="Whose events they are, if the application reads several topics.")]
+Mapped = Annotated[
+    list[str] | None,
+    typer.Option("--map", help="field=column: where a field is read from, or topic.field=column; several times."),
+]
 
 
 def main() -> None:
@@ -147,11 +159,9 @@ def demo(
 @app.command()
 def replay(
     file: File,
-    events: Annotated[list[Path], typer.Argument(help="Files: CSV, JSON Lines or Parquet, each also as .gz.")],
-    topic: Annotated[str | None, typer.Option(help="Whose events they are; needed if the app reads several.")] = None,
-    mapping: Annotated[
-        list[str] | None, typer.Option("--map", help="field=column: where a field is read from; several times.")
-    ] = None,
+    events: Recordings,
+    topic: Topic = None,
+    mapping: Mapped = None,
     data: Data = None,
     speed: Annotated[str, typer.Option(help="How much faster than the clock; max: as fast as it can.")] = "max",
     training: Annotated[bool, typer.Option(help="Whether models are trained meanwhile.")] = False,
@@ -211,9 +221,9 @@ def train(
 @app.command()
 def backtest(
     file: File,
-    events: Annotated[list[Path], typer.Argument(help="Recorded events.")],
-    topic: Annotated[str | None, typer.Option(help="Whose events they are.")] = None,
-    mapping: Annotated[list[str] | None, typer.Option("--map", help="field=column; several times.")] = None,
+    events: Recordings,
+    topic: Topic = None,
+    mapping: Mapped = None,
     as_json: Json = False,
 ) -> None:
     """Say how a predictor would have done on recorded events: trained as declared, each answer before its truth."""

@@ -13,15 +13,15 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from katmatic.clock import ManualClock, monotonic_seconds, sleep, to_datetime
-from katmatic.drive import drive
+from katmatic.clock import ManualClock, SystemClock, monotonic_seconds, sleep, to_datetime
+from katmatic.drive import drive, merged
 from katmatic.engine.step import COUNTS
 from katmatic.errors import SettingsError
 from katmatic.pipeline import Turn
 from katmatic.runtime import Runtime, load_app
 from katmatic.settings import Settings
 from katmatic.sources.base import Arrival
-from katmatic.sources.file import open_events
+from katmatic.sources.file import Recorded, open_events
 from katmatic.spec.app import App
 from katmatic.spec.event import Event, schema
 
@@ -32,7 +32,7 @@ SHOW_EVERY = 0.1  # seconds between two looks of the progress bar
 
 def replay_files(
     file: Path,
-    events: Sequence[Path],
+    events: Sequence[str],
     *,
     topic: str | None,
     mapping: Mapping[str, str],
@@ -41,40 +41,43 @@ def replay_files(
     acts: bool,
     show: bool,
 ) -> dict[str, Any]:
-    """Replay files, one after the other; gives back the counts, and what the models did.
+    """Replay files; gives back the counts, and what the models did.
 
+    Each of `events` is a path, or topic=path. Files of one topic follow each other, several topics are merged by time.
     An event that has no time, or cannot be read, arrives with the one before it, so that its dead letter is in place.
     """
     app = load_app(file)
-    event = chosen(app, topic)
+    recorded = _recorded(app, events, topic, mapping)
     began = monotonic_seconds()
     clock = ManualClock()
     with Runtime(app, file, settings, clock=clock, waits=True, acts=acts) as runtime:
         with progress(show) as bar:
-            for path in events:
-                task = bar.add_task(path.name, total=path.stat().st_size, moment="")
-                source = open_events(path, event, mapping, app.timezone)
+            tasks = [
+                (bar.add_task(source.name, total=source.bytes, moment=""), source)
+                for sources in recorded.values()
+                for source in sources
+            ]
 
-                def seen(turn: Turn, task: Any = task, source: Any = source) -> None:
-                    shown = to_datetime(turn.batch.now).astimezone(app.timezone).strftime("%Y-%m-%d %H:%M")
+            def seen(turn: Turn) -> None:
+                shown = to_datetime(turn.batch.now).astimezone(app.timezone).strftime("%Y-%m-%d %H:%M")
+                for task, source in tasks:
                     bar.update(task, completed=source.bytes_read, moment=shown)
 
-                replay(runtime, clock, schema(event).topic, iter(source), speed=speed, after=seen)
-                bar.update(task, completed=path.stat().st_size)
+            replay(runtime, clock, {name: chain(*sources) for name, sources in recorded.items()}, speed, seen)
+            for task, source in tasks:
+                bar.update(task, completed=source.bytes)
         return summary(runtime, monotonic_seconds() - began)
 
 
 def replay(
     runtime: Runtime,
     clock: ManualClock,
-    topic: str,
-    events: Iterator[tuple[int | None, bytes]],
-    *,
+    events: Mapping[str, Iterable[tuple[int | None, bytes]]],
     speed: float | None = None,
     after: Any = lambda turn: None,
 ) -> None:
-    """Send events (their time, their bytes) through an application; afterwards all labels have had their time."""
-    arrivals = _in_order(topic, events)
+    """Send events (by topic: their time, their bytes) through an application, by time, then `settle`."""
+    arrivals = merged(*(_in_order(topic, iter(found)) for topic, found in events.items()))
     first = next(arrivals, None)
     if first is None:
         return
@@ -85,9 +88,39 @@ def replay(
     settle(runtime, clock, after)
 
 
+def _recorded(
+    app: App, events: Sequence[str], topic: str | None, mapping: Mapping[str, str]
+) -> dict[str, list[Recorded]]:
+    """The files of each topic. `mapping` is from a field, or topic.field, to its column."""
+    found: dict[str, list[Recorded]] = {}
+    wanted = set(mapping)
+    for text in events:
+        name, equals, path = ("", "", text) if Path(text).exists() else text.partition("=")
+        event = chosen(app, name if equals else topic)
+        facts = schema(event)
+        own = {}
+        for field in facts.fields:
+            for key in (field.name, f"{facts.topic}.{field.name}"):
+                if key in mapping:
+                    own[field.name] = mapping[key]
+                    wanted.discard(key)
+        found.setdefault(facts.topic, []).append(open_events(Path(path if equals else text), event, own, app.timezone))
+    if wanted:
+        raise SettingsError(
+            f"--map {min(wanted)}=",
+            found="no such field in what is replayed",
+            expected="field=column, or topic.field=column",
+            do="correct it",
+        )
+    return found
+
+
 def settle(runtime: Runtime, clock: ManualClock, after: Any = lambda turn: None) -> None:
-    """Let the labels that are still open have their time, as far as a day ahead."""
-    drive(runtime.pipeline, clock, (), until=clock.now() + DAY, after=after)
+    """Let the labels that are still open have their time, as far as a day ahead, and not past the real present.
+
+    The log's clock never goes back: an application that goes on live must not be ahead of it.
+    """
+    drive(runtime.pipeline, clock, (), until=max(clock.now(), min(clock.now() + DAY, SystemClock().now())), after=after)
 
 
 def with_calendars(runtime: Runtime, arrivals: Iterable[Arrival]) -> Iterator[Arrival]:

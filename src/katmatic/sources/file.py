@@ -21,7 +21,7 @@ KINDS = (".csv", ".jsonl", ".ndjson", ".json", ".parquet")
 
 
 class Recorded:
-    """The events of one file, in its order: iterate it. `bytes_read` of the file so far, for a progress bar.
+    """The events of one file, in its order: iterate it. `bytes_read` of `bytes` so far, for a progress bar.
 
     Each is (time, JSON): the time in microseconds since 1970, or None if it cannot be read. `mapping` says which column
     a field is read from; `field=:text` gives all rows the same. What cannot be read is passed on as it is: the pipeline
@@ -30,6 +30,7 @@ class Recorded:
 
     def __init__(self, path: Path, event: type[Event], mapping: Mapping[str, str], zone: ZoneInfo) -> None:
         self._path, self._schema, self._zone = path, schema(event), zone
+        self.name = path.name
         self._mapping = dict(mapping)
         self._raw: BinaryIO | None = None
         self._rows_read = self._rows = 0
@@ -49,13 +50,16 @@ class Recorded:
             )
         if not path.is_file():
             raise SettingsError(str(path), found="no such file", expected="recorded events", do="name another")
+        self.bytes = path.stat().st_size
 
     @property
     def bytes_read(self) -> int:
         """How much of the file is read, about."""
         if self._rows:
-            return int(self._path.stat().st_size * self._rows_read / self._rows)
-        return 0 if self._raw is None or self._raw.closed else self._raw.tell()
+            return self.bytes * self._rows_read // self._rows
+        if self._raw is None:
+            return 0
+        return self.bytes if self._raw.closed else self._raw.tell()
 
     def __iter__(self) -> Iterator[tuple[int | None, bytes]]:
         time = self._schema.time
