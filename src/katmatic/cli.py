@@ -302,7 +302,7 @@ def rollback(
         raise ModelError(
             name,
             found="no version before this one" if wanted is None else f"version {wanted}",
-            expected=f"one of {sorted({r.version for r in earlier})}",
+            expected=f"one of {sorted({r.version for r in earlier})}" if earlier else "one that has answered before",
             do="`katmatic models` shows what has answered",
         )
     back = msgspec.structs.replace(record, action="rolled-back", reason="asked for by hand", now=SystemClock().now())
