@@ -171,7 +171,7 @@ def _live_day(
 
 def _calendar(runtime: Runtime, start: int, end: int) -> Iterator[Arrival]:
     """What the calendars say from `start` up to `end`; of the very first day it is known at its midnight."""
-    for moment, topic, values in runtime.calendars.due(start - 1, end - 1):
+    for moment, topic, values in runtime.said(start - 1, end - 1):
         for value in values:
             yield Arrival(moment, topic, value)
 

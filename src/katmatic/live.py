@@ -9,11 +9,12 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from katmatic.clock import monotonic_seconds
 from katmatic.engine.ask import ask
-from katmatic.errors import ModelError
+from katmatic.errors import LogFull, ModelError
 from katmatic.labels.join import Joiner
 from katmatic.labels.ripe import ripens_after
 from katmatic.log.codec import decode, decode_labels, decode_predictions
@@ -48,7 +49,7 @@ SHOWN_LIMIT = 1_000  # alerts and dead letters that are kept to be shown
 REBUILT_RECORDS = 20_000  # records of predictions and labels that a restart reads for its pages
 RULES_EVERY = 60_000_000  # microseconds of the log's time between two checks of the rules
 DRIFT_EVERY = 3_600_000_000  # and between two comparisons of what is asked with what was learnt from
-QUEUE_RECORDS_LIMIT = 500_000
+UNKNOWN_FIELDS_LIMIT = 100  # names of fields that no event declares, that are told
 
 
 class Live:
@@ -74,17 +75,17 @@ class Live:
         self._dead: deque[DeadLetter] = deque(maxlen=SHOWN_LIMIT)
         self._history: dict[str, list[ModelVersion]] = {name: [] for name in app.predictors}
         self._background: dict[str, PredictionBlock] = {}
-        self._arrivals: deque[tuple[int, float]] = deque()
-        self._accepted = self._applied = 0
+        self._waiting: dict[int, tuple[int, float]] = {}  # handed in and not durable yet: records, and since when
+        self._unknown: set[tuple[str, str]] = set()
         self._lock = threading.RLock()
         self.ready = False
+        self.trouble = ""  # why nothing goes on, if so
 
     # ------------------------------------------------------------------------------------------- fed by the pipeline
 
     def turn(self, turn: Turn) -> None:
         """Take note of a turn."""
         with self._lock:
-            self._applied += len(turn.batch)
             self._pulse.counted(turn.changes.counts)
             dead: dict[str, int] = {}
             for letter in turn.changes.dead:
@@ -94,6 +95,7 @@ class Live:
                 if piece.topic in self._pipeline.plan.by_topic:
                     events = len(piece.values) - sum(not value for value in piece.values)
                     self._pulse.heard(piece.topic, events, turn.batch.now, dead=dead.pop(piece.topic, 0))
+                    self._look(piece.topic, piece.values[-1], turn.batch.now)
             for name, number in turn.changes.errors.items():
                 self._pulse.raised(name, number)
             for record in turn.models:
@@ -110,6 +112,22 @@ class Live:
         if turn.batch.now - self._checked >= RULES_EVERY:
             self._checked = turn.batch.now
             self._check(turn)
+
+    def _look(self, topic: str, value: bytes, now: int) -> None:
+        """Does one event of a batch have fields that are not declared? They are ignored; each name is told once."""
+        try:
+            names = set(msgspec.json.decode(value, type=dict[str, msgspec.Raw]))
+        except msgspec.MsgspecError:
+            return
+        plan = self._pipeline.plan
+        names -= {field.name for field in plan.streams[plan.by_topic[topic]].schema.fields}
+        if names:
+            self.metrics.add("unknown_fields_total", topic=topic)
+        for name in sorted(names):
+            if (topic, name) not in self._unknown and len(self._unknown) < UNKNOWN_FIELDS_LIMIT:
+                self._unknown.add((topic, name))
+                text = f"{topic} has a field {name!r} that is not declared: it is ignored"
+                self._pipeline.raise_alert(Alert(name="unknown-field", severity="info", text=text, now=now))
 
     def acted(self, decision: Decision) -> None:
         """An action of the user's was carried out, or raised."""
@@ -182,12 +200,10 @@ class Live:
             self.hub.publish("alert", answers.alert(self.app, alert))
 
     def _publish(self, turn: Turn) -> None:
-        done = monotonic_seconds()
-        while self._arrivals and self._arrivals[0][0] <= self._applied:
-            _, arrived = self._arrivals.popleft()
-            self._pulse.answered(done - arrived)
-        waiting = self._accepted - self._applied
-        self._pulse.waits(max(0, waiting), done - self._arrivals[0][1] if self._arrivals else 0.0)
+        with self._lock:
+            oldest = next(iter(self._waiting.values()), None)
+            waiting = sum(records for records, _ in self._waiting.values())
+        self._pulse.waits(waiting, monotonic_seconds() - oldest[1] if oldest else 0.0)
         if not self.hub.listeners:
             return
         for block in turn.predictions:
@@ -226,16 +242,21 @@ class Live:
 
     def submit(self, topic: str, values: list[bytes]) -> Future[range]:
         """Hand in events; the future gives their positions once they are durable."""
-        with self._lock:
-            waiting = self._accepted - self._applied
-            if waiting + len(values) > QUEUE_RECORDS_LIMIT:
-                raise QueueFull(
-                    "log", found=f"{waiting:,} waiting records", expected=f"{QUEUE_RECORDS_LIMIT:,} at most"
-                )
+        arrived = monotonic_seconds()
+        try:
             found = self._pipeline.log.append(topic, values)
-            self._accepted += len(values)
-            self._arrivals.append((self._accepted, monotonic_seconds()))
+        except LogFull as error:
+            raise QueueFull(error.where, found=error.found, expected=error.expected) from error
+        with self._lock:
+            self._waiting[id(found)] = (len(values), arrived)
+        found.add_done_callback(self._durable)
         return found
+
+    def _durable(self, promise: Future[range]) -> None:
+        with self._lock:
+            records, arrived = self._waiting.pop(id(promise))
+        if not promise.cancelled() and promise.exception() is None:
+            self._pulse.answered(monotonic_seconds() - arrived, records)
 
     def latest(self, predictor: str, key: tuple[str, ...]) -> Prediction | None:
         """The newest prediction about `key`."""
@@ -264,8 +285,8 @@ class Live:
         with self._lock:
             return Status(
                 self._pipeline.clock.now(),
-                self.ready,
-                "" if self.ready else "the log is being read again",
+                self.ready and not self.trouble,
+                self.trouble or ("" if self.ready else "the log is being read again"),
                 self._pulse.vitals(),
                 {name: self._card(name) for name in self.app.predictors},
                 {
@@ -285,7 +306,12 @@ class Live:
         version = self._pipeline.scorers[name].version
         since = next((r.now for r in history if r.version == version and r.action in ("promoted", "rolled-back")), None)
         wanted = self.app.predictors[name].retrain.rows
-        waiting = "" if version else f"{self.rows(name):,} of {wanted:,} labelled rows"
+        waiting = ""
+        if not version:
+            rows = self.rows(name)
+            waiting = f"{rows:,} of {wanted:,} labelled rows" if rows < wanted else "its first training is due"
+            if history and rows >= wanted:
+                waiting = f"the last training was not used: {history[0].reason}"
         return ModelCard(name, version, since, history, waiting)
 
     def board(self) -> Board:

@@ -99,27 +99,37 @@ class Pipeline:
         self._labels = {question.name: self.plan.labels[question.label][0] for question in self.plan.questions}
         self._alerts: list[Alert] = []  # raised outside of a turn: written with the next one
         self._records = self._batches = 0  # since the last checkpoint
+        self._uncommitted: Turn | None = None  # applied to the state, not yet durable
 
     # ----------------------------------------------------------------------------------------------------- live
 
     def turn(self, timeout: float = 0.0, *, limit: int = BATCH_LIMIT) -> Turn:
-        """Wait at most `timeout` seconds for records, and apply what is there; of nothing, time passes."""
+        """Wait at most `timeout` seconds for records, and apply what is there; of nothing, time passes.
+
+        Raises LogError if what was made cannot be committed; the next call tries again to commit the same.
+        """
         if timeout > 0:
             self.log.wait(timeout)
         with self.lock:
-            batch = self.log.read(self.clock.now(), limit=limit)
-            turn = self._apply(batch)
-            written, fed = _written(turn)
-            self.log.commit(batch, written, fed)
+            if self._uncommitted is None:
+                now = max(self.clock.now(), self.state.now)  # which a checkpoint may know better than the clock
+                batch = self.log.read(now, limit=limit)
+                self._uncommitted = self._apply(batch)
+            turn = self._uncommitted
+            self.log.commit(turn.batch, *_written(turn))
+            self._uncommitted = None
         for watcher in self.watchers:
             try:
                 watcher.turn(turn)
             except Exception as error:  # a watcher's mistake is its own
                 self._warn("watcher-failed", f"{type(watcher).__name__}: {error!r}")
-        self._records += len(batch)
+        self._records += len(turn.batch)
         self._batches += 1
         if self._records >= CHECKPOINT_RECORDS or self._batches >= CHECKPOINT_BATCHES:
-            self.save()
+            try:
+                self.save()
+            except (KatmaticError, OSError) as error:  # the one before is still there
+                self._warn("checkpoint-failed", f"the state was not saved, a restart will take longer: {error}")
         return turn
 
     def drain(self) -> int:
@@ -205,7 +215,7 @@ class Pipeline:
     def save(self) -> None:
         """Keep the state as it is now, so that a restart need not read what came before."""
         self._records = self._batches = 0
-        if self.checkpoints is None:
+        if self.checkpoints is None or self._uncommitted is not None:  # the state is ahead of the log
             return
         with self.lock:
             kept = {

@@ -21,7 +21,7 @@ from katmatic.pipeline import Turn
 from katmatic.runtime import Runtime, load_app
 from katmatic.settings import Settings
 from katmatic.sources.base import Arrival
-from katmatic.sources.file import Recorded, open_events
+from katmatic.sources.file import EventFile, open_events
 from katmatic.spec.app import App
 from katmatic.spec.event import Event, schema
 
@@ -53,7 +53,7 @@ def replay_files(
     with Runtime(app, file, settings, clock=clock, waits=True, acts=acts) as runtime:
         with progress(show) as bar:
             tasks = [
-                (bar.add_task(source.name, total=source.bytes, moment=""), source)
+                (bar.add_task(source.path.name, total=source.len_hint, moment=""), source)
                 for sources in recorded.values()
                 for source in sources
             ]
@@ -65,7 +65,7 @@ def replay_files(
 
             replay(runtime, clock, {name: chain(*sources) for name, sources in recorded.items()}, speed, seen)
             for task, source in tasks:
-                bar.update(task, completed=source.bytes)
+                bar.update(task, completed=source.len_hint)
         return summary(runtime, monotonic_seconds() - began)
 
 
@@ -90,9 +90,9 @@ def replay(
 
 def _recorded(
     app: App, events: Sequence[str], topic: str | None, mapping: Mapping[str, str]
-) -> dict[str, list[Recorded]]:
+) -> dict[str, list[EventFile]]:
     """The files of each topic. `mapping` is from a field, or topic.field, to its column."""
-    found: dict[str, list[Recorded]] = {}
+    found: dict[str, list[EventFile]] = {}
     wanted = set(mapping)
     for text in events:
         name, equals, path = ("", "", text) if Path(text).exists() else text.partition("=")
@@ -131,7 +131,7 @@ def with_calendars(runtime: Runtime, arrivals: Iterable[Arrival]) -> Iterator[Ar
         if first is None or asked is None:
             first, asked = arrival.now, arrival.now - DAY
         while asked < arrival.now:
-            said.extend(runtime.calendars.due(asked, asked + DAY))
+            said.extend(runtime.said(asked, asked + DAY))
             asked += DAY
         while said and said[0][0] <= arrival.now:
             moment, topic, values = said.popleft()

@@ -6,13 +6,13 @@ import importlib.util
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 
 from katmatic.actor import Actor
 from katmatic.clock import Clock, SystemClock
-from katmatic.errors import DeclarationError
+from katmatic.errors import DeclarationError, LogError
 from katmatic.live import Live
 from katmatic.log.sqlite import SqliteLog
 from katmatic.metrics import Metrics
@@ -23,7 +23,9 @@ from katmatic.spec.app import App
 from katmatic.state.files import FileCheckpoints
 from katmatic.trainer import Trainer, train_command
 
-CALENDAR_SECONDS = 1.0  # how often calendars are looked at
+DAY = 86_400_000_000
+CALENDAR_RETRY = 60_000_000  # microseconds until a calendar that failed is asked again
+COMMIT_RETRY_SECONDS = 1.0  # until a commit that failed is tried again
 
 
 def load_app(path: Path) -> App:
@@ -119,18 +121,40 @@ class Runtime:
         self.pipeline.save()
         self.log.close()
 
-    def publish(self, after: int, until: int) -> None:
-        """Append what the calendars say of the time after `after` and up to `until`."""
-        for _, topic, values in self.calendars.due(after, until):
-            self.log.append(topic, values)
+    def said(self, after: int, until: int) -> list[tuple[int, str, list[bytes]]]:
+        """What the calendars say of the time after `after` and up to `until`; what fails is an alert."""
+        found = list(self.calendars.due(after, until))
+        self._tell()
+        return found
 
     def work(self, stop: threading.Event) -> None:
-        """Take turns until `stop`, with what the calendars say; for a thread of its own."""
-        day = 86_400_000_000
-        published = self.clock.now() - day  # what a restart says again counts once
+        """Take turns until `stop`, with what the calendars say; for a thread of its own.
+
+        While nothing can be committed (the disk is full), it tries again and again, and the page says why.
+        """
+        published = self.clock.now() - DAY  # what a restart says again counts once
+        asked = self.clock.now()
         while not stop.is_set():
             now = self.clock.now()
-            self.publish(published, now)
-            published = now
             wait = min(self.settings.tick, max(0.0, (self.pipeline.state.next_due - now) / 1e6))
-            self.pipeline.turn(wait, limit=self.settings.batch)
+            try:
+                if now - asked >= CALENDAR_RETRY:
+                    self._append(self.calendars.again())
+                    asked = now
+                self._append(self.said(published, now))
+                published = now
+                self.pipeline.turn(wait, limit=self.settings.batch)
+            except LogError as error:
+                self.live.trouble = str(error)
+                stop.wait(COMMIT_RETRY_SECONDS)
+            else:
+                self.live.trouble = ""
+
+    def _append(self, said: Iterable[tuple[int, str, list[bytes]]]) -> None:
+        for _, topic, values in said:
+            self.log.append(topic, values)
+        self._tell()
+
+    def _tell(self) -> None:
+        for alert in self.calendars.take_alerts():
+            self.pipeline.raise_alert(alert)

@@ -76,6 +76,11 @@ class State:
         """The moment at which something happens by time passing; far in the future if nothing waits."""
         return int(self.store.words[kernel.NEXT_DUE])
 
+    @property
+    def now(self) -> int:
+        """The moment up to which time has passed; far in the past at first."""
+        return int(self.store.words[kernel.NOW])
+
     def silent(self, plan: Plan) -> set[str]:
         """Topics whose silence was told (`Changes.holds`), and that were not heard since."""
         told = self.store.words[kernel.ALERTED_AT : kernel.ALERTED_AT + len(plan.streams)]

@@ -22,6 +22,7 @@ HELP = {
     "user_errors_total": "How often a function of the user's raised, by where.",
     "waiting_events": "Events that are accepted and not read yet.",
     "lag_seconds": "For how long the oldest of the waiting events has been waiting.",
+    "unknown_fields_total": "How often the newest event of a batch had fields that are not declared, by topic.",
     "answer_seconds": "From the arrival of an event to its logged prediction.",
     "http_requests_total": "Requests answered, by route and status.",
     "http_request_seconds": "From a request to its answer, by route.",
