@@ -97,6 +97,14 @@ def test_of_equal_times_the_last_is_what_arrived_later_and_the_first_what_arrive
     assert told.features(2, pay(2)) == {"last": 3, "first": "x"}
 
 
+def test_of_equal_times_the_order_is_that_of_arrival_also_for_what_comes_late(story):
+    told = story(paying({"last": past.last(Payment.amount), "first": past.first(Payment.amount, "9s")}))
+    told.at(5, pay(1, 1), pay(3, 3), pay(1, 2), pay(3, 4), pay(4, 5), pay(3, 6))
+    assert told.features(5, pay(2)) == {"last": 2, "first": 1}
+    assert told.features(5, pay(4)) == {"last": 6, "first": 1}
+    assert told.features(11, pay(10.5)) == {"last": 5, "first": 3}
+
+
 def test_what_comes_late_is_in_later_windows_and_rewrites_no_earlier_one(story):
     told = story(paying({"spent": past.sum(Payment.amount, "10s", by=Payment.card)}))
     assert told.features(9, pay(9, 1)) == {"spent": 0}
