@@ -544,6 +544,21 @@ def test_the_past_of_a_label_has_conditions_on_the_anchor(story):
     assert told.features(3, pay(3, 0)) == {"large": 2, "all": 3}
 
 
+def test_a_label_that_becomes_void_long_after_it_left_a_window_moves_no_other(story):
+    label = future.sum(Dispute.loss, per=Payment, within="1s", unless=Closed)
+    app = App("void")
+    features = {op: getattr(past, op)(label, "6s", by=Payment.card) for op in ("sum", "max", "count", "first")}
+    app.predict("loss", label, features=features, model=Regressor())
+    told = story(app)
+    for at, loss in ((0, 1), (10, 8), (12, 4), (14, 2)):
+        told.at(at, pay(at), dispute(at, loss))
+    assert told.features(15, pay(15)) == {"sum": 14, "max": 8, "count": 3, "first": 8}
+    assert told.labels(15, closed(0.5)) == [("CENSORED", None)]
+    assert told.features(16, pay(16)) == {"sum": 14, "max": 8, "count": 4, "first": 8}
+    assert told.features(17, pay(17)) == {"sum": 6, "max": 4, "count": 4, "first": 4}
+    assert told.features(19, pay(19)) == {"sum": 2, "max": 2, "count": 4, "first": 2}
+
+
 def test_the_different_values_of_a_label_may_be_any_numbers(story):
     label = future.sum(Dispute.loss, per=Payment, within="2s")
     app = App("values")
