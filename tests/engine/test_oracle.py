@@ -14,9 +14,9 @@ from tests.engine.running import Running, all_at_once, answered, assert_equal, a
 from tests.histories import APPS, History, histories
 
 MADE = {name: make() for name, make in APPS.items()}
-QUICK = settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 LONG = settings(
-    max_examples=int(os.environ.get("ORACLE_EXAMPLES", "400")),
+    max_examples=int(os.environ.get("ORACLE_EXAMPLES", "100")),
     deadline=None,
     suppress_health_check=list(HealthCheck),
     print_blob=True,

@@ -97,6 +97,14 @@ def test_of_equal_times_the_last_is_what_arrived_later_and_the_first_what_arrive
     assert told.features(2, pay(2)) == {"last": 3, "first": "x"}
 
 
+def test_of_equal_times_the_order_is_that_of_arrival_also_for_what_comes_late(story):
+    told = story(paying({"last": past.last(Payment.amount), "first": past.first(Payment.amount, "9s")}))
+    told.at(5, pay(1, 1), pay(3, 3), pay(1, 2), pay(3, 4), pay(4, 5), pay(3, 6))
+    assert told.features(5, pay(2)) == {"last": 2, "first": 1}
+    assert told.features(5, pay(4)) == {"last": 6, "first": 1}
+    assert told.features(11, pay(10.5)) == {"last": 5, "first": 3}
+
+
 def test_what_comes_late_is_in_later_windows_and_rewrites_no_earlier_one(story):
     told = story(paying({"spent": past.sum(Payment.amount, "10s", by=Payment.card)}))
     assert told.features(9, pay(9, 1)) == {"spent": 0}
@@ -534,6 +542,21 @@ def test_the_past_of_a_label_has_conditions_on_the_anchor(story):
     told.at(0, pay(0, 9), pay(0, 1), pay(0, 7))
     told.at(1, dispute(1))
     assert told.features(3, pay(3, 0)) == {"large": 2, "all": 3}
+
+
+def test_a_label_that_becomes_void_long_after_it_left_a_window_moves_no_other(story):
+    label = future.sum(Dispute.loss, per=Payment, within="1s", unless=Closed)
+    app = App("void")
+    features = {op: getattr(past, op)(label, "6s", by=Payment.card) for op in ("sum", "max", "count", "first")}
+    app.predict("loss", label, features=features, model=Regressor())
+    told = story(app)
+    for at, loss in ((0, 1), (10, 8), (12, 4), (14, 2)):
+        told.at(at, pay(at), dispute(at, loss))
+    assert told.features(15, pay(15)) == {"sum": 14, "max": 8, "count": 3, "first": 8}
+    assert told.labels(15, closed(0.5)) == [("CENSORED", None)]
+    assert told.features(16, pay(16)) == {"sum": 14, "max": 8, "count": 4, "first": 8}
+    assert told.features(17, pay(17)) == {"sum": 6, "max": 4, "count": 4, "first": 4}
+    assert told.features(19, pay(19)) == {"sum": 2, "max": 2, "count": 4, "first": 2}
 
 
 def test_the_different_values_of_a_label_may_be_any_numbers(story):
