@@ -15,7 +15,7 @@ WAITING_LIMIT = 10_000  # turns whose actions wait; then the pipeline waits for 
 
 
 class Actor:
-    """Runs actions in the order of their decisions, once their rows are durable; what raises is told, and done.
+    """Runs actions in the order of their decisions, once their rows are durable; what raises is told, and is done.
 
     An action is carried out at most once: what was not yet done when the process ended is not done after a restart.
     """

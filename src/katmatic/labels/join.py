@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -23,23 +23,24 @@ class _Anchor:
     rows: list[_Row] = field(default_factory=list)
     label: float | None = None
     label_now: int = 0
-    decision: Decision | None = None
+    decisions: dict[str, Decision] = field(default_factory=dict)  # by action
 
 
 class Joiner:
     """Joins the predictions of one predictor with their labels, in whatever order the two come.
 
     Each call gives the rows that became known by it, or changed; a row whose label became void comes with a NaN label.
-    What is remembered is bounded: of more than `limit` anchors the oldest are forgotten.
+    Features are those that are declared now: in a row from before one was declared, it is unknown. What is remembered
+    is bounded: of more than `limit` anchors the oldest are forgotten.
     """
 
     def __init__(self, predictor: Predictor, limit: int = ANCHORS_LIMIT) -> None:
-        self._name, self._limit = predictor.name, limit
+        self._name, self._limit, self._columns = predictor.name, limit, tuple(predictor.features)
         self._anchors: dict[int, _Anchor] = {}
 
     def predictions(self, block: PredictionBlock) -> ExampleBlock | None:
         """Take in predictions."""
-        rows = []
+        block, rows = _as_declared(block, self._columns), []
         for i, position in enumerate(block.anchor.tolist()):
             anchor = self._anchor(position)
             anchor.rows.append((block, i))
@@ -70,9 +71,11 @@ class Joiner:
         changed = []
         for decision in taken:
             anchor = self._anchor(decision.anchor)
-            if anchor.decision is None or decision.censored or decision.propensity < 1:
-                anchor.decision = decision
+            before = weight(anchor.decisions.values())
+            anchor.decisions[decision.action] = decision
+            if weight(anchor.decisions.values()) != before:
                 changed.append(anchor)
+        self._forget()
         return self._examples([(*row, a) for a in changed if a.label is not None for row in a.rows])
 
     def _anchor(self, position: int) -> _Anchor:
@@ -89,27 +92,38 @@ class Joiner:
     def _examples(self, rows: Sequence[tuple[PredictionBlock, int, _Anchor]]) -> ExampleBlock | None:
         if not rows:
             return None
-        first = rows[0][0]
         nan = float("nan")
         return ExampleBlock(
             predictor=self._name,
-            columns=first.columns,
+            columns=self._columns,
             anchor=_ints(block.anchor[i] for block, i, _ in rows),
             key=[block.key[i] for block, i, _ in rows],
             time=_ints(block.time[i] for block, i, _ in rows),
             at=_ints(block.at[i] for block, i, _ in rows),
             lead=_ints(block.lead[i] for block, i, _ in rows),
-            values=np.array([block.values[i] for block, i, _ in rows]).reshape(len(rows), len(first.columns)),
+            values=np.array([block.values[i] for block, i, _ in rows]).reshape(len(rows), len(self._columns)),
             texts={
                 name: [block.texts[name][i] if name in block.texts else None for block, i, _ in rows]
                 for name in dict.fromkeys(name for block, _, _ in rows for name in block.texts)
             },
             label=np.array([nan if anchor.label is None else anchor.label for _, _, anchor in rows]),
             label_now=_ints(anchor.label_now for _, _, anchor in rows),
-            weight=np.array([weight(anchor.decision) for _, _, anchor in rows]),
+            weight=np.array([weight(anchor.decisions.values()) for _, _, anchor in rows]),
             score=np.array([nan if block.score is None else block.score[i] for block, i, _ in rows]),
             version=_ints(block.version for block, _, _ in rows),
         )
+
+
+def _as_declared(block: PredictionBlock, columns: tuple[str, ...]) -> PredictionBlock:
+    """The block with these columns; it may have been logged when others were declared."""
+    if block.columns == columns:
+        return block
+    values = np.full((len(block), len(columns)), np.nan)
+    for j, name in enumerate(columns):
+        if name in block.columns:
+            values[:, j] = block.values[:, block.columns.index(name)]
+    texts = {name: column for name, column in block.texts.items() if name in columns}
+    return replace(block, columns=columns, values=values, texts=texts)
 
 
 def _ints(values: Iterable[int]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

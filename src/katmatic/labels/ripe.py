@@ -8,7 +8,7 @@ from katmatic.spec.future import Label
 
 
 def ripens_after(app: App, label: Label) -> int:
-    """Microseconds from an anchor's time to the moment when silence would have settled its label, maybe provisionally.
+    """Microseconds from an anchor's time to when silence would have settled its label, if only provisionally.
 
     Who has come is known at once, who is absent only later: rows that count as soon as they are known would all say
     "present". So rows are learnt from, and judged, once they are ripe.

@@ -1,13 +1,14 @@
 """A model as a folder of files: what training writes, and the running pipeline reads without the model's library.
 
-`model.json` names the kind (linear, trees or pickled) and the inputs; `arrays.npz` holds the numbers, and known rows
-with their answers; `model.pkl` is only there for what has no export of its own. Each file's SHA-256 stands in
+`model.json` names the kind (linear, trees or pickled) and the inputs; `arrays.npz` holds the numbers, and a few known
+rows with their answers; `model.pkl` is only there for what has no export of its own. Each file's SHA-256 stands in
 `manifest.json`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import pickle
 from pathlib import Path
@@ -21,6 +22,8 @@ from katmatic.predictions.trees import Trees
 
 TOLERANCE = 1e-9  # relative: how near a loaded model must come to its known rows
 
+_ALWAYS = ("model.json", "arrays.npz")
+
 Floats = NDArray[np.float64]
 
 
@@ -30,6 +33,7 @@ class Exported:
     def __init__(self, facts: dict[str, Any], arrays: dict[str, NDArray[Any]], pickled: Any = None) -> None:
         self._facts, self._arrays, self._pickled = facts, arrays, pickled
         self.columns: tuple[str, ...] = tuple(facts["columns"])
+        self.trained_at: int = facts.get("trained_at", 0)
         self._codes = {name: {value: i for i, value in enumerate(values)} for name, values in facts["texts"].items()}
         if facts["kind"] == "trees":
             self._trees = Trees(arrays, start=facts["start"], single=facts["single"])
@@ -38,7 +42,8 @@ class Exported:
         """The chance of the label (or its value) for each row."""
         x = self.matrix(values, texts)
         kind = self._facts["kind"]
-        if kind == "pickled":
+        if kind == "pickled":  # it may write into what it is given: what was served stays as it was
+            x = x.copy() if x is values else x
             return answers(self._pickled, x, is_binary=self._facts["is_binary"])
         for step in self._facts["steps"]:
             x = _step(x, step, self._arrays)
@@ -68,22 +73,31 @@ def load(folder: Path) -> Exported:
     """
     try:
         manifest: dict[str, str] = json.loads((folder / "manifest.json").read_text("utf-8"))
-        files = {name: (folder / name).read_bytes() for name in manifest}
-    except (OSError, ValueError) as error:
-        raise _wrong(folder, str(error), "the files of an exported model") from error
-    for name, digest in manifest.items():
+        files = {name: (folder / name).read_bytes() for name in {**dict.fromkeys(_ALWAYS), **manifest}}
+        digests = {name: manifest[name] for name in files}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise _wrong(folder, f"{type(error).__name__}: {error}", "the files of an exported model") from error
+    for name, digest in digests.items():
         if hashlib.sha256(files[name]).hexdigest() != digest:
             raise _wrong(folder / name, "a file that was changed", f"SHA-256 {digest[:12]}...")
-    facts = json.loads(files["model.json"])
-    with np.load(folder / "arrays.npz", allow_pickle=False) as found:
-        arrays = dict(found)
-    pickled = pickle.loads(files["model.pkl"]) if "model.pkl" in files else None
-    model = Exported(facts, arrays, pickled)
-    told = model.predict(arrays["known_rows"], facts["known_texts"])
-    if not np.allclose(told, arrays["known_answers"], rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True):
-        worst = float(np.nanmax(np.abs(told - arrays["known_answers"])))
+    try:
+        model, known = _read(files)
+        told = model.predict(known["known_rows"], known["known_texts"])
+    except Exception as error:  # a model of the user's, or of a library that is not here, may raise anything
+        raise _wrong(folder, f"{type(error).__name__}: {error}", "a model that can be loaded here") from error
+    if not np.allclose(told, known["known_answers"], rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True):
+        worst = float(np.max(np.abs(np.nan_to_num(told - known["known_answers"], nan=np.inf))))
         raise _wrong(folder, f"answers that differ by {worst:.3g}", "the answers it gave when it was exported")
     return model
+
+
+def _read(files: dict[str, bytes]) -> tuple[Exported, dict[str, Any]]:
+    """The model, and its known rows with their answers."""
+    facts = json.loads(files["model.json"])
+    with np.load(io.BytesIO(files["arrays.npz"]), allow_pickle=False) as found:
+        arrays = dict(found)
+    pickled = pickle.loads(files["model.pkl"]) if "model.pkl" in files else None
+    return Exported(facts, arrays, pickled), {**arrays, "known_texts": facts["known_texts"]}
 
 
 def answers(model: Any, x: Floats, *, is_binary: bool) -> Floats:

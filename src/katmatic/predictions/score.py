@@ -37,16 +37,23 @@ class Scorer:
         if self._model is None:
             return block
         try:
-            score = np.asarray(self._model.predict(block.values, block.texts), np.float64)
+            score = _answers(self._model, block.values, block.texts)
         except Exception:  # the model is the user's: then row by row
             score = np.array([self._one(block, i) for i in range(len(block))])
-        score[~np.isfinite(score)] = np.nan
-        return replace(block, version=self.version, score=score)
+        return replace(block, version=self.version, score=np.where(np.isfinite(score), score, np.nan))
 
     def _one(self, block: PredictionBlock, i: int) -> float:
         assert self._model is not None
         texts = {name: values[i : i + 1] for name, values in block.texts.items()}
         try:
-            return float(self._model.predict(block.values[i : i + 1], texts)[0])
+            return float(_answers(self._model, block.values[i : i + 1], texts)[0])
         except Exception:  # this row is marked
             return float("nan")
+
+
+def _answers(model: Model, values: NDArray[np.float64], texts: dict[str, list[Any]]) -> NDArray[np.float64]:
+    """One answer for each row; ValueError if the model gives more, or fewer."""
+    found = np.asarray(model.predict(values, texts), np.float64)
+    if found.shape != (len(values),):
+        raise ValueError(f"answers of shape {found.shape} for {len(values)} rows")
+    return found

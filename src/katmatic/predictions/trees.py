@@ -21,7 +21,8 @@ class Trees:
 
     def add_up(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
         """The start and the leaves of each row, summed."""
-        rows = x.astype(np.float32).astype(np.float64) if self._single else np.ascontiguousarray(x)
+        with np.errstate(over="ignore"):  # what is too large for 32 bits is infinite
+            rows = np.ascontiguousarray(x.astype(np.float32).astype(np.float64) if self._single else x)
         out = np.full(len(rows), self._start)
         loop.add_up(rows, self._arrays, out)
         return out

@@ -1,10 +1,11 @@
-"""Examples by time: what was served and what came true, as known at one moment; splits that keep the future out."""
+"""Examples by time: what was served and what came true, as known at one moment, and nothing that was known later."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +14,14 @@ from katmatic.labels.join import Joiner
 from katmatic.labels.ripe import ripens_after
 from katmatic.log.base import History
 from katmatic.log.codec import decode, decode_labels, decode_predictions
-from katmatic.records import DECISIONS, LABELS, PREDICTIONS, ExampleBlock
+from katmatic.records import DECISIONS, LABELS, PREDICTIONS, ExampleBlock, LabelBlock, PredictionBlock
 from katmatic.spec.app import App, Predictor
 
 NO_LIMIT = 1 << 62
 TEXTS_LIMIT = 1_000  # different texts of one feature that are told apart; the most frequent ones
 
 Floats = NDArray[np.float64]
+Block = TypeVar("Block", LabelBlock, PredictionBlock)
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,13 @@ class Dataset:
             x[:, self.columns.index(name)] = [codes.get(value, np.nan) for value in self.texts[name]]
         return x
 
+    def digest(self) -> str:
+        """SHA-256 of all that a model is fitted on, and of whose rows these are: equal for equal training sets."""
+        found = hashlib.sha256(repr((self.columns, self.key, self.texts, self.tables)).encode(errors="replace"))
+        for column in (self.anchor, self.at, self.values, self.label, self.weight):
+            found.update(np.ascontiguousarray(column).tobytes())
+        return found.hexdigest()
+
     def with_tables(self) -> Dataset:
         """The same rows, whose texts are told apart by a table made from them."""
         tables = {}
@@ -79,7 +88,10 @@ class Dataset:
 
 
 def read(log: History, app: App, predictor: Predictor, now: int) -> Dataset | None:
-    """Every ripe example of a predictor as known at `now`; None if there is none."""
+    """Every ripe example of a predictor as known at `now`; None if there is none.
+
+    Rows from before one of the declared features was are left out: what it would have been then was not served.
+    """
     label = next(name for name, known in app.labels.items() if known is predictor.label)
     ripe = now - ripens_after(app, predictor.label)
     joiner = Joiner(predictor, limit=NO_LIMIT)
@@ -90,16 +102,18 @@ def read(log: History, app: App, predictor: Predictor, now: int) -> Dataset | No
             for i, name in enumerate(zip(block.anchor.tolist(), block.at.tolist(), strict=True)):
                 newest[name] = (block, i)
 
-    decisions = (decode(DECISIONS, value) for _, value in log.scan(DECISIONS))
-    joiner.decisions([found for found in decisions if found.predictor == predictor.name and found.now <= now])
+    for _, value in log.scan(DECISIONS):
+        taken = decode(DECISIONS, value)
+        if taken.predictor == predictor.name and taken.now <= now:
+            joiner.decisions([taken])
     for _, value in log.scan(LABELS):
         labels = decode_labels(value)
-        if labels.label == label and len(labels) and labels.now[0] <= now:
-            joiner.labels(labels)
+        if labels.label == label:
+            joiner.labels(_until(labels, now))
     for _, value in log.scan(PREDICTIONS):
-        predictions = decode_predictions(value)
-        if predictions.predictor == predictor.name:
-            keep(joiner.predictions(predictions))
+        asked = decode_predictions(value)
+        if asked.predictor == predictor.name and set(predictor.features) <= set(asked.columns):
+            keep(joiner.predictions(_until(asked, now)))
     rows = [(block, i) for block, i in newest.values() if _counts(block, i, ripe)]
     if not rows:
         return None
@@ -120,11 +134,11 @@ def read(log: History, app: App, predictor: Predictor, now: int) -> Dataset | No
     )
 
 
-def split(rows: Dataset, share: float, after: int) -> tuple[Dataset, Dataset]:
-    """Rows to learn from, and the newest `share` of the anchors to be judged on; the latter all lie after `after`.
+def judged(rows: Dataset, share: float, after: int) -> Dataset:
+    """The rows of the newest `share` of the anchors that were first asked about at or after `after`: to be judged on.
 
-    An anchor is in one of the two with all its rows, and what is learnt from was known before the first question of the
-    others was asked.
+    An anchor is in it with all its rows. Their first moment is the edge: to be learnt from is what was known before,
+    which is what `read` gives for the microsecond before it.
     """
     first: dict[int, int] = {}
     for anchor, at in zip(rows.anchor.tolist(), rows.at.tolist(), strict=True):
@@ -132,7 +146,24 @@ def split(rows: Dataset, share: float, after: int) -> tuple[Dataset, Dataset]:
     began = np.array([first[anchor] for anchor in rows.anchor.tolist()])
     moments = np.sort(np.array(list(first.values())))
     edge = max(int(moments[min(len(moments) - 1, int(len(moments) * (1 - share)))]), after)
-    return rows.take((began < edge) & (rows.label_now < edge)), rows.take(began >= edge)
+    return rows.take(began >= edge)
+
+
+def _until(block: Block, now: int) -> Block:
+    """The rows of a block that were there at `now`."""
+    known = block.now <= now
+    if known.all():
+        return block
+    index = np.flatnonzero(known)
+    columns: dict[str, Any] = {}
+    for field in fields(block):
+        column = getattr(block, field.name)
+        if isinstance(column, np.ndarray):
+            columns[field.name] = column[index]
+    columns["key"] = [block.key[i] for i in index.tolist()]
+    if isinstance(block, PredictionBlock):
+        columns["texts"] = {name: [column[i] for i in index.tolist()] for name, column in block.texts.items()}
+    return replace(block, **columns)
 
 
 def _counts(block: ExampleBlock, i: int, ripe: int) -> bool:

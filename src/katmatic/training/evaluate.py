@@ -9,7 +9,7 @@ from katmatic.spec.future import Label
 from katmatic.training.dataset import Dataset
 
 PRIOR = 4.0  # rows that the base rate counts for in a key's own past rate
-TINY = 1e-15
+TINY = float(np.finfo(np.float64).eps)  # how near to 0 or 1 an answer counts in the log loss
 
 Floats = NDArray[np.float64]
 

@@ -15,6 +15,7 @@ import cloudpickle
 import numpy as np
 from numpy.typing import NDArray
 
+from katmatic.errors import ModelError
 from katmatic.predictions.artifact import Exported, answers
 from katmatic.training.dataset import Dataset
 
@@ -197,7 +198,19 @@ def _write(folder: Path, facts: dict[str, Any], arrays: dict[str, NDArray[Any]],
     (folder / "model.json").write_text(json.dumps(facts), "utf-8")
     np.savez(folder / "arrays.npz", **arrays)  # type: ignore[arg-type]
     if pickled is not None:
-        (folder / "model.pkl").write_bytes(cloudpickle.dumps(pickled))
+        (folder / "model.pkl").write_bytes(_pickle(pickled))
     files = ["model.json", "arrays.npz", *(["model.pkl"] if pickled is not None else [])]
     digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files}
     (folder / "manifest.json").write_text(json.dumps(digests), "utf-8")
+
+
+def _pickle(model: Any) -> bytes:
+    try:
+        return bytes(cloudpickle.dumps(model))
+    except Exception as error:  # the model is the user's
+        raise ModelError(
+            type(model).__name__,
+            found=f"{type(error).__name__}: {error}",
+            expected="a model that can be pickled",
+            do="keep locks, files and connections out of it",
+        ) from error

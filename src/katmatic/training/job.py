@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import itertools
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from katmatic import duration
-from katmatic.errors import KatmaticError
+from katmatic.errors import KatmaticError, ModelError
 from katmatic.log.base import History
 from katmatic.log.codec import decode
-from katmatic.predictions.artifact import answers, load
+from katmatic.predictions.artifact import Exported, answers, load
 from katmatic.records import MODELS, ModelVersion
 from katmatic.registry.base import Registry
 from katmatic.spec.app import App, Predictor
-from katmatic.training.dataset import Dataset, read, split
+from katmatic.training.dataset import Dataset, judged, read
 from katmatic.training.evaluate import base_rate, default_metric, metrics, own_past_rate
 from katmatic.training.export import export
 from katmatic.training.model import fit
@@ -29,59 +30,53 @@ JUDGED_LEAST = 30  # rows; with fewer, what the champion was trained on is judge
 def train(app: App, name: str, log: History, registry: Registry, artifacts: Path, *, now: int) -> ModelVersion:
     """Train predictor `name` as of `now`: the record of what came of it ("promoted", "refused" or "failed").
 
-    The model that is promoted is fitted again on all rows; its figures are those of the one that had not seen the
-    newest. Nothing is raised for a model that cannot be trained: the record says why.
+    The model that is promoted is fitted again on all rows; its figures are those of one that was fitted on what was
+    known before the newest rows were asked. Nothing is raised for a model that cannot be trained: the record says why.
     """
-    predictor = app.predictors[name]
-    champion = _champion(log, name)
     try:
-        return _train(app, predictor, log, registry, artifacts, champion, now)
+        return _train(app, app.predictors[name], log, registry, artifacts, now)
     except KatmaticError as error:
-        return ModelVersion(predictor=name, version=0, action="failed", reason=str(error), now=now)
+        reason = str(error)
+    except Exception as error:  # model, disk and registry are not ours: whatever they raise is told
+        reason = f"{type(error).__name__}: {error}"
+    return _failed(name, reason, now, rows=0)
 
 
-def _train(
-    app: App,
-    predictor: Predictor,
-    log: History,
-    registry: Registry,
-    artifacts: Path,
-    champion: ModelVersion | None,
-    now: int,
-) -> ModelVersion:
-    rows = _rows(app, predictor, log, now)
+def _train(app: App, predictor: Predictor, log: History, registry: Registry, artifacts: Path, now: int) -> ModelVersion:
+    name, is_binary = predictor.name, predictor.label.is_binary
+    rows = _rows(app, predictor, log, now, since=now)
     if rows is None or len(rows) < predictor.retrain.rows:
         found = 0 if rows is None else len(rows)
-        reason = f"{found} labelled rows of {predictor.retrain.rows}"
-        return ModelVersion(predictor=predictor.name, version=0, action="failed", reason=reason, now=now, rows=found)
-    known, judged = _split(rows, champion)
-    if not len(known):
-        reason = "there are no rows from before those that it would be judged on"
-        return ModelVersion(
-            predictor=predictor.name, version=0, action="failed", reason=reason, now=now, rows=len(rows)
-        )
-    is_binary = predictor.label.is_binary
-    challenger = _figures(judged, answers(fit(predictor, known), judged.matrix(), is_binary=is_binary), is_binary)
+        return _failed(name, f"{found} labelled rows of {predictor.retrain.rows}", now, rows=found)
+    champion = _champion(log, predictor)
+    known, asked = _split(app, predictor, log, rows, champion, now)
+    if known is None or not len(known):
+        return _failed(name, "there are no rows from before those that it would be judged on", now, rows=len(rows))
+    challenger = _figures(
+        predictor, known, asked, _told(fit(predictor, known), replace(asked, tables=known.tables), is_binary)
+    )
     baselines = {
-        "base rate": _figures(judged, base_rate(known, judged), is_binary),
-        "own past rate": _figures(judged, own_past_rate(known, judged), is_binary),
+        "base rate": _figures(predictor, known, asked, base_rate(known, asked)),
+        "own past rate": _figures(predictor, known, asked, own_past_rate(known, asked)),
     }
     metric = predictor.promote.metric or default_metric(predictor.label)
     told = None
     if champion is not None:
-        told = _figures(judged, load(Path(champion.artifact)).predict(judged.values, judged.texts), is_binary)
+        told = _figures(predictor, known, asked, champion.model.predict(asked.values, asked.texts))
     is_better, reason = verdict(predictor.promote, metric, challenger, told, baselines)
-    folder = artifacts.resolve() / predictor.name / str(now)
-    kind = export(fit(predictor, rows), rows, folder, is_binary=is_binary, about={"trained_at": now})
-    load(folder)
-    baseline = {name: figures[metric] for name, figures in baselines.items() if metric in figures}
-    version = registry.save(
-        predictor.name, folder, metrics=challenger, tags={"kind": kind, "reason": reason, "now": str(now)}
+    folder = _free(artifacts.resolve() / name / str(now))
+    digest = rows.digest()
+    kind = export(
+        fit(predictor, rows), rows, folder, is_binary=is_binary, about={"trained_at": now, "rows_sha256": digest}
     )
+    load(folder)
+    baseline = {rival: figures[metric] for rival, figures in baselines.items() if metric in figures}
+    tags = {"kind": kind, "reason": reason, "now": str(now), "rows": str(len(rows)), "rows_sha256": digest}
+    version = registry.save(name, folder, metrics=challenger, tags=tags)
     if is_better:
-        registry.promote(predictor.name, version)
+        registry.promote(name, version)
     return ModelVersion(
-        predictor=predictor.name,
+        predictor=name,
         version=version,
         action="promoted" if is_better else "refused",
         reason=reason,
@@ -93,35 +88,75 @@ def _train(
     )
 
 
-def _rows(app: App, predictor: Predictor, log: History, now: int) -> Dataset | None:
+def _failed(name: str, reason: str, now: int, *, rows: int) -> ModelVersion:
+    return ModelVersion(predictor=name, version=0, action="failed", reason=reason, now=now, rows=rows)
+
+
+def _rows(app: App, predictor: Predictor, log: History, now: int, *, since: int) -> Dataset | None:
+    """What is known at `now`, as far as the history goes back from `since`."""
     rows = read(log, app, predictor, now)
     if rows is None:
         return None
     if predictor.retrain.history is not None:
-        rows = rows.take(rows.at >= now - duration.micros(duration.parse(predictor.retrain.history)))
+        rows = rows.take(rows.at >= since - duration.micros(duration.parse(predictor.retrain.history)))
     return rows.with_tables()
 
 
-def _split(rows: Dataset, champion: ModelVersion | None) -> tuple[Dataset, Dataset]:
-    after = 0
-    if champion is not None:
-        facts: dict[str, Any] = json.loads((Path(champion.artifact) / "model.json").read_text("utf-8"))
-        after = int(facts["trained_at"])
-    known, judged = split(rows, JUDGED_SHARE, after)
-    if len(judged) >= JUDGED_LEAST and len(known):
-        return known, judged
-    return split(rows, JUDGED_SHARE, 0)
+@dataclass(frozen=True)
+class _Champion:
+    model: Exported
+    trained_at: int
 
 
-def _figures(rows: Dataset, answer: Any, is_binary: bool) -> dict[str, float]:
-    told = np.nan_to_num(np.asarray(answer, np.float64), nan=float(np.mean(rows.label)) if len(rows) else 0.0)
-    return metrics(rows.label, told, rows.weight, is_binary=is_binary)
+def _split(
+    app: App, predictor: Predictor, log: History, rows: Dataset, champion: _Champion | None, now: int
+) -> tuple[Dataset | None, Dataset]:
+    """What was known before the newest were asked, and the newest; as far as they reach, none that the champion saw."""
+    asked = judged(rows, JUDGED_SHARE, champion.trained_at if champion else 0)
+    if len(asked) >= JUDGED_LEAST or champion is None:
+        known = _rows(app, predictor, log, int(asked.at[0]) - 1, since=now)
+        if known is not None and len(known):
+            return known, asked
+    asked = judged(rows, JUDGED_SHARE, 0)
+    return _rows(app, predictor, log, int(asked.at[0]) - 1, since=now), asked
 
 
-def _champion(log: History, name: str) -> ModelVersion | None:
+def _told(model: Any, rows: Dataset, is_binary: bool) -> Any:
+    try:
+        return answers(model, rows.matrix(), is_binary=is_binary)
+    except Exception as error:  # the model is the user's
+        raise ModelError(
+            f"{type(model).__name__}.predict",
+            found=f"{type(error).__name__}: {error}",
+            expected="one answer for each row",
+            do="correct it",
+        ) from error
+
+
+def _figures(predictor: Predictor, known: Dataset, asked: Dataset, answer: Any) -> dict[str, float]:
+    """How good answers are; no answer counts as the base rate."""
+    told = np.asarray(answer, np.float64)
+    told = np.where(np.isfinite(told), told, base_rate(known, asked))
+    return metrics(asked.label, told, asked.weight, is_binary=predictor.label.is_binary)
+
+
+def _champion(log: History, predictor: Predictor) -> _Champion | None:
+    """Who answers, if it takes the features that are declared now, and can be loaded."""
     found = None
     for _, value in log.scan(MODELS):
         record = decode(MODELS, value)
-        if record.predictor == name and record.action in ("promoted", "rolled-back"):
+        if record.predictor == predictor.name and record.action in ("promoted", "rolled-back"):
             found = record
-    return found if found is not None and (Path(found.artifact) / "manifest.json").exists() else None
+    if found is None:
+        return None
+    try:
+        model = load(Path(found.artifact))
+    except ModelError:
+        return None
+    return _Champion(model, model.trained_at) if model.columns == tuple(predictor.features) else None
+
+
+def _free(folder: Path) -> Path:
+    """`folder`, or the first of `folder-2`, `folder-3`, ... that is not there: a version is never written over."""
+    numbered = (folder.with_name(f"{folder.name}-{n}") for n in itertools.count(2))
+    return folder if not folder.exists() else next(other for other in numbered if not other.exists())
