@@ -81,7 +81,7 @@ CLASSIFIERS = [
 @pytest.mark.parametrize(
     ("model", "kind", "takes_holes"),
     CLASSIFIERS,
-    ids=lambda value: getattr(value, "steps", None) and "pipeline" or type(value).__name__,
+    ids=lambda value: (getattr(value, "steps", None) and "pipeline") or type(value).__name__,
 )
 def test_an_export_answers_like_its_model(tmp_path, model, kind, takes_holes):
     rows = rows_of(holes=takes_holes)
