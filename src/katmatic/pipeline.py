@@ -126,9 +126,11 @@ class Pipeline:
     def drain(self) -> int:
         """Take turns until nothing waits to be read; how many records were applied."""
         total = 0
-        while records := len(self.turn().batch):
-            total += records
-        return total
+        while True:
+            turn = self.turn()
+            total += len(turn.batch)
+            if not turn.batch.slices and not turn.decisions:  # which wait to be read, too
+                return total
 
     def raise_alert(self, alert: Alert) -> None:
         """Have an alert written with the next turn. Callable from any thread."""
