@@ -50,18 +50,26 @@ class Actor:
             decided, heard = work
             for decision, event in decided:
                 for done in self._pipeline.actions[decision.predictor].run([decision], [event]):
-                    self._done(done)
+                    self._tell(done)
             for block in heard:
                 for i in range(len(block)):
                     for function in self._listeners[self._names[block.label]]:
                         self._call(function, block, i)
 
+    def _tell(self, done: Decision) -> None:
+        try:
+            self._done(done)
+        except Exception as error:  # a listener's mistake is its own: the next action is carried out
+            self._warn("watcher-failed", f"told of {done.action}: {error!r}", done.now, done.key)
+
     def _call(self, function: Callable[[Any], Any], block: LabelBlock, i: int) -> None:
         version = block.row(i)
         try:
             function(version)
-        except Exception as error:  # the user's function may raise anything
-            text = f"{function.__name__}, which listens to {block.label}, raised {error!r}"
-            self._pipeline.raise_alert(
-                Alert(name="listener-failed", severity="warning", text=text, now=version.now, key=version.key)
-            )
+        except (Exception, SystemExit) as error:  # the user's function may raise anything
+            name = getattr(function, "__name__", type(function).__name__)
+            text = f"{name}, which listens to {block.label}, raised {error!r}"
+            self._warn("listener-failed", text, version.now, version.key)
+
+    def _warn(self, name: str, text: str, now: int, key: tuple[str, ...]) -> None:
+        self._pipeline.raise_alert(Alert(name=name, severity="warning", text=text, now=now, key=key))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -64,12 +65,14 @@ class Live:
         self._ripens = {name: ripens_after(app, predictor.label) for name, predictor in app.predictors.items()}
         self._ripe = dict.fromkeys(app.predictors, 0)
         self._unripe: dict[str, dict[int, int]] = {name: {} for name in app.predictors}  # moment -> rows
+        self._moments: dict[str, list[int]] = {name: [] for name in app.predictors}  # of these, a heap
         self._joiners = {name: Joiner(predictor) for name, predictor in app.predictors.items()}
         self._labels = {question.name: pipeline.plan.labels[question.label][0] for question in pipeline.plan.questions}
         self._board = Board(app)
         self._pulse = Pulse(self.metrics, tuple(pipeline.plan.by_topic))
         self._rules = Rules()
         self._checked = self._compared = 0
+        self._trained: list[ModelVersion] = []  # since the last check
         self._shifts: dict[str, list[Shift]] = {}
         self._alerts: deque[Alert] = deque(maxlen=SHOWN_LIMIT)
         self._dead: deque[DeadLetter] = deque(maxlen=SHOWN_LIMIT)
@@ -98,6 +101,7 @@ class Live:
                     self._look(piece.topic, piece.values[-1], turn.batch.now)
             for name, number in turn.changes.errors.items():
                 self._pulse.raised(name, number)
+            self._trained += turn.models
             for record in turn.models:
                 self._changed(record)
             for block in turn.predictions:
@@ -176,17 +180,22 @@ class Live:
             return
         self.quality[name].examples(examples)
         self.watches[name].outcomes(examples.key, examples.label)
-        unripe = self._unripe[name]
+        unripe, moments = self._unripe[name], self._moments[name]
         for time, count in zip(*np.unique(examples.time[~np.isnan(examples.label)], return_counts=True), strict=True):
             moment = int(time) + self._ripens[name]
-            unripe[moment] = unripe.get(moment, 0) + int(count)
+            if moment not in unripe:
+                unripe[moment] = 0
+                heapq.heappush(moments, moment)
+            unripe[moment] += int(count)
 
     def rows(self, name: str) -> int:
         """How many labelled rows of a predictor are ripe: what a model could be trained on."""
-        now, unripe = self._pipeline.clock.now(), self._unripe[name]
-        for moment in [moment for moment in unripe if moment <= now]:
-            self._ripe[name] += unripe.pop(moment)
-        return self._ripe[name]
+        now = self._pipeline.clock.now()
+        with self._lock:
+            unripe, moments = self._unripe[name], self._moments[name]
+            while moments and moments[0] <= now:
+                self._ripe[name] += unripe.pop(heapq.heappop(moments))
+            return self._ripe[name]
 
     def _changed(self, record: ModelVersion) -> None:
         self._history[record.predictor].insert(0, record)
@@ -225,8 +234,9 @@ class Live:
                     quality.report(turn.batch.now) for name, quality in self.quality.items() if self._answers(name)
                 ],
                 shifts=self._shifts,
-                models=turn.models,
+                models=self._trained,
             )
+            self._trained = []
             found = self._rules.check(facts, turn.batch.now)
         for alert in found:
             self._pipeline.raise_alert(alert)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import msgspec
 from katmatic.clock import Clock
 from katmatic.engine.plan import Plan, compile
 from katmatic.engine.step import Changes, State, step
-from katmatic.errors import KatmaticError
+from katmatic.errors import KatmaticError, ModelError
 from katmatic.log.base import Batch, Log
 from katmatic.log.codec import decode, encode, encode_labels, encode_predictions
 from katmatic.metrics import Metrics
@@ -135,9 +136,11 @@ class Pipeline:
     def drain(self) -> int:
         """Take turns until nothing waits to be read; how many records were applied."""
         total = 0
-        while records := len(self.turn().batch):
-            total += records
-        return total
+        while True:
+            turn = self.turn()
+            total += len(turn.batch)
+            if not turn.batch.slices and not turn.decisions:  # which wait to be read, too
+                return total
 
     def raise_alert(self, alert: Alert) -> None:
         """Have an alert written with the next turn. Callable from any thread."""
@@ -159,6 +162,7 @@ class Pipeline:
         models = list(_models([batch]))
         for record in models:
             self._install(record)
+        self._know([batch])
         changes = step(self.plan, self.state, batch)
         scored = self._learn(changes)
         scored += [self.answer(block) for block, _ in changes.predictions if block.predictor in self.scorers]
@@ -174,20 +178,42 @@ class Pipeline:
             known = [(block, orders) for block, orders in changes.labels if block.label == self._labels[name]]
             if asked or known:
                 scored += learner.apply(asked, known)
+            if learner.errors:
+                changes.errors[name] = changes.errors.get(name, 0) + learner.errors
+                learner.errors = 0
         return scored
 
-    def _install(self, record: ModelVersion) -> None:
+    def _know(self, batches: Sequence[Batch]) -> None:
+        """What was decided is not decided again."""
+        for batch in batches:
+            for piece in batch.slices:
+                if piece.topic == DECISIONS:
+                    for decision in (decode(DECISIONS, value) for value in piece.values):
+                        if decision.predictor in self.actions:
+                            self.actions[decision.predictor].know(decision)
+
+    def _install(self, record: ModelVersion) -> bool:
         """From now on this version answers; if it cannot be loaded, the one before goes on."""
         scorer = self.scorers.get(record.predictor)
         if scorer is None or record.action not in ("promoted", "rolled-back"):
-            return
+            return False
         try:
-            scorer.install(record.version, load(Path(record.artifact)))
-        except (KatmaticError, OSError) as error:
-            text = f"version {record.version} could not be loaded, version {scorer.version} goes on: {error}"
+            model = load(Path(record.artifact))
+            if model.columns != tuple(scorer.predictor.features):
+                raise ModelError(
+                    f"{record.predictor} version {record.version}",
+                    found=f"the features {', '.join(model.columns)}",
+                    expected=", ".join(scorer.predictor.features),
+                    do="wait until it has been trained with these, or declare those again",
+                )
+        except KatmaticError as error:
+            before = f"version {scorer.version} goes on" if scorer.version else "nobody answers"
+            text = f"version {record.version} could not be loaded, {before}: {error}"
             self._warn("model-not-loaded", text, predictor=record.predictor)
-        else:
-            self.models[record.predictor] = record
+            return False
+        scorer.install(record.version, model)
+        self.models[record.predictor] = record
+        return True
 
     def _warn(self, name: str, text: str, predictor: str | None = None) -> None:
         self.raise_alert(Alert(name=name, severity="warning", text=text, now=self.clock.now(), predictor=predictor))
@@ -201,14 +227,18 @@ class Pipeline:
         """
         sequence = self._load()
         records = 0
+        models: dict[str, list[ModelVersion]] = {}
         for batches in _grouped(self.log.batches(sequence), REPLAY_LIMIT):
             for record in _models(batches):
-                self._install(record)
+                models.setdefault(record.predictor, []).append(record)
+            self._know(batches)
             changes = step(self.plan, self.state, *batches)
             self._learn(changes)
             sequence = batches[-1].sequence
             records += sum(len(batch) for batch in batches)
             progress(records)
+        for mine in models.values():  # the newest that can be loaded
+            next((record for record in reversed(mine) if self._install(record)), None)
         self.state.store.sequence = sequence
         return records
 
@@ -223,6 +253,7 @@ class Pipeline:
                 "state": self.state.dump(),
                 "models": list(self.models.values()),
                 "online": {name: learner.dump() for name, learner in self.online.items()},
+                "decided": {name: actions.dump() for name, actions in self.actions.items()},
             }
             sequence = self.log.sequence()
         self.checkpoints.save(self.app.name, sequence, msgspec.msgpack.encode(kept))
@@ -241,6 +272,8 @@ class Pipeline:
             self._install(record)
         for name, dumped in kept["online"].items():
             self.online[name].load(dumped)
+        for name, decided in kept.get("decided", {}).items():
+            self.actions[name].load((action, anchor) for action, anchor in decided)
         return sequence
 
 
@@ -248,7 +281,12 @@ def fingerprint(plan: Plan) -> str:
     """Equal for declarations that keep the same state."""
     streams = [(s.schema.topic, [f.name for f in s.schema.fields], [str(c) for c in s.columns]) for s in plan.streams]
     labels = [(name, str(label)) for name, label in plan.labels]
-    return repr((plan.tables.tolist(), streams, labels, plan.spaces))
+    learners = [
+        (question.name, question.columns, re.sub(r" at 0x\w+", "", repr(question.predictor.model)))
+        for question in plan.questions
+        if hasattr(question.predictor.model, "learn_one")
+    ]
+    return repr((plan.tables.tolist(), streams, labels, plan.spaces, learners))
 
 
 def _models(batches: Sequence[Batch]) -> Iterator[ModelVersion]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any, Final
 
@@ -151,6 +151,17 @@ class PredictionBlock:
     def __len__(self) -> int:
         return len(self.anchor)
 
+    def take(self, rows: NDArray[np.int64]) -> PredictionBlock:
+        """Some of the rows, by their index."""
+        index = rows.tolist()
+        return replace(
+            self,
+            **{name: getattr(self, name)[rows] for name in ("anchor", "time", "at", "now", "lead", "values", "failed")},
+            key=[self.key[i] for i in index],
+            texts={name: [column[i] for i in index] for name, column in self.texts.items()},
+            score=None if self.score is None else self.score[rows],
+        )
+
     def row(self, i: int) -> Prediction:
         """Row `i` by itself."""
         features = {
@@ -191,6 +202,12 @@ class LabelBlock:
 
     def __len__(self) -> int:
         return len(self.anchor)
+
+    def take(self, rows: NDArray[np.int64]) -> LabelBlock:
+        """Some of the rows, by their index."""
+        columns = ("anchor", "time", "version", "state", "value", "now", "evidence")
+        taken = {name: getattr(self, name)[rows] for name in columns}
+        return replace(self, **taken, key=[self.key[i] for i in rows.tolist()])
 
     def row(self, i: int) -> LabelVersion:
         """Row `i` by itself."""

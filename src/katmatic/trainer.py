@@ -6,13 +6,16 @@ import contextlib
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import msgspec
 
 from katmatic import duration
+from katmatic.clock import monotonic_seconds
 from katmatic.log.codec import encode
 from katmatic.pipeline import Pipeline, Turn
 from katmatic.records import MODELS, ModelVersion
@@ -20,8 +23,13 @@ from katmatic.spec.app import Predictor
 
 DRIFT_EVERY = 3_600_000_000  # microseconds of the log's time between two looks for drift
 DRIFT_PAUSE = 3 * 86_400_000_000  # and between two trainings, if it is because of that
-RETRY_GROWTH = 1.5  # before a first model: it is tried again with so many times the rows
-NICENESS = 10  # and it leaves one core alone: threads that share it with the pipeline wait for each other, spinning
+RETRY_PAUSE = 3_600_000_000  # and between two trainings, if the first led to no model
+RETRY_GROWTH = 1.1  # and by how much the rows must have grown, if it was not broken off
+SECONDS_LIMIT = 6 * 3600.0  # that a training may take; then it is killed
+STOP_SECONDS = 5.0  # until a training that was asked to end is killed
+NICENESS = 10
+# Threads that share a core with answers wait for each other, and spin while they wait: one core is left alone.
+ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) - 1))}
 
 
 @dataclass
@@ -31,8 +39,20 @@ class _Course:
     predictor: Predictor
     tried: int | None = None  # the moment of the last training
     rows: int = 0  # labelled rows then
-    has_model: bool = False
+    broke_off: bool = False
     looked: int = 0
+
+
+@dataclass
+class _Training:
+    """A training that is under way."""
+
+    name: str
+    why: str
+    now: int
+    process: subprocess.Popen[bytes]
+    said: IO[bytes]  # a file: a pipe that nobody reads would stop a model that tells of its progress
+    began: float
 
 
 class Trainer:
@@ -54,15 +74,20 @@ class Trainer:
         self._pipeline, self._command, self._rows, self._has_drifted = pipeline, command, rows, has_drifted
         self.waits = waits
         self._courses = {name: _Course(pipeline.app.predictors[name]) for name in pipeline.scorers}
-        self._running: tuple[str, int, subprocess.Popen[bytes]] | None = None
+        self._running: _Training | None = None
+
+    @property
+    def process(self) -> int | None:
+        """The id of the process that trains, if one does."""
+        return self._running.process.pid if self._running is not None else None
 
     def know(self, record: ModelVersion) -> None:
-        """A training was done before."""
+        """A training was done, now or in an earlier life."""
         course = self._courses.get(record.predictor)
         if course is not None and record.action != "rolled-back":
             course.tried = record.now
-            course.has_model = course.has_model or record.action == "promoted"
-            course.rows = max(course.rows, record.rows)
+            # After a restart, fewer rows may be known of than were trained on.
+            course.rows = min(max(course.rows, record.rows), self._rows(record.predictor))
 
     def turn(self, turn: Turn) -> None:
         """See whether a training has ended, or is due."""
@@ -71,25 +96,27 @@ class Trainer:
         self._collect()
         if self._running is None:
             for name, course in self._courses.items():
-                reason = self._due(name, course, turn.batch.now)
-                if reason:
-                    self._start(name, course, turn.batch.now)
+                why = self._due(name, course, turn.batch.now)
+                if why:
+                    self._start(name, why, course, turn.batch.now)
                     break
 
     def stop(self) -> None:
         """End a training that is under way."""
         if self._running is not None:
-            self._running[2].terminate()
-            self._running[2].wait()
+            _end(self._running.process)
+            self._running.said.close()
             self._running = None
 
     def _due(self, name: str, course: _Course, now: int) -> str:
-        policy = course.predictor.retrain
-        rows = self._rows(name)
-        if not course.has_model:
-            return "the first model" if rows >= max(policy.rows, RETRY_GROWTH * course.rows) else ""
-        assert course.tried is not None
-        since = now - course.tried
+        """Why a model is to be trained now; empty if it is not."""
+        policy, rows = course.predictor.retrain, self._rows(name)
+        since = RETRY_PAUSE + DRIFT_PAUSE if course.tried is None else now - course.tried
+        if course.broke_off:
+            return "the last one broke off" if since >= RETRY_PAUSE else ""
+        if not self._pipeline.scorers[name].version:
+            is_more = rows >= policy.rows and rows > course.rows * RETRY_GROWTH
+            return "the first model" if is_more and since >= RETRY_PAUSE else ""
         if policy.every is not None and since >= duration.micros(duration.parse(policy.every)):
             return f"every {policy.every}"
         if policy.labels is not None and rows - course.rows >= policy.labels:
@@ -99,35 +126,68 @@ class Trainer:
             return "drift" if self._has_drifted(name) else ""
         return ""
 
-    def _start(self, name: str, course: _Course, now: int) -> None:
-        course.tried, course.rows = now, self._rows(name)
-        process = subprocess.Popen(
-            self._command(name, now),
-            stdout=subprocess.PIPE,
-            stdin=subprocess.DEVNULL,
-            env={"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) - 1)), **os.environ},
-        )
+    def _start(self, name: str, why: str, course: _Course, now: int) -> None:
+        course.tried, course.rows, course.broke_off = now, self._rows(name), False
+        said = tempfile.TemporaryFile()  # noqa: SIM115 (closed when the training has ended)
+        try:
+            process = subprocess.Popen(
+                self._command(name, now), stdout=said, stdin=subprocess.DEVNULL, env={**ENVIRONMENT, **os.environ}
+            )
+        except OSError as error:  # no memory for another process
+            said.close()
+            self._broken(name, f"the training ({why}) could not be started: {error}", now)
+            return
         with contextlib.suppress(OSError, AttributeError):
             os.setpriority(os.PRIO_PROCESS, process.pid, NICENESS)
-        self._running = (name, now, process)
+        self._running = _Training(name, why, now, process, said, monotonic_seconds())
         if self.waits:
-            process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(SECONDS_LIMIT)
             self._collect()
 
     def _collect(self) -> None:
-        if self._running is None or self._running[2].poll() is None:
+        """Hand on what a training that has ended came to."""
+        training = self._running
+        if training is None:
             return
-        name, now, process = self._running
+        is_over = monotonic_seconds() - training.began >= SECONDS_LIMIT
+        if is_over:
+            _end(training.process)
+        elif training.process.poll() is None:
+            return
         self._running = None
-        assert process.stdout is not None
-        lines = process.stdout.read().strip().splitlines()
-        process.stdout.close()
-        try:
-            record = msgspec.json.decode(lines[-1], type=ModelVersion)
-        except (IndexError, msgspec.MsgspecError):
-            reason = f"the training ended with code {process.returncode} and said nothing"
-            record = ModelVersion(predictor=name, version=0, action="failed", reason=reason, now=now)
+        with training.said as said:
+            said.seek(0)
+            record = _record(said.read(), training.name)
+        if record is not None:
+            self._pipeline.log.append(MODELS, [encode(record)])
+            return
+        ended = f"took more than {SECONDS_LIMIT:g} s" if is_over else f"ended with code {training.process.returncode}"
+        self._broken(training.name, f"the training ({training.why}) {ended} and said nothing", training.now)
+
+    def _broken(self, name: str, reason: str, now: int) -> None:
+        self._courses[name].broke_off = True
+        record = ModelVersion(predictor=name, version=0, action="failed", reason=reason, now=now)
         self._pipeline.log.append(MODELS, [encode(record)])
+
+
+def _record(said: bytes, predictor: str) -> ModelVersion | None:
+    """The record that a training printed; a model may print before and after it."""
+    for line in reversed(said.splitlines()):
+        with contextlib.suppress(msgspec.MsgspecError):
+            record = msgspec.json.decode(line, type=ModelVersion)
+            if record.predictor == predictor:
+                return record
+    return None
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def train_command(app: Path, folder: Path, registry: str) -> Callable[[str, int], list[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -151,19 +151,8 @@ def judged(rows: Dataset, share: float, after: int) -> Dataset:
 
 def _until(block: Block, now: int) -> Block:
     """The rows of a block that were there at `now`."""
-    known = block.now <= now
-    if known.all():
-        return block
-    index = np.flatnonzero(known)
-    columns: dict[str, Any] = {}
-    for field in fields(block):
-        column = getattr(block, field.name)
-        if isinstance(column, np.ndarray):
-            columns[field.name] = column[index]
-    columns["key"] = [block.key[i] for i in index.tolist()]
-    if isinstance(block, PredictionBlock):
-        columns["texts"] = {name: [column[i] for i in index.tolist()] for name, column in block.texts.items()}
-    return replace(block, **columns)
+    is_known = block.now <= now
+    return block if is_known.all() else block.take(np.flatnonzero(is_known))
 
 
 def _counts(block: ExampleBlock, i: int, ripe: int) -> bool:

@@ -7,7 +7,9 @@ does not agree with its model on the rows at hand (also with unknown values) is 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -194,14 +196,19 @@ def _flatten(arrays: dict[str, NDArray[Any]], **parts: list[NDArray[Any]]) -> No
 
 
 def _write(folder: Path, facts: dict[str, Any], arrays: dict[str, NDArray[Any]], pickled: Any) -> None:
+    """Write all files, each on the disk before the manifest that vouches for it."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "model.json").write_text(json.dumps(facts), "utf-8")
-    np.savez(folder / "arrays.npz", **arrays)  # type: ignore[arg-type]
+    packed = io.BytesIO()
+    np.savez(packed, **arrays)  # type: ignore[arg-type]
+    files = {"model.json": json.dumps(facts).encode(), "arrays.npz": packed.getvalue()}
     if pickled is not None:
-        (folder / "model.pkl").write_bytes(_pickle(pickled))
-    files = ["model.json", "arrays.npz", *(["model.pkl"] if pickled is not None else [])]
-    digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files}
-    (folder / "manifest.json").write_text(json.dumps(digests), "utf-8")
+        files["model.pkl"] = _pickle(pickled)
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    for name, data in {**files, "manifest.json": json.dumps(digests).encode()}.items():
+        with (folder / name).open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def _pickle(model: Any) -> bytes:

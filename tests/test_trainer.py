@@ -1,0 +1,322 @@
+"""When models are trained, and what becomes of a training that ends without a word."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import msgspec
+import pytest
+
+from katmatic import Retrain, trainer
+from katmatic.clock import ManualClock, SystemClock
+from katmatic.log.codec import decode
+from katmatic.log.sqlite import SqliteLog
+from katmatic.records import ModelVersion
+from katmatic.runtime import Runtime, load_app
+from katmatic.settings import Settings
+from katmatic.trainer import DRIFT_EVERY, DRIFT_PAUSE, RETRY_PAUSE, Trainer, train_command
+from tests.learning import DAY, HOUR, MINUTE, a_term, after, school, write
+
+
+def record(action, now, *, rows=0, version=1, predictor="absence"):
+    return ModelVersion(predictor=predictor, version=version, action=action, reason="because", now=now, rows=rows)
+
+
+class World:
+    """A pipeline that is told of turns, and trainings that print what they are told to."""
+
+    def __init__(self, retrain=None):
+        self.rows, self.drifted, self.version = 0, False, 0
+        self.now, self.started, self.written = 50 * DAY, [], []
+        self.prints = lambda now: msgspec.json.encode(record("promoted", now, rows=self.rows)).decode()
+        self.code = None
+        pipeline = SimpleNamespace(
+            app=school(retrain=retrain or Retrain(rows=40)),
+            scorers={"absence": SimpleNamespace(version=0)},
+            log=SimpleNamespace(append=lambda topic, values: self.written.extend(decode(topic, v) for v in values)),
+        )
+        self.pipeline = pipeline
+        self.trainer = Trainer(
+            pipeline, self.command, rows=lambda name: self.rows, has_drifted=lambda name: self.drifted, waits=True
+        )
+
+    def command(self, predictor, now):
+        self.started.append(now)
+        return [sys.executable, "-S", "-c", self.code or f"print({self.prints(now)!r})"]
+
+    def turn(self, *, models=()):
+        """One turn; what was written comes back with the next one."""
+        came = [*models, *self.written]
+        self.written.clear()
+        for each in came:
+            if each.action == "promoted":
+                self.pipeline.scorers["absence"].version = each.version
+        before = len(self.started)
+        self.trainer.turn(SimpleNamespace(models=came, batch=SimpleNamespace(now=self.now)))
+        return len(self.started) > before
+
+    def passes(self, micros):
+        self.now += micros
+        return self.turn()
+
+    def has_a_model(self):
+        self.rows = 100
+        assert self.turn()
+        assert not self.turn()
+        return self
+
+
+def test_the_first_model_is_trained_when_there_are_rows():
+    world = World()
+    world.rows = 39
+    assert not world.turn()
+    world.rows = 40
+    assert world.turn()
+    assert [each.action for each in world.written] == ["promoted"]
+    assert not world.turn()
+
+
+def test_a_first_training_that_failed_is_tried_again_when_rows_have_come():
+    world = World()
+    world.prints = lambda now: msgspec.json.encode(record("failed", now, rows=40, version=0)).decode()
+    world.rows = 40
+    assert world.turn()
+    assert not world.passes(RETRY_PAUSE), "no row has come"
+    world.rows = 44
+    assert not world.turn(), "a tenth more is needed"
+    world.rows = 45
+    assert world.turn()
+
+
+def test_a_first_training_that_failed_is_not_tried_again_at_once():
+    world = World()
+    world.prints = lambda now: msgspec.json.encode(record("failed", now, rows=40, version=0)).decode()
+    world.rows = 40
+    assert world.turn()
+    world.rows = 4000
+    assert not world.passes(RETRY_PAUSE - 1)
+    assert world.passes(1)
+
+
+def test_every_so_often_it_is_trained_again():
+    world = World(Retrain(rows=40, every="7d")).has_a_model()
+    assert not world.passes(7 * DAY - 1)
+    assert world.passes(1)
+    assert not world.passes(1)
+
+
+def test_after_so_many_labels_it_is_trained_again():
+    world = World(Retrain(rows=40, labels=50)).has_a_model()
+    world.rows += 49
+    assert not world.turn()
+    world.rows += 1
+    assert world.turn()
+    assert not world.turn()
+
+
+def test_drift_is_looked_for_every_hour_and_is_a_reason_every_three_days():
+    world = World(Retrain(rows=40, on_drift=True)).has_a_model()
+    world.drifted = True
+    assert not world.passes(DRIFT_PAUSE - 1)
+    assert world.passes(1)
+    world.turn()
+    world.drifted = False
+    assert not world.passes(DRIFT_PAUSE)
+    world.drifted = True
+    assert not world.passes(DRIFT_EVERY - 1), "an hour ago there was none"
+    assert world.passes(1)
+
+
+def test_what_was_not_asked_for_is_no_reason():
+    world = World().has_a_model()
+    world.rows, world.drifted = 100_000, True
+    assert not world.passes(1000 * DAY)
+
+
+def test_a_refused_challenger_waits_for_the_next_time():
+    world = World(Retrain(rows=40, every="7d")).has_a_model()
+    world.prints = lambda now: msgspec.json.encode(record("refused", now, rows=100, version=2)).decode()
+    assert world.passes(7 * DAY)
+    assert not world.passes(DAY)
+    assert world.passes(6 * DAY)
+
+
+def test_after_a_restart_it_goes_on_from_the_last_training():
+    world = World(Retrain(rows=40, every="7d", labels=50))
+    world.rows, world.pipeline.scorers["absence"].version = 120, 1
+    world.trainer.know(record("promoted", world.now - DAY, rows=100))
+    world.trainer.know(record("rolled-back", world.now))
+    assert not world.turn()
+    assert world.passes(6 * DAY)
+
+
+def test_after_a_restart_that_knows_of_fewer_rows_new_ones_count_from_there():
+    """Found by reading: with fewer rows in memory than were trained on, new labels were no reason for a long time."""
+    world = World(Retrain(rows=40, labels=50))
+    world.rows, world.pipeline.scorers["absence"].version = 1000, 1
+    world.trainer.know(record("promoted", world.now - DAY, rows=90_000))
+    world.rows += 50
+    assert world.turn()
+
+
+def test_the_records_of_others_are_not_ours():
+    world = World()
+    world.trainer.know(record("promoted", world.now, predictor="other"))
+    world.rows = 40
+    assert world.turn()
+
+
+# -------------------------------------------------------------------------------------------------- what a process says
+
+
+def test_a_model_may_talk():
+    """Found by reading: 64 kB of progress filled the pipe, and the training never ended."""
+    world = World()
+    world.code = f"print('epoch\\n' * 100_000); print({world.prints(1)!r}); print('done')"
+    world.rows = 40
+    assert world.turn()
+    assert [(each.action, each.now) for each in world.written] == [("promoted", 1)]
+
+
+@pytest.mark.parametrize(
+    ("code", "ended"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "ended with code -9"),
+        ("raise SystemExit(3)", "ended with code 3"),
+        ("print('{}')", "ended with code 0"),
+    ],
+)
+def test_a_training_that_ends_without_a_word_is_said_and_tried_again(code, ended):
+    world = World(Retrain(rows=40, every="7d"))
+    world.code, world.rows = code, 40
+    assert world.turn()
+    (failed,) = world.written
+    assert (failed.action, failed.version) == ("failed", 0)
+    assert failed.reason == f"the training (the first model) {ended} and said nothing"
+    world.code = None
+    assert not world.passes(RETRY_PAUSE - 1)
+    assert world.passes(1), "without one new row"
+    assert [each.action for each in world.written] == ["promoted"]
+
+
+def test_a_broken_training_of_a_champion_is_tried_again_within_the_hour():
+    world = World(Retrain(rows=40, every="7d")).has_a_model()
+    world.code = "raise SystemExit(3)"
+    assert world.passes(7 * DAY)
+    world.code = None
+    assert world.passes(RETRY_PAUSE)
+    assert not world.passes(DAY)
+
+
+def test_a_program_that_is_not_there_is_said(tmp_path):
+    world = World()
+    world.trainer._command = lambda predictor, now: [str(tmp_path / "nothing")]
+    world.rows = 40
+    world.turn()
+    assert "could not be started" in world.written[0].reason
+
+
+def test_a_training_that_takes_for_ever_is_ended(monkeypatch):
+    monkeypatch.setattr(trainer, "SECONDS_LIMIT", 0.05)
+    world = World()
+    world.code, world.rows = "input() if False else __import__('time').sleep(600)", 40
+    world.turn()
+    assert "took more than 0.05 s" in world.written[0].reason
+    assert world.trainer.process is None
+
+
+def test_stopping_ends_a_training_that_is_under_way(monkeypatch):
+    monkeypatch.setattr(trainer, "STOP_SECONDS", 0.2)
+    world = World()
+    world.trainer.waits = False
+    world.code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+    world.rows = 40
+    world.turn()
+    pid = world.trainer.process
+    world.trainer.stop()
+    assert (world.trainer.process, world.written) == (None, [])
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_the_command_trains_one_predictor_as_of_a_moment(tmp_path):
+    file = tmp_path / "app.py"
+    command = train_command(file, tmp_path, "")("absence", 7)
+    assert command[1:6] == ["-m", "katmatic", "train", str(file), "--predictor"]
+    assert command[6:] == ["absence", "--data", str(tmp_path), "--now", "7", "--record"]
+    assert train_command(tmp_path / "app.py", tmp_path, "http://x")("absence", 7)[-2:] == ["--registry", "http://x"]
+
+
+# ----------------------------------------------------------------------------------------------------- the real process
+
+APP = """
+from sklearn.linear_model import LogisticRegression
+
+from katmatic import App, Event, Key, Retrain, Time, future, past
+
+
+class Expected(Event):
+    student: Key
+    mood: str
+    bell: Time
+
+
+class CheckIn(Event):
+    student: Key
+    at: Time
+
+
+app = App("school")
+app.source(CheckIn, lateness="10m")
+absent = future.none(CheckIn, per=Expected, within=("-2h", "15m"))
+features = {
+    "rate": past.count(CheckIn, "60d", by=Expected.student),
+    "seen": past.count(CheckIn, "5d", by=Expected.student),
+}
+app.predict("absence", absent, features=features, model=LogisticRegression(), retrain=Retrain(rows=40))
+"""
+
+
+@pytest.mark.slow
+def test_a_real_training_is_killed_said_and_tried_again(tmp_path):
+    file, folder = tmp_path / "app.py", tmp_path / "data"
+    file.write_text(APP)
+    folder.mkdir()
+    log = SqliteLog(folder / "log.db")
+    predictions, labels = a_term(40)
+    write(log, predictions=predictions, labels=labels)
+    log.close()
+
+    clock, patience = ManualClock(after(40)), SystemClock()
+    with Runtime(load_app(file), file, Settings(data=str(folder)), clock=clock) as runtime:
+        pipeline, said = runtime.pipeline, []
+
+        def until(is_done):
+            for _ in range(600):
+                said.extend(pipeline.turn().models)
+                if is_done():
+                    return
+                patience.wait(0.1)
+            pytest.fail("nothing came of it within a minute")
+
+        until(lambda: runtime.trainer.process is not None)
+        os.kill(runtime.trainer.process, signal.SIGKILL)
+        until(lambda: said)
+        assert [each.action for each in said] == ["failed"]
+        assert said[0].reason == "the training (the first model) ended with code -9 and said nothing"
+        clock.move_to(clock.now() + MINUTE)
+        pipeline.turn()
+        assert "training-failed" in [alert.name for alert in runtime.live.status().firing]
+
+        clock.move_to(clock.now() + HOUR)
+        until(lambda: pipeline.scorers["absence"].version)
+        assert [(each.action, each.version) for each in said] == [("failed", 0), ("promoted", 1)]
+        assert Path(said[1].artifact).parent == (folder / "models" / "absence").resolve()
+    with Runtime(load_app(file), file, Settings(data=str(folder)), clock=clock) as again:
+        assert again.pipeline.scorers["absence"].version == 1, "a restart finds its model"
+        again.pipeline.turn()
+        assert again.trainer.process is None, "and is not trained anew"
