@@ -110,8 +110,8 @@ class Answers:
         """The scores of the model, and the last label as it was served."""
         self.events += len(turn.batch)
         for block in turn.predictions:
-            if block.predictor == "price" and block.score is not None:
-                self.scores += block.score.tolist()
+            if block.predictor == "price":  # before its first label it says nothing: counted as "down", as River does
+                self.scores += [float("nan")] * len(block) if block.score is None else block.score.tolist()
             elif block.predictor == "last":
                 self.last += [None if value != value else value for value in block.values[:, 0].tolist()]
 
