@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from katmatic.clock import monotonic_seconds
-from katmatic.engine.ask import ask
+from katmatic.engine.ask import ask, candidates
 from katmatic.errors import LogFull, ModelError
 from katmatic.labels.join import Joiner
 from katmatic.labels.ripe import ripens_after
@@ -26,6 +26,7 @@ from katmatic.monitoring.quality import Quality
 from katmatic.monitoring.vitals import Pulse
 from katmatic.pipeline import Pipeline, Turn
 from katmatic.predictions.explain import reasons
+from katmatic.predictions.rank import Ranking, ranked
 from katmatic.records import (
     ALERTS,
     DEAD,
@@ -67,6 +68,9 @@ class Live:
         self._unripe: dict[str, dict[int, int]] = {name: {} for name in app.predictors}  # moment -> rows
         self._moments: dict[str, list[int]] = {name: [] for name in app.predictors}  # of these, a heap
         self._joiners = {name: Joiner(predictor) for name, predictor in app.predictors.items()}
+        self._rankings = {
+            name: Ranking(predictor) for name, predictor in app.predictors.items() if predictor.rank is not None
+        }
         self._labels = {question.name: pipeline.plan.labels[question.label][0] for question in pipeline.plan.questions}
         self._board = Board(app)
         self._pulse = Pulse(self.metrics, tuple(pipeline.plan.by_topic))
@@ -155,6 +159,8 @@ class Live:
 
     def _predicted(self, block: PredictionBlock) -> None:
         self._board.predictions(block)
+        if block.predictor in self._rankings:
+            self._rankings[block.predictor].know(block)
         self._pulse.predicted(block.predictor, len(block))
         self.watches[block.predictor].predictions(block)
         self._matured(block.predictor, self._joiners[block.predictor].predictions(block))
@@ -273,13 +279,25 @@ class Live:
         return self._board.latest(predictor, key)
 
     def predict(self, predictor: str, anchors: list[dict[str, Any]]) -> list[Prediction]:
-        """What would be answered now if these anchor events came; nothing is logged."""
+        """What would be answered now if these anchor events came; nothing is logged.
+
+        A ranking gives the highest first; of one anchor without a candidate, those of its candidates.
+        """
         pipeline = self._pipeline
         questions = next(question for question in pipeline.plan.questions if question.name == predictor)
+        ranking = self._rankings.get(predictor)
+        size = len(anchors)
         with pipeline.lock:
+            if ranking is not None and size == 1 and ranking.key not in anchors[0]:
+                blank = ranking.anchor(anchors[0])
+                chosen = candidates(pipeline.plan, pipeline.state, questions, blank, pipeline.clock.now())
+                anchors, size = ranking.anchors(anchors[0], chosen), ranking.size
+            if not anchors:
+                return []
             block = ask(pipeline.plan, pipeline.state, questions, anchors, pipeline.clock.now())
             block = pipeline.answer(block)
-        return [block.row(i) for i in range(len(block))]
+        found = [block.row(i) for i in range(len(block))]
+        return found if ranking is None else ranked(found)[:size]
 
     def reasons(self, predictor: str, key: tuple[str, ...]) -> list[tuple[str, float]]:
         """How much each feature raised or lowered the newest answer about `key`, the largest effect first."""

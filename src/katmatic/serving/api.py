@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from importlib import metadata
 from typing import Any
 from urllib.parse import unquote
@@ -23,6 +23,7 @@ from katmatic.errors import InputError, KatmaticError
 from katmatic.metrics import Metrics
 from katmatic.monitoring import prometheus
 from katmatic.monitoring.vitals import HELP
+from katmatic.predictions.rank import asked_keys, ranked_key
 from katmatic.serving import answers, body, stream
 from katmatic.serving.access import Access
 from katmatic.serving.answers import answer
@@ -132,10 +133,12 @@ class _Api:
         is_timed = all(isinstance(one, dict) and time in one for one in many)
         now = None if is_timed else answers.iso(self._pipeline.status().now, self._app.timezone)
         prefix = "$[{}]" if isinstance(asked, list) else "$"
-        anchors = [anchor(predictor.anchor, one, prefix.format(i), now or "") for i, one in enumerate(many)]
+        is_ranking = predictor.rank is not None and isinstance(asked, dict) and ranked_key(predictor) not in asked
+        may_miss = set(schema(predictor.anchor).keys) - set(asked_keys(predictor)) if is_ranking else set()
+        anchors = [anchor(predictor.anchor, one, prefix.format(i), now or "", may_miss) for i, one in enumerate(many)]
         found = await run_in_threadpool(self._pipeline.predict, predictor.name, anchors)
         bodies = [answers.prediction(self._app, one) for one in found]
-        return answer(bodies if isinstance(asked, list) else bodies[0])
+        return answer(bodies if isinstance(asked, list) or is_ranking else bodies[0])
 
     async def models(self, request: Request) -> Response:
         predictor = self._predictor(request)
@@ -227,7 +230,9 @@ class _Api:
 KINDS_OF = {str: "a text", float: "a number", int: "a whole number", bool: "true or false"}
 
 
-def anchor(event: type[Event], given: Any, where: str, now: str) -> dict[str, Any]:
+def anchor(
+    event: type[Event], given: Any, where: str, now: str, may_miss: Collection[str] = frozenset()
+) -> dict[str, Any]:
     """The anchor event that `given` describes, its time `now` if it was left out; refused with its path if wrong."""
     found = schema(event)
     if not isinstance(given, dict):
@@ -235,7 +240,7 @@ def anchor(event: type[Event], given: Any, where: str, now: str) -> dict[str, An
     for field in found.fields:
         place = f"{where}.{field.name}"
         if field.name not in given:
-            if field.default is ... and field.role is not Role.TIME:
+            if field.default is ... and field.role is not Role.TIME and field.name not in may_miss:
                 raise InputError(place, found="nothing", expected=_wanted(field), do="give it")
         elif not _fits(field, given[field.name]):
             raise InputError(place, found=_spelt(given[field.name]), expected=_wanted(field), do="correct it")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from katmatic.predictions.rank import asked_keys
 from katmatic.serving import body
 from katmatic.spec.app import App, Predictor
 from katmatic.spec.event import Event, Field, Role, schema
@@ -153,6 +154,7 @@ def _predictors(app: App) -> dict[str, Any]:
         answer = {"$ref": f"#/components/schemas/{predictor.name}.prediction"}
         anchor = {"$ref": f"#/components/schemas/{schema(predictor.anchor).name}"}
         keys = ",".join(schema(predictor.anchor).keys)
+        who = [_object(**dict.fromkeys(asked_keys(predictor), _STRING))] if predictor.rank else []
         found[f"/v1/predictions/{predictor.name}/{{key}}"] = {
             "parameters": [_parameter("key", f"{keys}; or the first alone")],
             "get": _get(f"The latest prediction of {predictor.name} about a key", answer, 404),
@@ -165,11 +167,14 @@ def _predictors(app: App) -> dict[str, Any]:
                 "requestBody": {
                     "required": True,
                     "content": {
-                        "application/json": {"schema": {"oneOf": [anchor, {"type": "array", "items": anchor}]}}
+                        "application/json": {"schema": {"oneOf": [anchor, {"type": "array", "items": anchor}, *who]}}
                     },
                 },
                 "responses": {
-                    "200": _json("The answers, in the order asked", {"oneOf": [answer, _list(answer)]}),
+                    "200": _json(
+                        f"The answers, {'the highest first' if predictor.rank else 'in the order asked'}",
+                        {"oneOf": [answer, _list(answer)]},
+                    ),
                     **_problems(400, 404, 413, 422),
                 },
             }

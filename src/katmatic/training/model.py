@@ -29,17 +29,42 @@ def fit(predictor: Predictor, rows: Dataset) -> Any:
             raise ModelError(
                 where, found=f"only {'true' if label[0] else 'false'} labels", expected="both", do="wait for the other"
             )
-    model = copy.deepcopy(predictor.model)
-    x = rows.matrix()
+    x, weighed = rows.matrix(), {}
     x[:, np.isnan(x).all(axis=0)] = 0.0  # never known so far: a constant, which nothing is learnt from
-    weighed = {} if np.all(rows.weight == 1.0) else _weight_argument(model, rows)
     try:
+        model = copy.deepcopy(predictor.model)
+        _by_place(model, rows.columns)
+        if not np.all(rows.weight == 1.0):
+            weighed = _weight_argument(model, rows)
         model.fit(x, label, **weighed)
     except Exception as error:  # the model is the user's
         raise ModelError(
             where, found=f"{type(error).__name__}: {error}", expected="a model that can be fitted", do="correct it"
         ) from error
     return model
+
+
+def _by_place(step: Any, columns: tuple[str, ...]) -> None:
+    """Let a model that names its columns after the features number them: it is given a table without names."""
+
+    def places(chosen: Any) -> Any:
+        if isinstance(chosen, str):
+            return columns.index(chosen)
+        is_named = isinstance(chosen, list | tuple) and chosen and all(isinstance(each, str) for each in chosen)
+        return [columns.index(name) for name in chosen] if is_named else chosen
+
+    if isinstance(transformers := getattr(step, "transformers", None), list | tuple):
+        step.transformers = [(name, part, places(chosen)) for name, part, chosen in transformers]
+    elif isinstance(getattr(step, "categorical_features", None), list | tuple):
+        step.categorical_features = places(step.categorical_features)
+    elif isinstance(steps := getattr(step, "steps", None), list) and steps:
+        _by_place(steps[0][1], columns)  # what comes after it sees other columns
+    for group in ("transformer_list", "estimators"):
+        if isinstance(parts := getattr(step, group, None), list | tuple):
+            for part in parts:
+                _by_place(part[1], columns)
+    if hasattr(inner := getattr(step, "estimator", None), "fit"):
+        _by_place(inner, columns)
 
 
 def _weight_argument(model: Any, rows: Dataset) -> dict[str, Any]:
