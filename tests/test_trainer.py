@@ -22,8 +22,10 @@ from katmatic.trainer import DRIFT_EVERY, DRIFT_PAUSE, RETRY_PAUSE, Trainer, tra
 from tests.learning import DAY, HOUR, MINUTE, a_term, after, school, write
 
 
-def record(action, now, *, rows=0, version=1, predictor="absence"):
-    return ModelVersion(predictor=predictor, version=version, action=action, reason="because", now=now, rows=rows)
+def record(action, now, *, rows=0, version=1, predictor="absence", **more):
+    return ModelVersion(
+        predictor=predictor, version=version, action=action, reason="because", now=now, rows=rows, **more
+    )
 
 
 class World:
@@ -99,6 +101,19 @@ def test_a_first_training_that_failed_is_not_tried_again_at_once():
     assert world.turn()
     world.rows = 4000
     assert not world.passes(RETRY_PAUSE - 1)
+    assert world.passes(1)
+
+
+def test_a_first_training_is_not_tried_again_before_more_can_come_of_it():
+    """Found by running: labels that take a week cost forty processes until the oldest could teach anything."""
+    world = World()
+    later = world.now + 9 * DAY
+    failed = record("failed", world.now, rows=40, version=0, not_before=later)
+    world.prints = lambda now: msgspec.json.encode(failed).decode()
+    world.rows = 40
+    assert world.turn()
+    world.rows = 4000
+    assert not world.passes(9 * DAY - 1)
     assert world.passes(1)
 
 

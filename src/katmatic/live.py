@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from katmatic.clock import monotonic_seconds
+from katmatic.clock import monotonic_seconds, to_datetime
 from katmatic.engine.ask import ask, candidates
 from katmatic.errors import LogFull, ModelError
 from katmatic.labels.join import Joiner
@@ -340,6 +340,8 @@ class Live:
             waiting = f"{rows:,} of {wanted:,} labelled rows" if rows < wanted else "its first training is due"
             if history and rows >= wanted:
                 waiting = f"the last training was not used: {history[0].reason}"
+                if history[0].not_before > self._pipeline.state.now:
+                    waiting += f"; the next follows {to_datetime(history[0].not_before):%d %b %H:%M} UTC"
         return ModelCard(name, version, since, history, waiting)
 
     def board(self) -> Board:

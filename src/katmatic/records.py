@@ -77,7 +77,10 @@ class Example(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
-    """A change of who answers. `action`: "trained" (a challenger), "promoted", "refused", "rolled-back", "failed"."""
+    """A change of who answers. `action`: "trained" (a challenger), "promoted", "refused", "rolled-back", "failed".
+
+    `not_before`: no earlier can another training come to more.
+    """
 
     predictor: str
     version: int
@@ -88,6 +91,7 @@ class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, float] = {}
     baselines: dict[str, float] = {}
     rows: int = 0
+    not_before: int = 0
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):

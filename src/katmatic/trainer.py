@@ -39,6 +39,7 @@ class _Course:
     predictor: Predictor
     tried: int | None = None  # the moment of the last training
     rows: int = 0  # labelled rows then
+    not_before: int = 0
     broke_off: bool = False
     looked: int = 0
 
@@ -85,7 +86,7 @@ class Trainer:
         """A training was done, now or in an earlier life."""
         course = self._courses.get(record.predictor)
         if course is not None and record.action != "rolled-back":
-            course.tried = record.now
+            course.tried, course.not_before = record.now, record.not_before
             # After a restart, fewer rows may be known of than were trained on.
             course.rows = min(max(course.rows, record.rows), self._rows(record.predictor))
 
@@ -116,7 +117,7 @@ class Trainer:
             return "the last one broke off" if since >= RETRY_PAUSE else ""
         if not self._pipeline.scorers[name].version:
             is_more = rows >= policy.rows and rows > course.rows * RETRY_GROWTH
-            return "the first model" if is_more and since >= RETRY_PAUSE else ""
+            return "the first model" if is_more and since >= RETRY_PAUSE and now >= course.not_before else ""
         if policy.every is not None and since >= duration.micros(duration.parse(policy.every)):
             return f"every {policy.every}"
         if policy.labels is not None and rows - course.rows >= policy.labels:

@@ -19,7 +19,7 @@ from katmatic.log.memory import MemoryLog
 from katmatic.predictions.artifact import load
 from katmatic.registry.base import Version
 from katmatic.training.job import train
-from tests.learning import a_term, after, asked, known, school, write
+from tests.learning import MINUTE, a_term, after, asked, known, school, write
 
 
 class Registry:
@@ -166,6 +166,7 @@ def test_with_rows_of_one_moment_there_is_nothing_to_judge_by(world):
     found = world.train(school(), now=after(2))
     assert (found.action, found.rows) == ("failed", 60)
     assert "no rows from before those that it would be judged on" in found.reason
+    assert found.not_before == after(1) + 25 * MINUTE + 25 * MINUTE * 5 // 4, "known fifteen and ten minutes later"
 
 
 def test_what_is_unripe_is_not_learnt_from(world):

@@ -11,6 +11,7 @@ import numpy as np
 
 from katmatic import duration
 from katmatic.errors import KatmaticError, ModelError
+from katmatic.labels.ripe import ripens_after
 from katmatic.log.base import History
 from katmatic.log.codec import decode
 from katmatic.predictions.artifact import Exported, answers, load
@@ -51,7 +52,9 @@ def _train(app: App, predictor: Predictor, log: History, registry: Registry, art
     champion = _champion(log, predictor)
     known, asked = _split(app, predictor, log, rows, champion, now)
     if known is None or not len(known):
-        return _failed(name, "there are no rows from before those that it would be judged on", now, rows=len(rows))
+        reason = "there are no rows from before those that it would be judged on"
+        not_before = _not_before(app, predictor, rows)
+        return _failed(name, reason, now, rows=len(rows), not_before=not_before)
     challenger = _figures(
         predictor, known, asked, _told(fit(predictor, known), replace(asked, tables=known.tables), is_binary)
     )
@@ -88,8 +91,16 @@ def _train(app: App, predictor: Predictor, log: History, registry: Registry, art
     )
 
 
-def _failed(name: str, reason: str, now: int, *, rows: int) -> ModelVersion:
-    return ModelVersion(predictor=name, version=0, action="failed", reason=reason, now=now, rows=rows)
+def _not_before(app: App, predictor: Predictor, rows: Dataset) -> int:
+    """When the oldest rows will have been known before the newest were asked: that takes their label's time twice."""
+    ripe = ripens_after(app, predictor.label)
+    return int(rows.at.min()) + ripe + round(ripe / (1 - JUDGED_SHARE))
+
+
+def _failed(name: str, reason: str, now: int, *, rows: int, not_before: int = 0) -> ModelVersion:
+    return ModelVersion(
+        predictor=name, version=0, action="failed", reason=reason, now=now, rows=rows, not_before=not_before
+    )
 
 
 def _rows(app: App, predictor: Predictor, log: History, now: int, *, since: int) -> Dataset | None:
