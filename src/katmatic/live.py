@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Any
@@ -51,6 +51,7 @@ SHOWN_LIMIT = 1_000  # alerts and dead letters that are kept to be shown
 REBUILT_RECORDS = 20_000  # records of predictions and labels that a restart reads for its pages
 RULES_EVERY = 60_000_000  # microseconds of the log's time between two checks of the rules
 DRIFT_EVERY = 3_600_000_000  # and between two comparisons of what is asked with what was learnt from
+TOLD_EVERY = 86_400_000_000  # and between two alerts about one function of the user's that raises
 UNKNOWN_FIELDS_LIMIT = 100  # names of fields that no event declares, that are told
 
 
@@ -84,6 +85,7 @@ class Live:
         self._background: dict[str, PredictionBlock] = {}
         self._waiting: dict[int, tuple[int, float]] = {}  # handed in and not durable yet: records, and since when
         self._unknown: set[tuple[str, str]] = set()
+        self._said: dict[str, int] = {}  # what raised -> when it was told last
         self._lock = threading.RLock()
         self.ready = False
         self.trouble = ""  # why nothing goes on, if so
@@ -105,6 +107,7 @@ class Live:
                     self._look(piece.topic, piece.values[-1], turn.batch.now)
             for name, number in turn.changes.errors.items():
                 self._pulse.raised(name, number)
+            self._tell_errors(turn.changes.said, turn.batch.now)
             self._trained += turn.models
             for record in turn.models:
                 self._changed(record)
@@ -136,6 +139,15 @@ class Live:
                 self._unknown.add((topic, name))
                 text = f"{topic} has a field {name!r} that is not declared: it is ignored"
                 self._pipeline.raise_alert(Alert(name="unknown-field", severity="info", text=text, now=now))
+
+    def _tell_errors(self, said: Mapping[str, str], now: int) -> None:
+        """A function of the user's raised: it is told once a day, with what it said."""
+        for where, text in said.items():
+            if where not in self._said or now - self._said[where] >= TOLD_EVERY:
+                self._said[where] = now
+                what = "the event does not count" if where.startswith("where ") else "its rows are marked"
+                text = f"{where} raised {text}; {what}"
+                self._pipeline.raise_alert(Alert(name="user-error", severity="warning", text=text, now=now))
 
     def acted(self, decision: Decision) -> None:
         """An action of the user's was carried out, or raised."""

@@ -180,6 +180,7 @@ class Pipeline:
                 scored += learner.apply(asked, known)
             if learner.errors:
                 changes.errors[name] = changes.errors.get(name, 0) + learner.errors
+                changes.said[f"{name}.model"] = learner.said
                 learner.errors = 0
         return scored
 

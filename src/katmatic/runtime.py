@@ -6,13 +6,14 @@ import importlib.util
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 
 from katmatic.actor import Actor
 from katmatic.clock import Clock, SystemClock
-from katmatic.errors import DeclarationError, LogError
+from katmatic.errors import DeclarationError, KatmaticError, LogError
 from katmatic.live import Live
 from katmatic.log.sqlite import SqliteLog
 from katmatic.metrics import Metrics
@@ -31,7 +32,7 @@ COMMIT_RETRY_SECONDS = 1.0  # until a commit that failed is tried again
 def load_app(path: Path) -> App:
     """The application that a file declares; its folder can be imported from while it is read.
 
-    Raises DeclarationError if there is no such file, or not one application in it.
+    Raises DeclarationError if there is no such file, it cannot be run, or there is not one application in it.
     """
     if not path.is_file():
         raise DeclarationError(
@@ -43,11 +44,29 @@ def load_app(path: Path) -> App:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module  # so that the annotations of its events can be looked up
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except KatmaticError:
+        raise
+    except Exception as error:  # the file is the user's
+        raise DeclarationError(
+            _place(path, error),
+            found=f"{type(error).__name__}: {error.msg if isinstance(error, SyntaxError) else error}",
+            expected="a file that Python can run",
+            do="correct the line",
+        ) from error
     apps = [value for value in vars(module).values() if isinstance(value, App)]
     if len(apps) != 1:
         raise DeclarationError(str(path), found=f"{len(apps)} applications", expected="one App(...)", do="declare one")
     return apps[0]
+
+
+def _place(path: Path, error: Exception) -> str:
+    """The line of the user's file in which an error came up, the deepest."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    if isinstance(error, SyntaxError) and error.filename == str(path) and error.lineno:
+        lines.append(error.lineno)
+    return f"{path}:{lines[-1]}" if lines else str(path)
 
 
 def stopped_by_signals() -> threading.Event:

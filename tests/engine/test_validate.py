@@ -166,9 +166,9 @@ def test_times_out_of_range_say_what_to_do(reader, time, now, expected):
 
 def test_a_condition_is_asked_of_each_event_and_one_that_raises_counts_as_no(reader):
     events = reader.events(reader.read([reading(value=1), reading(value=0), reading(value=-1)]))
-    masks, raised = validate.conditions([lambda e: 1 / e.value > 0, lambda e: "yes" if e.value else ""], events)
+    masks, raised, said = validate.conditions([lambda e: 1 / e.value > 0, lambda e: "yes" if e.value else ""], events)
     assert masks.tolist() == [[1, 1], [0, 0], [0, 1]]
-    assert raised == 1
+    assert (raised, said) == (1, "ZeroDivisionError: float division by zero")
 
 
 def test_some_of_the_rows_can_be_taken(reader):

@@ -34,7 +34,7 @@ def ask(
     answers = _answers(plan, state, index, columns, at)
     events = state.readers[_stream(plan, questions)].events
     given = Anchors(columns.fields.__getitem__, lambda: events(columns), lambda: moments(at, plan.zone))
-    values, texts, failed, _ = assemble(questions, answers, given, state.store.codes)
+    made = assemble(questions, answers, given, state.store.codes)
     keys = [columns.fields[name] for name in schema(questions.predictor.anchor).keys]
     n = len(columns)
     lead = columns.time - now if questions.predictor.lead else np.full(n, NOTHING, np.int64)
@@ -47,9 +47,9 @@ def ask(
         at=at,
         now=np.full(n, now, np.int64),
         lead=lead,
-        values=values,
-        texts=texts,
-        failed=failed,
+        values=made.values,
+        texts=made.texts,
+        failed=made.failed,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,16 +26,25 @@ class Anchors:
         self.field, self.events, self.now = field, events, now
 
 
+@dataclass
+class Assembled:
+    """The features of n rows."""
+
+    values: NDArray[np.float64]  # (n, F), NaN for unknown
+    texts: dict[str, list[Any]]  # the features that are texts
+    failed: NDArray[np.bool_]  # rows in which a function of the user's raised
+    raised: int = 0  # how often one did
+    said: dict[str, str] = field(default_factory=dict)  # what the last of them said, by feature
+
+
 def assemble(
     questions: Questions, answers: NDArray[np.float64], anchors: Anchors, codes: dict[Any, Numbering]
-) -> tuple[NDArray[np.float64], dict[str, list[Any]], NDArray[np.bool_], int]:
-    """Values (n, F) with NaN for unknown, the features that are texts, the rows that failed, and how often."""
+) -> Assembled:
+    """The features of `questions`, from what the kernel answered and the functions of the user make of it."""
     n = len(answers)
     lists: dict[str, list[Any]] = {}
-    values = np.full((n, len(questions.columns)), np.nan)
-    texts: dict[str, list[Any]] = {}
-    failed = np.zeros(n, np.bool_)
-    raised = 0
+    made = Assembled(np.full((n, len(questions.columns)), np.nan), {}, np.zeros(n, np.bool_))
+    values, texts = made.values, made.texts
     place = {name: i for i, name in enumerate(questions.columns)}
     needed = {name for output in questions.outputs for name in output.takes}
     for output in questions.outputs:
@@ -49,9 +59,11 @@ def assemble(
         elif output.kind == "field":
             found = anchors.field(output.field)
         else:
-            found, wrong = _derive(output, lists, anchors, n)
-            failed[wrong] = True
-            raised += len(wrong)
+            found, wrong, error = _derive(output, lists, anchors, n)
+            made.failed[wrong] = True
+            made.raised += len(wrong)
+            if error:
+                made.said[output.name] = error
         kinds = set(map(type, found))
         if output.name in questions.texts or str in kinds:
             if float in kinds or bool in kinds:
@@ -61,7 +73,7 @@ def assemble(
         values[:, place[output.name]] = np.array(found, np.float64)  # None becomes NaN
         if output.name in needed:
             lists[output.name] = known(values[:, place[output.name]])
-    return values, texts, failed, raised
+    return made
 
 
 def known(column: NDArray[np.float64]) -> list[Any]:
@@ -81,8 +93,11 @@ def _decoded(output: Output, answers: NDArray[np.float64], codes: dict[Any, Numb
     return [None if code != code else names[int(code)] for code in block[:, 0].tolist()]
 
 
-def _derive(output: Output, lists: dict[str, list[Any]], anchors: Anchors, n: int) -> tuple[list[Any], list[int]]:
-    """A function's values, and the rows for which it raised. Unknown propagates: a TypeError over a None gives None."""
+def _derive(output: Output, lists: dict[str, list[Any]], anchors: Anchors, n: int) -> tuple[list[Any], list[int], str]:
+    """A function's values, the rows for which it raised, and what it said then.
+
+    Unknown propagates: a TypeError over a None gives None.
+    """
     assert output.function is not None
     given = []
     for name in output.takes:
@@ -96,15 +111,15 @@ def _derive(output: Output, lists: dict[str, list[Any]], anchors: Anchors, n: in
         given = [[]] * 0
     try:
         found = list(map(output.function, *given)) if given else [output.function() for _ in range(n)]
-        return found if set(map(type, found)) <= _PLAIN else [_clean(value) for value in found], []
+        return found if set(map(type, found)) <= _PLAIN else [_clean(value) for value in found], [], ""
     except Exception:  # the user's function may raise anything: then row by row
         return _row_by_row(output, given, n)
 
 
-def _row_by_row(output: Output, given: list[list[Any]], n: int) -> tuple[list[Any], list[int]]:
+def _row_by_row(output: Output, given: list[list[Any]], n: int) -> tuple[list[Any], list[int], str]:
     assert output.function is not None
     found: list[Any] = []
-    wrong = []
+    wrong, said = [], ""
     features = [name not in ("event", "now") for name in output.takes]
     for i in range(n):
         row = [column[i] for column in given]
@@ -115,7 +130,8 @@ def _row_by_row(output: Output, given: list[list[Any]], n: int) -> tuple[list[An
             unknown = any(value is None for value, feature in zip(row, features, strict=True) if feature)
             if not (unknown and isinstance(error, TypeError)):
                 wrong.append(i)
-    return found, wrong
+                said = f"{type(error).__name__}: {error}"
+    return found, wrong, said
 
 
 def _clean(value: Any) -> Any:

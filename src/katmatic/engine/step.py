@@ -35,6 +35,7 @@ class Changes:
     holds: list[str]  # topics whose silence holds labels
     counts: dict[str, int]
     errors: dict[str, int]  # how often functions of the user raised, by predictor (or `where`)
+    said: dict[str, str] = field(default_factory=dict)  # and what the last of them said, by predictor.feature
     anchors: list[tuple[NDArray[np.int64], int, Columns, NDArray[np.int64]]] = field(default_factory=list)
     again: dict[int, tuple[int, bytes]] = field(default_factory=dict)  # anchors from before: stream, payload
     kept: dict[int, Event] = field(default_factory=dict)
@@ -122,6 +123,7 @@ class _Given:
     records: int
     heartbeats: int
     raised: int
+    said: dict[str, str] = field(default_factory=dict)
 
 
 def _rows(plan: Plan, state: State, batches: Sequence[Batch]) -> tuple[kernel.Rows, _Given]:
@@ -216,9 +218,11 @@ def _fill(
     for j, column in enumerate(facts.columns):
         rows.values[at, j] = _numbers(state, column, columns)
     if facts.masks:
-        masks, raised = validate.conditions(facts.masks, reader.events(columns))
+        masks, raised, said = validate.conditions(facts.masks, reader.events(columns))
         rows.masks[at, : len(facts.masks)] = masks[:, : len(facts.masks)]
         given.raised += raised
+        if said:
+            given.said[f"where of {facts.schema.topic}"] = said
     given.columns.append((stream, columns, at))
     labels = _asked_again(plan, facts)
     if labels:
@@ -280,6 +284,7 @@ def _counted(plan: Plan, state: State, given: _Given) -> Changes:
         holds=[],
         counts={},
         errors={"where": given.raised} if given.raised else {},
+        said=dict(given.said),
         readers=state.readers,
     )
 
@@ -376,9 +381,10 @@ def _predictions(plan: Plan, state: State, p: int, questions: Questions, given: 
     ]
     asked = _Asked(plan, state, questions, part, given, changes)
     anchors = Anchors(asked.fields, asked.events, lambda: moments(part[:, 4], plan.zone))
-    values, texts, failed, raised = assemble(questions, answers, anchors, state.store.codes)
-    if raised:
-        changes.errors[questions.name] = changes.errors.get(questions.name, 0) + raised
+    made = assemble(questions, answers, anchors, state.store.codes)
+    if made.raised:
+        changes.errors[questions.name] = changes.errors.get(questions.name, 0) + made.raised
+        changes.said.update({f"{questions.name}.{name}": text for name, text in made.said.items()})
     block = PredictionBlock(
         predictor=questions.name,
         columns=questions.columns,
@@ -388,9 +394,9 @@ def _predictions(plan: Plan, state: State, p: int, questions: Questions, given: 
         at=part[:, 4],
         now=part[:, 5],
         lead=part[:, 6],
-        values=values,
-        texts=texts,
-        failed=failed,
+        values=made.values,
+        texts=made.texts,
+        failed=made.failed,
     )
     changes.predictions.append((block, part[:, 0]))
 

@@ -187,17 +187,18 @@ def in_range(columns: Columns, now: NDArray[np.int64], horizon: int, ahead: int,
     return found
 
 
-def conditions(masks: Sequence[Callable[[Any], Any]], events: Sequence[Event]) -> tuple[NDArray[np.uint8], int]:
-    """Which events each condition (`where=`) holds for, and how often one raised (which counts as no)."""
+def conditions(masks: Sequence[Callable[[Any], Any]], events: Sequence[Event]) -> tuple[NDArray[np.uint8], int, str]:
+    """Which events each condition (`where=`) holds for, how often one raised (which counts as no), and what it said."""
     table = np.zeros((len(events), max(len(masks), 1)), np.uint8)
-    raised = 0
+    raised, said = 0, ""
     for j, mask in enumerate(masks):
         for i, event in enumerate(events):
             try:
                 table[i, j] = bool(mask(event))
-            except Exception:  # the user's function may raise anything
+            except Exception as error:  # the user's function may raise anything
                 raised += 1
-    return table, raised
+                said = f"{type(error).__name__}: {error}"
+    return table, raised, said
 
 
 def take(columns: Columns, kept: NDArray[np.int64]) -> Columns:

@@ -97,7 +97,7 @@ class Rules:
 
     def _failures(self, models: Iterable[ModelVersion]) -> dict[str, str]:
         for model in models:
-            if model.action == "failed":
+            if model.action == "failed" and not model.not_before:  # else it only waits for its labels
                 self._failed[model.predictor] = model.reason
             else:
                 self._failed.pop(model.predictor, None)

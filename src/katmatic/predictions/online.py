@@ -32,7 +32,7 @@ class OnlineLearner:
     def __init__(self, predictor: Predictor) -> None:
         self.predictor = predictor
         self.learnt = 0  # rows
-        self.errors = 0  # rows on which the model raised, since they were last asked for
+        self.errors, self.said = 0, ""  # rows on which the model raised since it was last asked, and the last error
         self._model = copy.deepcopy(predictor.model)
         self._is_binary = predictor.label.is_binary
         self._waiting: dict[int, list[dict[str, Any]]] = {}
@@ -121,8 +121,9 @@ class OnlineLearner:
     def _learn(self, row: dict[str, Any], value: float) -> None:
         try:
             self._model.learn_one(row, value > 0.5 if self._is_binary else value)
-        except Exception:  # the model is the user's: this row is lost to it
+        except Exception as error:  # the model is the user's: this row is lost to it
             self.errors += 1
+            self.said = f"{type(error).__name__}: {error}"
         else:
             self.learnt += 1
 

@@ -1,0 +1,246 @@
+"""The view of a pipeline at work: what was answered, what came of it, what is wrong, and what may be asked."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from river import linear_model
+
+from katmatic.clock import ManualClock
+from katmatic.drive import drive, pass_until
+from katmatic.errors import LogError, LogFull
+from katmatic.live import UNKNOWN_FIELDS_LIMIT, Live
+from katmatic.log.codec import encode
+from katmatic.log.memory import MemoryLog
+from katmatic.log.sqlite import SqliteLog
+from katmatic.pipeline import Pipeline
+from katmatic.records import MODELS, PREDICTIONS, ModelVersion
+from katmatic.serving.base import QueueFull
+from katmatic.sources.base import Arrival
+from tests.apps import NOON, SECOND, door, ring, visits
+
+MINUTE = 60 * SECOND
+
+
+class World:
+    """The door with its view; its model is an online one, so that it answers at once."""
+
+    def __init__(self, log=None, **door_options):
+        self.clock, self.log = ManualClock(NOON), log if log is not None else MemoryLog()
+        app = door(**({"model": linear_model.LogisticRegression()} | door_options))
+        self.pipeline = Pipeline(app, self.log, self.clock)
+        self.live = Live(self.pipeline)
+        self.pipeline.recover()
+        self.live.rebuild()
+        self.pipeline.watchers.append(self.live)
+        self.live.ready = True
+
+    def lived(self, number=200):
+        drive(self.pipeline, self.clock, [Arrival(*each) for each in visits(number)], grain=SECOND)
+        pass_until(self.pipeline, self.clock, self.clock.now() + 5 * MINUTE)
+        return self
+
+    def rings(self, *values):
+        self.clock.move_to(self.clock.now() + SECOND)
+        promise = self.live.submit("ring", list(values))
+        self.pipeline.turn()
+        return promise
+
+    def alerts(self, name):
+        self.pipeline.turn()
+        return [alert for alert in self.live.alerts(100) if alert.name == name]
+
+
+def test_an_event_that_was_handed_in_is_answered_and_timed():
+    world = World()
+    promise = world.rings(ring("v1", NOON))
+    assert promise.result(1) == range(1)
+    found = world.live.latest("open", ("v1",))
+    assert (found.key, found.at) == (("v1",), NOON)
+    vitals = world.live.status().vitals
+    assert (vitals.counts.events, vitals.counts.applied, vitals.predictions) == (1, 1, 1)
+    assert 0 < vitals.p50_seconds < 60
+    assert vitals.waiting == 0
+
+
+def test_a_log_that_takes_no_more_says_so_to_the_sender():
+    world = World()
+
+    def full(topic, values):
+        raise LogFull("log", found="100 records wait", expected="fewer", do="come again")
+
+    world.log.append = full
+    with pytest.raises(QueueFull, match="100 records wait"):
+        world.live.submit("ring", [ring("v1", NOON)])
+
+
+def test_what_cannot_be_made_durable_is_told_to_the_sender_and_not_counted_as_waiting(tmp_path):
+    log = SqliteLog(tmp_path / "log.db")
+    world = World(log)
+    promise = world.live.submit("ring", [ring("v1", NOON)])
+    log.close()
+    assert isinstance(promise.exception(1), LogError)
+    assert world.live._waiting == {}
+
+
+def test_a_field_that_nobody_declared_is_told_once():
+    world = World()
+    for second in range(3):
+        event = json.loads(ring("v1", NOON + second * SECOND)) | {"colour": "red", "size": 3}
+        world.rings(json.dumps(event).encode())
+    told = world.alerts("unknown-field")
+    assert [alert.text for alert in reversed(told)] == [
+        "ring has a field 'colour' that is not declared: it is ignored",
+        "ring has a field 'size' that is not declared: it is ignored",
+    ]
+    assert world.live.status().vitals.counts.applied == 3
+
+
+def test_a_sender_that_makes_up_fields_does_not_fill_the_memory():
+    world = World()
+    for i in range(UNKNOWN_FIELDS_LIMIT + 50):
+        event = json.loads(ring("v1", NOON)) | {f"f{i}": 1}
+        world.rings(json.dumps(event).encode())
+    assert len(world.live._unknown) == UNKNOWN_FIELDS_LIMIT
+
+
+def test_dead_letters_are_shown_newest_first():
+    world = World()
+    world.rings(b"{nothing")
+    world.rings(b'{"visitor": "v1"}')
+    found = world.live.dead(10)
+    assert [letter.payload for letter in found] == [b'{"visitor": "v1"}', b"{nothing"]
+    assert len(world.live.dead(1)) == 1
+
+
+def test_asking_leaves_no_trace():
+    world = World().lived()
+    before = world.log.end(PREDICTIONS), world.live.status().vitals
+    asked = world.live.predict("open", [{"visitor": "v1", "at": world.clock.now(), "loudness": 2.0}] * 2)
+    world.pipeline.turn()
+    assert len(asked) == 2
+    assert asked[0].score == asked[1].score
+    assert (world.log.end(PREDICTIONS), world.live.status().vitals) == before
+
+
+def test_what_would_be_answered_is_what_is_answered():
+    world = World().lived()
+    world.clock.move_to(world.clock.now() + SECOND)
+    at = world.clock.now()
+    asked = world.live.predict("open", [{"visitor": "v1", "at": at, "loudness": 2.0}])[0]
+    world.live.submit("ring", [ring("v1", at, 2.0)])
+    world.pipeline.turn()
+    found = world.live.latest("open", ("v1",))
+    assert (asked.features, asked.score, asked.at) == (found.features, found.score, found.at)
+
+
+def test_reasons_name_features_the_largest_effect_first():
+    world = World().lived()
+    found = world.live.reasons("open", ("v1",))
+    assert {name for name, _ in found} <= {"rings_1h", "loudness_1h", "opened_1d", "hour"}
+    assert [abs(effect) for _, effect in found] == sorted((abs(effect) for _, effect in found), reverse=True)
+    assert world.live.reasons("open", ("nobody",)) == []
+
+
+def test_after_a_restart_the_view_is_the_same(tmp_path):
+    log = SqliteLog(tmp_path / "log.db")
+    before = World(log).lived()
+    shown = facts(before)
+    log.close()
+    log = SqliteLog(tmp_path / "log.db")
+    after = World(log)
+    after.clock.move_to(before.clock.now())
+    assert facts(after) == shown
+    log.close()
+
+
+def facts(world):
+    """What a page shows that must outlive a restart."""
+    status = world.live.status()
+    return {
+        "counts": status.vitals.counts,
+        "latest": [world.live.latest("open", (f"v{i}",)) for i in range(12)],
+        "quality": (status.quality["open"].model, status.quality["open"].rule),
+        "rows": world.live.rows("open"),
+        "dead": world.live.dead(100),
+    }
+
+
+def test_rows_count_once_they_are_ripe():
+    world = World()
+    for second in range(5):
+        world.rings(ring(f"v{second}", world.clock.now() + SECOND))
+    assert world.live.rows("open") == 0
+    pass_until(world.pipeline, world.clock, world.clock.now() + 2 * MINUTE)
+    assert world.live.rows("open") == 5
+
+
+@pytest.mark.parametrize(
+    ("rows", "records", "waiting"),
+    [
+        (0, [], "0 of 50 labelled rows"),
+        (60, [], "its first training is due"),
+        (60, [("failed", 0)], "the last training was not used: it is said"),
+        (60, [("failed", NOON + 86_400_000_000)], "it is said; the next follows 22 Apr 12:00 UTC"),
+    ],
+)
+def test_a_predictor_without_a_model_says_what_it_waits_for(rows, records, waiting):
+    world = World(model=None)
+    world.live.rows = lambda name: rows
+    for action, not_before in records:
+        record = ModelVersion(
+            predictor="open", version=0, action=action, reason="it is said", now=NOON, not_before=not_before
+        )
+        world.log.append(MODELS, [encode(record)])
+    world.pipeline.turn()
+    assert waiting in world.live.status().models["open"].waiting
+
+
+def test_while_something_is_wrong_it_is_not_ready_and_says_why():
+    world = World()
+    assert world.live.status().ready
+    world.live.trouble = "the disk is full"
+    status = world.live.status()
+    assert (status.ready, status.reason) == (False, "the disk is full")
+
+
+def test_a_feature_that_raises_is_counted_and_shown_and_the_row_is_marked():
+    world = World(features={"wrong": lambda event: 1 / (event.loudness - 1.0)})
+    world.rings(ring("v1", NOON, 1.0), ring("v2", NOON, 3.0))
+    spoilt, whole = (world.live.latest("open", (visitor,)) for visitor in ("v1", "v2"))
+    assert (spoilt.features["wrong"], spoilt.state) == (None, "error")
+    assert (whole.features["wrong"], whole.state) == (0.5, "learning")
+    assert world.live.metrics.value("user_errors_total", where="open") == 1
+    assert [alert.text for alert in world.alerts("user-error")] == [
+        "open.wrong raised ZeroDivisionError: float division by zero; its rows are marked"
+    ]
+    world.rings(ring("v1", NOON, 1.0))
+    assert len(world.alerts("user-error")) == 1, "told once a day"
+
+
+async def heard(live, act):
+    """What a listener hears while `act` runs."""
+    listener = live.hub.subscribe()
+    act()
+    found = []
+    while True:
+        try:
+            found.append(await asyncio.wait_for(anext(listener), 0.2))
+        except TimeoutError:
+            return found
+
+
+def test_who_listens_is_told_of_predictions_labels_and_the_time():
+    world = World()
+
+    def act():
+        world.rings(ring("v1", NOON))
+        pass_until(world.pipeline, world.clock, NOON + 5 * MINUTE)
+
+    messages = asyncio.run(heard(world.live, act))
+    kinds = [kind for kind, _ in messages]
+    assert kinds[0] == "prediction"
+    assert {"label", "status"} <= set(kinds)
+    assert messages[0][1]["key"] == {"visitor": "v1"}
