@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import sys
 import threading
@@ -149,11 +150,11 @@ def demo(
     """Run Katmatic attendance, with its page, on a simulated school."""
     from katmatic import demo as school
 
-    if speed == "max":
+    if _speed(speed) is None:
         result = school.run_days(days, pupils=pupils, seed=seed, data=data, show=not as_json)
         _say(as_json, result, lambda: _table("the simulated school", result))
     else:
-        school.run_live(days, speed=float(speed), pupils=pupils, seed=seed, data=data, port=port)
+        school.run_live(days, speed=_speed(speed) or 1.0, pupils=pupils, seed=seed, data=data, port=port)
 
 
 @app.command()
@@ -177,7 +178,7 @@ def replay(
         topic=topic,
         mapping=dict(_pair(text) for text in mapping or []),
         settings=_settings(data=data, training=training),
-        speed=None if speed == "max" else float(speed),
+        speed=_speed(speed),
         acts=acts,
         show=not as_json,
     )
@@ -366,6 +367,21 @@ def _pair(text: str) -> tuple[str, str]:
     if not equals or not field or not column:
         raise SettingsError("--map", found=text, expected="field=column", do="e.g. --map student_id=tag")
     return field, column
+
+
+def _speed(text: str) -> float | None:
+    """How many times as fast as the clock; None: as fast as it can."""
+    from katmatic.errors import SettingsError
+
+    if text == "max":
+        return None
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = math.nan
+    if not 0 < speed < math.inf:
+        raise SettingsError("--speed", found=text, expected="max, or a number above 0", do="e.g. --speed 60")
+    return speed
 
 
 def _figures(found: dict[str, float]) -> str:

@@ -128,7 +128,7 @@ class Live:
         """Does one event of a batch have fields that are not declared? They are ignored; each name is told once."""
         try:
             names = set(msgspec.json.decode(value, type=dict[str, msgspec.Raw]))
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return
         plan = self._pipeline.plan
         names -= {field.name for field in plan.streams[plan.by_topic[topic]].schema.fields}

@@ -273,7 +273,7 @@ def _spelt(value: Any) -> str:
 def _decode(given: bytes) -> Any:
     try:
         return msgspec.json.decode(given)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Refused(
             400, "body", found=str(error), expected="JSON", do="send an object, or an array of them"
         ) from error

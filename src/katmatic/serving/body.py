@@ -91,7 +91,7 @@ def _values(body: bytes, content_type: str) -> list[bytes]:
     if body.startswith(b"["):
         try:
             return [bytes(item) for item in _ARRAY.decode(body)]
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return [body]
     first, _, rest = body.partition(b"\n")
     if rest and first.rstrip(_SPACE).endswith(b"}") and _is_json(first):
@@ -106,7 +106,7 @@ def _lines(body: bytes) -> list[bytes]:
 def _is_json(value: bytes) -> bool:
     try:
         msgspec.json.decode(value, type=msgspec.Raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
     return True
 

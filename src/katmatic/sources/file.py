@@ -289,7 +289,7 @@ def _lines(stream: IO[bytes]) -> Iterator[bytes]:
         try:
             yield from map(bytes, msgspec.json.decode(whole, type=list[msgspec.Raw]))
             return
-        except msgspec.MsgspecError:  # lines after all
+        except (msgspec.MsgspecError, RecursionError):  # lines after all
             yield from whole.splitlines()
             return
     yield first
