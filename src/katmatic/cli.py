@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from katmatic import settings as settings_of
@@ -58,9 +59,9 @@ def main() -> None:
     try:
         app()
     except KatmaticError as error:
-        parts = error.as_dict()
-        err.print(f"[bold red]{parts['where']}[/]: found {parts['found']}", highlight=False)
-        err.print(f"  expected {parts['expected']}; {parts['do']}", highlight=False)
+        parts = {name: escape(text) for name, text in error.as_dict().items()}
+        _say(f"[bold red]{parts['where']}[/]: found {parts['found']}")
+        _say(f"  expected {parts['expected']}; {parts['do']}")
         sys.exit(2)
 
 
@@ -68,7 +69,12 @@ def _settings(**given: Any) -> Settings:
     return settings_of.read(os.environ, Path("katmatic.toml"), **given)
 
 
-def _say(as_json: bool, found: Any, lines: Callable[[], None]) -> None:
+def _say(text: str) -> None:
+    """A line on standard error, never cut: paths and commands are copied from it."""
+    err.print(text, highlight=False, soft_wrap=True)
+
+
+def _show(as_json: bool, found: Any, lines: Callable[[], None]) -> None:
     if as_json:
         print(json.dumps(found))
     else:
@@ -92,8 +98,8 @@ def init(
         if target.exists():
             raise SettingsError(str(target), found="a file", expected="none", do="choose another folder")
         target.write_text(text, "utf-8")
-        err.print(f"wrote {target}")
-    err.print(f"now: katmatic run {folder / (example + '.py')}")
+        _say(f"wrote {escape(str(target))}")
+    _say(f"now: katmatic run {escape(str(folder / (example + '.py')))}")
 
 
 @app.command()
@@ -122,7 +128,7 @@ def run(
             api, host=settings.host, port=settings.port, token=settings.token or None, closing=runtime.live.hub.close
         )
         server.start()
-        err.print(f"[bold]{application.name}[/] runs: {server.url}  (Ctrl-C stops it)")
+        _say(f"[bold]{escape(application.name)}[/] runs: {server.url}  (Ctrl-C stops it)")
         worker = threading.Thread(target=runtime.work, args=(stop,), name="katmatic-pipeline")
         worker.start()
         while worker.is_alive() and not stop.wait(0.5):
@@ -152,7 +158,7 @@ def demo(
 
     if _speed(speed) is None:
         result = school.run_days(days, pupils=pupils, seed=seed, data=data, show=not as_json)
-        _say(as_json, result, lambda: _table("the simulated school", result))
+        _show(as_json, result, lambda: _table("the simulated school", result))
     else:
         school.run_live(days, speed=_speed(speed) or 1.0, pupils=pupils, seed=seed, data=data, port=port)
 
@@ -182,7 +188,7 @@ def replay(
         acts=acts,
         show=not as_json,
     )
-    _say(as_json, result, lambda: _table("replayed", result))
+    _show(as_json, result, lambda: _table("replayed", result))
 
 
 @app.command()
@@ -216,7 +222,7 @@ def train(
     with contextlib.closing(open_readonly(folder / "log.db")) as log:
         log.post(MODELS, [encode(found)])
     shown = msgspec.to_builtins(found)
-    _say(as_json, shown, lambda: _table(f"{name}: {found.action}", shown))
+    _show(as_json, shown, lambda: _table(f"{name}: {found.action}", shown))
 
 
 @app.command()
@@ -243,21 +249,17 @@ def backtest(
             acts=False,
             show=not as_json,
         )
-    _say(as_json, result, lambda: _table("backtest", result))
+    _show(as_json, result, lambda: _table("backtest", result))
 
 
 @app.command()
 def models(file: File, predictor: Name = None, data: Data = None, as_json: Json = False) -> None:
     """List the versions of a predictor's model: who answered from when on, and why."""
-    from katmatic.log.codec import decode
-    from katmatic.log.sqlite import open_readonly
     from katmatic.runtime import load_app
 
     application = load_app(file)
     name = _chosen(application, predictor)
-    with contextlib.closing(open_readonly(_settings(data=data).folder / "log.db")) as log:
-        records: list[ModelVersion] = [decode(MODELS, value) for _, value in log.scan(MODELS)]
-    mine = [record for record in records if record.predictor == name]
+    mine = _versions(_settings(data=data).folder / "log.db", name)
 
     def lines() -> None:
         table = Table("when", "version", "what", "rows", "metrics", "baselines", "why", title=name)
@@ -269,11 +271,11 @@ def models(file: File, predictor: Name = None, data: Data = None, as_json: Json 
                 f"{record.rows:,}",
                 _figures(record.metrics),
                 _figures(record.baselines),
-                record.reason,
+                escape(record.reason),
             )
         Console().print(table if mine else f"{name} has no model yet: it is learning")
 
-    _say(as_json, {"predictor": name, "versions": [msgspec.to_builtins(record) for record in mine]}, lines)
+    _show(as_json, {"predictor": name, "versions": [msgspec.to_builtins(record) for record in mine]}, lines)
 
 
 @app.command()
@@ -286,16 +288,14 @@ def rollback(
 ) -> None:
     """Make an earlier version answer again. A running pipeline takes it up at once, another when it starts."""
     from katmatic.errors import ModelError
-    from katmatic.log.codec import decode, encode
+    from katmatic.log.codec import encode
     from katmatic.log.sqlite import open_readonly
     from katmatic.runtime import load_app
 
     application = load_app(file)
     name = _chosen(application, predictor)
     path = _settings(data=data).folder / "log.db"
-    with contextlib.closing(open_readonly(path)) as log:
-        records = [decode(MODELS, value) for _, value in log.scan(MODELS)]
-    live = [r for r in records if r.predictor == name and r.action in ("promoted", "rolled-back")]
+    live = [record for record in _versions(path, name) if record.action in ("promoted", "rolled-back")]
     earlier = [r for r in live if live and r.version != live[-1].version]
     wanted = version if version is not None else (earlier[-1].version if earlier else None)
     record = next((r for r in reversed(earlier) if r.version == wanted), None)
@@ -309,7 +309,7 @@ def rollback(
     back = msgspec.structs.replace(record, action="rolled-back", reason="asked for by hand", now=SystemClock().now())
     with contextlib.closing(open_readonly(path)) as log:
         log.post(MODELS, [encode(back)])
-    _say(as_json, msgspec.to_builtins(back), lambda: err.print(f"{name}: version {back.version} answers again"))
+    _show(as_json, msgspec.to_builtins(back), lambda: _say(f"{name}: version {back.version} answers again"))
 
 
 @app.command()
@@ -325,13 +325,14 @@ def doctor(
     bad = [finding for finding in findings if not finding.is_well]
 
     def lines() -> None:
+        out = Console()
         for finding in findings:
             mark = "[green]ok[/]  " if finding.is_well else "[red]BAD[/] "
-            Console().print(f"{mark} {finding.what}: {finding.found}", highlight=False)
+            out.print(f"{mark} {escape(f'{finding.what}: {finding.found}')}", highlight=False, soft_wrap=True)
             if not finding.is_well:
-                Console().print(f"     {finding.do}", highlight=False)
+                out.print(f"     {escape(finding.do)}", highlight=False, soft_wrap=True)
 
-    _say(as_json, {"well": not bad, "findings": [msgspec.to_builtins(finding) for finding in findings]}, lines)
+    _show(as_json, {"well": not bad, "findings": [msgspec.to_builtins(finding) for finding in findings]}, lines)
     if bad:
         sys.exit(1)
 
@@ -344,7 +345,7 @@ def bench(
     from katmatic.measure import latency, throughput
 
     result = {**throughput(round(seconds * BENCH_EVENTS)), **latency(seconds)}
-    _say(as_json, result, lambda: _table("this machine", result))
+    _show(as_json, result, lambda: _table("this machine", result))
 
 
 def _chosen(application: Any, predictor: str | None) -> str:
@@ -358,6 +359,17 @@ def _chosen(application: Any, predictor: str | None) -> str:
             "--predictor", found=str(predictor), expected=f"one of {', '.join(names) or 'none'}", do="name it"
         )
     return str(predictor)
+
+
+def _versions(path: Path, predictor: str) -> list[ModelVersion]:
+    """Every change of who answers, oldest first; also those that a pipeline will take up when it starts."""
+    from katmatic.log.codec import decode
+    from katmatic.log.sqlite import open_readonly
+
+    with contextlib.closing(open_readonly(path)) as log:
+        values = [*(value for _, value in log.scan(MODELS)), *log.pending(MODELS)]
+    records: list[ModelVersion] = [decode(MODELS, value) for value in values]
+    return [record for record in records if record.predictor == predictor]
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -392,5 +404,5 @@ def _table(title: str, found: dict[str, Any]) -> None:
     table = Table("", "", title=title, show_header=False)
     for name, value in found.items():
         shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-        table.add_row(name, shown)
+        table.add_row(name, escape(shown))
     Console().print(table)

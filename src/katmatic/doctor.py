@@ -19,7 +19,7 @@ from katmatic.errors import KatmaticError
 from katmatic.log.codec import decode
 from katmatic.log.sqlite import open_readonly
 from katmatic.predictions.artifact import load
-from katmatic.records import LABELS, MODELS, PREDICTIONS, ModelVersion
+from katmatic.records import ALERTS, DEAD, LABELS, MODELS, PREDICTIONS, ModelVersion
 from katmatic.runtime import load_app
 from katmatic.settings import Settings
 from katmatic.state import loop
@@ -142,9 +142,11 @@ def _log(path: Path) -> Iterator[Finding]:
         last = records = 0
         for batch in log.batches():
             last, records = batch.now, records + len(batch)
-        made = f"{log.end(PREDICTIONS):,} blocks of predictions, {log.end(LABELS):,} of labels"
+        written = {topic: sum(1 for _ in log.scan(topic)) for topic in (PREDICTIONS, LABELS, ALERTS, DEAD)}
+    made = f"{written[PREDICTIONS]:,} blocks of predictions, {written[LABELS]:,} of labels"
+    told = f"{written[ALERTS]:,} alerts, {written[DEAD]:,} dead letters"
     until = f", the last at {to_datetime(last).isoformat(timespec='seconds')}" if last else ""
-    yield Finding(what="log", found=f"{records:,} records read, {made}{until}; every checksum holds")
+    yield Finding(what="log", found=f"{records:,} records read, {made}, {told}{until}; every checksum holds")
     yield Finding(what="log file", found=f"{path.stat().st_size / 1e6:.1f} MB")
 
 

@@ -52,6 +52,10 @@ class History(Protocol):
         """The position after the topic's last committed record; 0 of nothing."""
         ...
 
+    def pending(self, topic: str) -> list[bytes]:
+        """Records of one topic that are durable and wait to be read: fed by a commit, or posted by another process."""
+        ...
+
     def close(self) -> None:
         """Let go of files and connections; what was appended and not committed was never acknowledged."""
         ...

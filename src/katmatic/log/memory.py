@@ -74,6 +74,10 @@ class MemoryLog:
         claim("memory log", self._ways, topic, READ)
         return self._tail.put(topic, values)
 
+    def pending(self, topic: str) -> list[bytes]:
+        """Records of one topic that are durable and wait to be read."""
+        return [value for _, name, value in self._disk.fed if name == topic]
+
     def wait(self, timeout: float) -> bool:
         """True as soon as something waits to be read."""
         return self._tail.wait(timeout)

@@ -133,6 +133,13 @@ class SqliteHistory:
             found = self._find(past, topic)
             return end_of(past, found.number) if found else 0
 
+    def pending(self, topic: str) -> list[bytes]:
+        """Records of one topic that are durable and wait to be read: fed by a commit, or posted by another process."""
+        with self._reading() as past:
+            return [
+                value for (value,) in past.execute("SELECT value FROM inbox WHERE topic = ? ORDER BY number", (topic,))
+            ]
+
     def post(self, topic: str, values: Sequence[bytes]) -> None:
         """Hand records to the owner, who reads them next; they are durable when this returns. For other processes."""
         values = list(values)

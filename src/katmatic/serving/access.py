@@ -58,7 +58,7 @@ def check_bind(host: str, token: str | None) -> None:
             "host",
             found=f"{host}, which others can reach, and no token",
             expected="127.0.0.1, or a token",
-            do="set a token, or listen on 127.0.0.1",
+            do="set KATMATIC_TOKEN, or listen on 127.0.0.1",
         )
 
 

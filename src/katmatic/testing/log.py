@@ -206,6 +206,7 @@ def check_fed_records_are_read_later(make: Make) -> None:
         _equal(log.end("katmatic.decisions"), 0, "the end of a topic whose records were not read yet")
         batch = log.read(2, limit=10)
         fed = [b"d1", b"d2"]
+        _equal(log.pending("katmatic.decisions"), fed, "what is pending")
         expected = (Slice("gate", 1, [b"b"]), Slice("katmatic.decisions", 2, fed), Slice("gate", 4, [b"c"]))
         _equal(tuple(batch.slices), expected, "what was read")
         log.commit(batch, {})

@@ -154,7 +154,7 @@ def _figures(predictor: Predictor, known: Dataset, asked: Dataset, answer: Any) 
 def _champion(log: History, predictor: Predictor) -> _Champion | None:
     """Who answers, if it takes the features that are declared now, and can be loaded."""
     found = None
-    for _, value in log.scan(MODELS):
+    for value in (*(value for _, value in log.scan(MODELS)), *log.pending(MODELS)):
         record = decode(MODELS, value)
         if record.predictor == predictor.name and record.action in ("promoted", "rolled-back"):
             found = record

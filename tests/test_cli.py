@@ -1,0 +1,176 @@
+"""The commands: each teaches, does what it says, and answers a mistake with what to do instead of a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from katmatic import cli
+from katmatic.demo import EXAMPLES
+from tests.apps import visits
+from tests.test_replay import lines
+from tests.test_runtime import DOOR
+
+COMMANDS = ("init", "run", "demo", "replay", "train", "backtest", "models", "rollback", "doctor", "bench")
+
+
+@pytest.fixture
+def katmatic(tmp_path, monkeypatch, capsys):
+    """A function that runs a command in an empty folder: exit code, what it printed, what it said."""
+    monkeypatch.chdir(tmp_path)
+    root = Path(__file__).parents[1]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(root), str(root / "src")]))  # for the processes that train
+    (tmp_path / "app.py").write_text(DOOR, "utf-8")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["katmatic", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as ended:
+            code = ended.code or 0
+        printed = capsys.readouterr()
+        return code, printed.out, " ".join(printed.err.split())
+
+    return run
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """A file of rings and one of openings, as arguments of a command."""
+    history = [each for each in visits(400) if each[2] != b"{nothing"]
+    return [
+        f"{topic}={lines(tmp_path / f'{topic}.jsonl', [value for _, name, value in history if name == topic])}"
+        for topic in ("ring", "opened")
+    ]
+
+
+def last_line(printed):
+    return json.loads(printed.rstrip("\n").rpartition("\n")[2])
+
+
+def test_the_help_names_every_command(katmatic):
+    code, printed, _ = katmatic("--help")
+    assert code == 0
+    assert all(name in printed for name in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_teaches(katmatic, command):
+    code, printed, _ = katmatic(command, "--help")
+    assert code == 0
+    assert len(printed.split()) > 20
+    assert "Usage: katmatic" in printed
+    if command not in ("init", "run"):
+        assert "--json" in printed
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_what_init_writes_can_be_examined(katmatic, tmp_path, example):
+    code, _, said = katmatic("init", tmp_path / "new", "--example", example)
+    assert code == 0
+    assert f"katmatic run {tmp_path / 'new' / example}.py" in said
+    assert (tmp_path / "new" / f"{example}.py").exists()
+
+
+def test_init_never_writes_over_a_file(katmatic, tmp_path):
+    (tmp_path / "attendance.py").write_text("mine", "utf-8")
+    code, _, said = katmatic("init", tmp_path)
+    assert code == 2
+    assert "choose another folder" in said
+    assert (tmp_path / "attendance.py").read_text("utf-8") == "mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "nothing.py"], "nothing.py: found no such file"),
+        (["run", "app.py", "--host", "0.0.0.0"], "KATMATIC_TOKEN"),
+        (["replay", "app.py", "nothing.csv", "--topic", "ring"], "nothing.csv"),
+        (["replay", "app.py", "app.py"], "--topic"),
+        (["replay", "app.py", "app.py", "--topic", "ring", "--map", "visitor"], "field=column"),
+        (["replay", "app.py", "app.py", "--topic", "ring", "--speed", "fast"], "--speed: found fast"),
+        (["demo", "--speed", "-1"], "--speed: found -1"),
+        (["demo", "--speed", "nan"], "--speed: found nan"),
+        (["init", "--example", "bank"], "attendance, shop, fraud"),
+        (["models", "app.py", "--predictor", "close"], "one of open"),
+        (["models", "app.py"], "log.db"),
+        (["rollback", "app.py"], "log.db"),
+        (["train", "app.py"], "log.db"),
+        (["doctor", "nothing.py", "--data", "app.py"], ""),
+    ],
+)
+def test_a_mistake_is_answered_with_what_to_do(katmatic, arguments, words):
+    code, printed, said = katmatic(*arguments)
+    assert code in (1, 2)
+    assert words in said + printed
+    assert "Traceback" not in said + printed
+
+
+def test_what_is_said_is_not_taken_for_markup(katmatic):
+    code, _, said = katmatic("run", "[/red]nothing[bold].py")
+    assert code == 2
+    assert "[/red]nothing[bold].py: found no such file" in said
+
+
+def test_an_unknown_setting_is_a_mistake_too(katmatic, monkeypatch):
+    monkeypatch.setenv("KATMATIC_PROT", "9000")
+    code, _, said = katmatic("run", "app.py")
+    assert code == 2
+    assert "setting prot: found no such setting" in said
+
+
+def test_a_life_in_commands(katmatic, recorded):
+    """Replayed, trained, looked at, rolled back, examined."""
+    code, printed, _ = katmatic("replay", "app.py", *recorded, "--json")
+    assert code == 0
+    found = last_line(printed)
+    assert found["events"] == found["applied"] + found["duplicate"] + found["late"] + found["dead"] > 400
+    for _ in range(2):
+        code, printed, _ = katmatic("train", "app.py", "--json")
+        assert code == 0
+        assert last_line(printed)["action"] in ("promoted", "refused")
+    code, printed, _ = katmatic("models", "app.py", "--json")
+    assert code == 0
+    told = last_line(printed)
+    assert told["predictor"] == "open"
+    assert [record["version"] for record in told["versions"]] == [1, 2]
+    assert told["versions"][0]["action"] == "promoted"
+    code, printed, _ = katmatic("models", "app.py")
+    assert "promoted" in printed
+    code, _, said = katmatic("rollback", "app.py", "--version", "9")
+    assert code == 2
+    assert "version 9" in said
+    code, printed, _ = katmatic("doctor", "app.py", "--json")
+    assert code == 0, printed
+    told = last_line(printed)
+    assert told["well"]
+    assert {"application door", "log"} <= {finding["what"] for finding in told["findings"]}
+
+
+def test_a_table_is_for_people(katmatic, recorded):
+    code, printed, said = katmatic("replay", "app.py", *recorded)
+    assert code == 0
+    assert "predictions" in printed
+    assert "ring.jsonl" in said, "a bar"
+
+
+def test_a_backtest_leaves_no_trace(katmatic, recorded, tmp_path):
+    code, printed, _ = katmatic("backtest", "app.py", *recorded, "--json")
+    assert code == 0
+    found = last_line(printed)
+    assert found["versions"] >= 1, "it was trained on the way"
+    assert found["predictions"] > 0
+    assert not (tmp_path / ".katmatic").exists()
+
+
+def test_the_bench_measures(katmatic):
+    code, printed, _ = katmatic("bench", "--seconds", "0.2", "--json")
+    assert code == 0
+    found = last_line(printed)
+    assert found["predictions"] == found["events"]
+    assert 0 < found["p50_ms"] <= found["p99_ms"] <= found["p999_ms"]
