@@ -95,7 +95,7 @@ def history(events: int) -> dict[str, Any]:
 def run(plan: Plan, state: State, given: dict[str, Any], wanted: Any) -> tuple[Any, float]:
     """Feature rows of the payments `wanted` (ascending), and the CPU seconds that all payments took."""
     n, store, questions, width = len(given["time"]), state.store, plan.questions[0], plan.widths[2]
-    codes = {("card",): given["card"], ("category",): CARDS + given["category"]}
+    codes: dict[tuple[str, ...], Any] = {("card",): given["card"], ("category",): CARDS + given["category"]}
     codes["card", "category"] = CARDS + CATEGORIES + given["card"] * CATEGORIES + given["category"]
     keys = np.stack([codes[space] for space in plan.spaces], axis=1)
     identity = np.random.default_rng(2).integers(-(2**62), 2**62, n)
@@ -120,10 +120,10 @@ def run(plan: Plan, state: State, given: dict[str, Any], wanted: Any) -> tuple[A
         rest = loop.run(plan.tables, store.words, store.reals, batch, 0, int(given["now"][part.stop - 1]))
         assert rest < 0
         answers = store.reals[kernel.OUT_FEATURES_AT : kernel.OUT_FEATURES_AT + size * width].reshape(size, width)
-        anchors = Anchors(lambda name, amount=amount: amount.tolist(), list, list)
-        values, _, failed, _ = assemble(questions, answers, anchors, store.codes)
-        assert not failed.any()
-        rows.append(values[wanted[(wanted >= first) & (wanted < part.stop)] - first])
+        anchors = Anchors({"amount": amount.tolist()}.__getitem__, list, list)
+        made = assemble(questions, answers, anchors, store.codes)
+        assert not made.failed.any()
+        rows.append(made.values[wanted[(wanted >= first) & (wanted < part.stop)] - first])
     return np.concatenate(rows), process_seconds() - began
 
 

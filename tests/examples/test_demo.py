@@ -62,7 +62,12 @@ def test_the_demo_shows_a_morning_and_ends_when_told(demo):
         wrong = []
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
-        for path, words in {"/": "Expected", "/alerts": "Alerts", "/trends": "Trends", "/pipeline": "none lost, none twice"}.items():
+        for path, words in {
+            "/": "Expected",
+            "/alerts": "Alerts",
+            "/trends": "Trends",
+            "/pipeline": "none lost, none twice",
+        }.items():
             page.goto(url + path)
             assert words in page.inner_text("main"), path
         browser.close()

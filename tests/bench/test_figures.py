@@ -1,0 +1,38 @@
+"""The benchmarks that need no data run, small, and what they claim holds."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
+
+
+def figures(name, *arguments):
+    command = [sys.executable, "-m", f"bench.{name}", *arguments, "--json"]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    return json.loads(ran.stdout.splitlines()[-1])
+
+
+def test_the_engine_equals_the_naive_count_in_every_bit():
+    found = figures("engine", "--events", "40000")
+    assert found["oracle_equal"]
+    assert found["oracle_sample"] > 300
+    assert found["events_per_cpu_s"] > 0
+
+
+def test_the_path_answers_every_event():
+    found = figures("path", "--events", "20000", "--seconds", "1")
+    assert found["predictions"] == found["events"] == 20_000
+    assert 0 < found["p50_ms"] <= found["p99_ms"]
+
+
+@pytest.mark.parametrize("name", ["log", "timestamp"])
+def test_the_parts_run(name):
+    assert figures(name)
