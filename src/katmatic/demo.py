@@ -19,7 +19,7 @@ from katmatic.clock import ManualClock, monotonic_seconds, to_datetime, to_micro
 from katmatic.drive import drive, merged
 from katmatic.pipeline import Turn
 from katmatic.replay import GRAIN, Pace, progress, settle, summary
-from katmatic.runtime import Runtime, load_app, stopped_by_signals
+from katmatic.runtime import Runtime, keep_for_good, load_app, stopped_by_signals
 from katmatic.settings import Settings
 from katmatic.sources.base import Arrival
 from katmatic.sources.simulator import School
@@ -98,6 +98,7 @@ def run_live(days: int, *, speed: float, pupils: int, seed: int, data: str | Non
                             raise KeyboardInterrupt
 
                     _drive(runtime, clock, school, FIRST_DAY, days, after=seen)
+                keep_for_good()
                 runtime.live.ready = True
                 if runtime.trainer is not None:
                     runtime.trainer.waits = False

@@ -18,6 +18,7 @@ from katmatic.log.codec import encode
 from katmatic.log.sqlite import SqliteLog
 from katmatic.pipeline import BATCH_LIMIT, Pipeline, Turn
 from katmatic.records import MODELS, ModelVersion, PredictionBlock
+from katmatic.runtime import keep_for_good
 from katmatic.spec import future, past
 from katmatic.spec.app import App
 from katmatic.spec.event import Event, Key, Time
@@ -124,6 +125,7 @@ def latency(seconds: float, rate: int = RATE) -> dict[str, Any]:
 
         worker = threading.Thread(target=work, name="pipeline")
         worker.start()
+        keep_for_good()
         due = monotonic_seconds() + 0.05 + np.arange(events) / rate
         appended = []
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import signal
 import sys
@@ -75,6 +76,12 @@ def stopped_by_signals() -> threading.Event:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     return stop
+
+
+def keep_for_good() -> None:
+    """Spare what has been loaded from the collector of cycles: looking through all of it halts answers for 0.1 s."""
+    gc.collect()
+    gc.freeze()
 
 
 class Runtime:
@@ -151,6 +158,7 @@ class Runtime:
 
         While nothing can be committed (the disk is full), it tries again and again, and the page says why.
         """
+        keep_for_good()
         published = self.clock.now() - DAY  # what a restart says again counts once
         asked = self.clock.now()
         while not stop.is_set():
