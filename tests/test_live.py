@@ -10,7 +10,7 @@ from river import linear_model
 
 from katmatic.clock import ManualClock
 from katmatic.drive import drive, pass_until
-from katmatic.errors import LogError, LogFull
+from katmatic.errors import InputError, LogError, LogFull
 from katmatic.live import UNKNOWN_FIELDS_LIMIT, Live
 from katmatic.log.codec import encode
 from katmatic.log.memory import MemoryLog
@@ -244,3 +244,11 @@ def test_who_listens_is_told_of_predictions_labels_and_the_time():
     assert kinds[0] == "prediction"
     assert {"label", "status"} <= set(kinds)
     assert messages[0][1]["key"] == {"visitor": "v1"}
+
+
+@pytest.mark.parametrize("days", [-400, 400])
+def test_what_would_be_a_dead_letter_is_not_answered(days):
+    world = World().lived()
+    with pytest.raises(InputError) as refused:
+        world.live.predict("open", [{"visitor": "v1", "at": world.clock.now() + days * 1_440 * MINUTE}])
+    assert "ring $.at" in refused.value.where

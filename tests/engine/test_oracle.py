@@ -9,6 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from katmatic.engine.ask import ask, candidates
+from katmatic.engine.plan import micros
+from katmatic.spec.app import SourcePolicy
 from katmatic.spec.event import schema
 from tests.engine.running import Running, all_at_once, answered, assert_equal, at_random, is_same, one_by_one
 from tests.histories import APPS, History, histories
@@ -72,7 +74,8 @@ def test_questions_from_outside_are_answered_alike_and_change_nothing(name):
                 )
                 if fields is None:
                     continue
-                at = now - seed % 4 * 1_000_000
+                horizon = app.sources.get(questions.predictor.anchor, SourcePolicy()).horizon
+                at = now - min(seed % 4 * 1_000_000, micros(horizon))
                 time = schema(questions.predictor.anchor).time
                 block = ask(engine.plan, engine.state, questions, [{**fields, time: at}], now)
                 anchor = oracle.anchor(questions.predictor.anchor, fields, at)

@@ -9,9 +9,9 @@ import msgspec
 import numpy as np
 
 from katmatic.engine.features import Anchors, assemble, moments
-from katmatic.engine.plan import Output, Plan, Questions
+from katmatic.engine.plan import Output, Plan, Questions, micros
 from katmatic.engine.step import State
-from katmatic.engine.validate import Columns, take
+from katmatic.engine.validate import Columns, in_range, take
 from katmatic.errors import InputError
 from katmatic.moment import to_datetime
 from katmatic.records import NOTHING, PredictionBlock
@@ -26,7 +26,8 @@ def ask(
 ) -> PredictionBlock:
     """Features of `questions` for each anchor, given by its fields; an anchor without a time is one of `now`.
 
-    Windows end now, or at the anchor's own time if that is earlier. Raises InputError for what is no such event.
+    Windows end now, or at the anchor's own time if that is earlier. Raises InputError for what would be a dead letter
+    if it came now: what is no such event, and one behind the horizon, since not all is kept that it would be about.
     """
     columns = _read(plan, state, questions, anchors, now)
     at = np.minimum(columns.time, now)
@@ -78,7 +79,10 @@ def _read(plan: Plan, state: State, questions: Questions, anchors: Sequence[Mapp
     time = schema(questions.predictor.anchor).time
     moment = to_datetime(now).isoformat()
     columns = reader.read([msgspec.json.encode({time: moment, **anchor}) for anchor in anchors])
-    for dead in columns.dead:
+    facts = plan.streams[_stream(plan, questions)]
+    horizon, ahead = micros(facts.policy.horizon), micros(facts.policy.ahead)
+    strays = in_range(columns, np.full(len(columns), now), horizon, ahead, facts.schema)
+    for dead in [*columns.dead, *strays]:
         e = dead.error
         raise InputError(f"[{dead.index}] {e.where}", found=e.found, expected=e.expected, do=e.do)
     return take(columns, np.arange(len(columns)))

@@ -79,8 +79,8 @@ def assemble(
 def known(column: NDArray[np.float64]) -> list[Any]:
     """A column as numbers, None where unknown."""
     found: list[Any] = column.tolist()
-    if np.isnan(column).any():
-        return [None if value != value else value for value in found]
+    for i in np.flatnonzero(np.isnan(column)).tolist():
+        found[i] = None
     return found
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from katmatic.engine import validate
 from katmatic.engine.features import Anchors, assemble, moments
-from katmatic.engine.plan import Plan, Questions, Stream
+from katmatic.engine.plan import Plan, Questions, Stream, micros
 from katmatic.engine.validate import Columns, Reader
 from katmatic.log.base import Batch
 from katmatic.log.codec import decode
@@ -21,7 +20,6 @@ from katmatic.spec.event import Event, Schema
 from katmatic.state import kernel, loop
 from katmatic.state.columns import Store
 
-_MICROSECOND = timedelta(microseconds=1)
 COUNTS = ("events", "applied", "duplicate", "late", "dead", "heartbeats")
 
 
@@ -184,8 +182,7 @@ def _fill(
     rows.kind[beats] = kernel.HEARTBEAT
     rows.stream[beats] = stream
     given.heartbeats += len(beats)
-    horizon = facts.policy.horizon // _MICROSECOND
-    ahead = facts.policy.ahead // _MICROSECOND
+    horizon, ahead = micros(facts.policy.horizon), micros(facts.policy.ahead)
     strays = validate.in_range(columns, rows.now[places[columns.index]], horizon, ahead, facts.schema)
     for dead in (*columns.dead, *strays):
         row = int(places[dead.index])
