@@ -83,7 +83,8 @@ def run_live(days: int, *, speed: float, pupils: int, seed: int, data: str | Non
             server = Server(api, host=settings.host, port=settings.port, closing=runtime.live.hub.close)
             server.start()
             console.print(
-                f"[bold]{server.url}[/]  the page of a simulated school with {pupils} pupils (Ctrl-C stops it)"
+                f"[bold]{server.url}[/]  the page of a simulated school with {pupils} pupils (Ctrl-C stops it)",
+                soft_wrap=True,
             )
 
             def work() -> None:
