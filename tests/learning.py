@@ -21,6 +21,7 @@ from katmatic.records import (
     PredictionBlock,
 )
 
+SECOND = 1_000_000
 MINUTE = 60_000_000
 HOUR, DAY = 60 * MINUTE, 1440 * MINUTE
 RIPE = 15 * MINUTE + 10 * MINUTE  # the label's window, and the lateness of its evidence

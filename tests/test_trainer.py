@@ -19,7 +19,7 @@ from katmatic.records import ModelVersion
 from katmatic.runtime import Runtime, load_app
 from katmatic.settings import Settings
 from katmatic.trainer import DRIFT_EVERY, DRIFT_PAUSE, RETRY_PAUSE, Trainer, train_command
-from tests.learning import DAY, HOUR, MINUTE, a_term, after, school, write
+from tests.learning import DAY, HOUR, MINUTE, SECOND, a_term, after, school, write
 
 
 def record(action, now, *, rows=0, version=1, predictor="absence", **more):
@@ -115,6 +115,17 @@ def test_a_first_training_is_not_tried_again_before_more_can_come_of_it():
     world.rows = 4000
     assert not world.passes(9 * DAY - 1)
     assert world.passes(1)
+
+
+def test_a_first_training_is_tried_again_as_soon_as_more_can_come_of_it():
+    world = World()
+    failed = record("failed", world.now, rows=40, version=0, not_before=world.now + 30 * SECOND)
+    world.prints = lambda now: msgspec.json.encode(failed).decode()
+    world.rows = 40
+    assert world.turn()
+    world.rows = 400
+    assert not world.passes(30 * SECOND - 1)
+    assert world.passes(1), "a minute of a fast label is enough; it need not wait for an hour"
 
 
 def test_every_so_often_it_is_trained_again():

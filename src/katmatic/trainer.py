@@ -23,7 +23,7 @@ from katmatic.spec.app import Predictor
 
 DRIFT_EVERY = 3_600_000_000  # microseconds of the log's time between two looks for drift
 DRIFT_PAUSE = 3 * 86_400_000_000  # and between two trainings, if it is because of that
-RETRY_PAUSE = 3_600_000_000  # and between two trainings, if the first led to no model
+RETRY_PAUSE = 3_600_000_000  # and between two trainings, if the first led to no model and did not say when one could
 RETRY_GROWTH = 1.1  # and by how much the rows must have grown, if it was not broken off
 SECONDS_LIMIT = 6 * 3600.0  # that a training may take; then it is killed
 STOP_SECONDS = 5.0  # until a training that was asked to end is killed
@@ -117,7 +117,8 @@ class Trainer:
             return "the last one broke off" if since >= RETRY_PAUSE else ""
         if not self._pipeline.scorers[name].version:
             is_more = rows >= policy.rows and rows > course.rows * RETRY_GROWTH
-            return "the first model" if is_more and since >= RETRY_PAUSE and now >= course.not_before else ""
+            is_time = now >= course.not_before if course.not_before else since >= RETRY_PAUSE
+            return "the first model" if is_more and is_time else ""
         if policy.every is not None and since >= duration.micros(duration.parse(policy.every)):
             return f"every {policy.every}"
         if policy.labels is not None and rows - course.rows >= policy.labels:
