@@ -99,8 +99,17 @@ def test_a_first_training_that_failed_is_not_tried_again_at_once():
     world.prints = lambda now: msgspec.json.encode(record("failed", now, rows=40, version=0)).decode()
     world.rows = 40
     assert world.turn()
-    world.rows = 4000
+    world.rows = 79
     assert not world.passes(RETRY_PAUSE - 1)
+    assert world.passes(1)
+
+
+def test_a_first_training_that_failed_is_tried_again_when_there_are_twice_the_rows():
+    world = World()
+    world.prints = lambda now: msgspec.json.encode(record("refused", now, rows=40, version=1)).decode()
+    world.rows = 40
+    assert world.turn()
+    world.rows = 80
     assert world.passes(1)
 
 

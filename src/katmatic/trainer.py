@@ -117,7 +117,8 @@ class Trainer:
             return "the last one broke off" if since >= RETRY_PAUSE else ""
         if not self._pipeline.scorers[name].version:
             is_more = rows >= policy.rows and rows > course.rows * RETRY_GROWTH
-            is_time = now >= course.not_before if course.not_before else since >= RETRY_PAUSE
+            is_much_more = rows >= 2 * course.rows
+            is_time = now >= course.not_before if course.not_before else is_much_more or since >= RETRY_PAUSE
             return "the first model" if is_more and is_time else ""
         if policy.every is not None and since >= duration.micros(duration.parse(policy.every)):
             return f"every {policy.every}"
