@@ -231,3 +231,34 @@ def test_actions_do_not_hold_up_the_pipeline(school):
     gate.set()
     school.actor.stop()
     assert called == ["B", "C", "D"]
+
+
+def test_an_action_that_hangs_is_told_and_the_pipeline_goes_on(monkeypatch):
+    """Found by running: an action that never came back held up, in the end, every event; and the end of the process."""
+    monkeypatch.setattr("katmatic.actor.HANGS_SECONDS", 0.05)
+    monkeypatch.setattr("katmatic.actor.STOP_SECONDS", 0.05)
+    monkeypatch.setattr("katmatic.actor.WAITING_LIMIT", 3)
+    world, came, free = School(), threading.Event(), threading.Event()
+    called = []
+
+    @world.absence.when(above=0.5)
+    def warn(likely):
+        called.append(likely.event.pupil)
+        came.set()
+        free.wait()
+
+    world.start()
+    world.lesson("Ann")
+    world.lesson("Bob")
+    assert came.wait(20)
+    while not any(alert.name == "action-hangs" for alert in world.alerts()):
+        world.pipeline.turn()
+    for pupil in "CDEFG":
+        world.lesson(pupil)
+    world.pipeline.turn()
+    names = [alert.name for alert in world.alerts()]
+    assert names.count("action-hangs") == 1
+    assert names.count("actions-dropped") == 2, "room for three"
+    world.actor.stop()
+    assert len(called) == 1
+    free.set()
