@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from katmatic.clock import ManualClock
-from katmatic.errors import DeclarationError, LogError
+from katmatic.errors import DeclarationError, LogError, SettingsError
 from katmatic.records import ALERTS
 from katmatic.runtime import Runtime, load_app
 from katmatic.settings import Settings
@@ -179,4 +179,37 @@ def test_what_a_calendar_says_again_after_a_restart_counts_once(made):
 
 def test_a_second_process_on_the_same_folder_is_refused(made):
     with made(), pytest.raises(LogError):
+        made()
+
+
+OTHER = """
+from tests.apps import Ring, door
+from katmatic import future
+
+app = door()
+predictor = app.predictors.pop("open")
+app = type(app)("door")
+app.source(Ring, lateness="5s")
+silent = future.none(Ring, per=Ring, within="1m")
+app.predict("silence", silent, features=dict(list(predictor.features.items())[:1]), model=predictor.model)
+"""
+
+
+def test_a_restart_with_another_declaration_reads_the_same_log_with_it(made):
+    """Found by running: predictions of a predictor that was renamed since stopped the start."""
+    with made() as runtime, working(runtime):
+        runtime.live.submit("ring", [ring("v1", NOON)]).result(PATIENCE_SECONDS)
+        runtime.live.submit("opened", [opened("v1", NOON)]).result(PATIENCE_SECONDS)
+        until(lambda: runtime.live.status().vitals.counts.applied == 2)
+    with made(OTHER) as again, working(again):
+        assert again.live.status().vitals.counts.events == 1, "nobody reads who opened now"
+        again.live.submit("ring", [ring("v2", NOON)]).result(PATIENCE_SECONDS)
+        until(lambda: again.live.latest("silence", ("v2",)))
+    with made() as back:
+        assert back.live.latest("open", ("v1",)) is not None
+
+
+def test_a_folder_that_is_a_file_is_refused(tmp_path, made):
+    (tmp_path / "data").write_text("", "utf-8")
+    with pytest.raises(SettingsError, match="a folder to write to"):
         made()

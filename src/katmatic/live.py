@@ -156,13 +156,15 @@ class Live:
             self._raised(from_decision(self.app, decision))
 
     def rebuild(self) -> None:
-        """Become what the newest records of the log say, after a restart."""
-        log = self._pipeline.log
+        """Become what the newest records of the log say, after a restart; of what is no longer declared, nothing."""
+        log, labels = self._pipeline.log, {name for name, _ in self._pipeline.plan.labels}
         with self._lock:
-            for _, value in _newest(log, PREDICTIONS):
-                self._predicted(decode_predictions(value))
-            for _, value in _newest(log, LABELS):
-                self._labelled(decode_labels(value))
+            for block in (decode_predictions(value) for _, value in _newest(log, PREDICTIONS)):
+                if block.predictor in self.app.predictors:
+                    self._predicted(block)
+            for versions in (decode_labels(value) for _, value in _newest(log, LABELS)):
+                if versions.label in labels:
+                    self._labelled(versions)
             for _, value in log.scan(MODELS):
                 self._changed(decode(MODELS, value))
             self._alerts.extendleft(decode(ALERTS, value) for _, value in _newest(log, ALERTS))
@@ -216,6 +218,8 @@ class Live:
             return self._ripe[name]
 
     def _changed(self, record: ModelVersion) -> None:
+        if record.predictor not in self._history:
+            return
         self._history[record.predictor].insert(0, record)
         if record.action in ("promoted", "rolled-back"):
             self.watches[record.predictor].promoted()

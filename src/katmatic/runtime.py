@@ -14,7 +14,7 @@ from types import TracebackType
 
 from katmatic.actor import Actor
 from katmatic.clock import Clock, SystemClock
-from katmatic.errors import DeclarationError, KatmaticError, LogError
+from katmatic.errors import DeclarationError, KatmaticError, LogError, SettingsError
 from katmatic.live import Live
 from katmatic.log.sqlite import SqliteLog
 from katmatic.metrics import Metrics
@@ -103,7 +103,15 @@ class Runtime:
     ) -> None:
         self.app, self.settings, self.clock = app, settings, clock or SystemClock()
         folder = settings.folder
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SettingsError(
+                "setting data",
+                found=f"{folder}: {error.strerror or error}",
+                expected="a folder to write to",
+                do="choose another: --data FOLDER",
+            ) from error
         self.metrics = Metrics()
         self.log = SqliteLog(folder / "log.db")
         self.pipeline = Pipeline(
