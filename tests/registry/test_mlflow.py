@@ -7,6 +7,7 @@ import logging
 import pytest
 
 from katmatic.errors import ModelError
+from katmatic.registry.base import Run
 from katmatic.registry.mlflow import MlflowRegistry
 
 
@@ -22,9 +23,11 @@ def registry(uri):
 
 
 def saved(registry, predictor, folder, n=1):
-    return [
-        registry.save(predictor, folder, metrics={"log_loss": 1 / i}, tags={"kind": "trees"}) for i in range(1, n + 1)
-    ]
+    return [registry.save(predictor, folder, run(metrics={"log_loss": 1 / i})) for i in range(1, n + 1)]
+
+
+def run(**told):
+    return Run(**({"application": "school", "metrics": {"log_loss": 0.5}, "tags": {"kind": "trees"}} | told))
 
 
 def test_a_predictor_that_was_never_trained_has_no_version(registry):
@@ -40,7 +43,8 @@ def test_versions_count_from_one_for_each_predictor(registry, tmp_path):
 
 def test_a_version_is_remembered_with_all_that_was_said_of_it(registry, tmp_path):
     folder = tmp_path / "models of a term" / "1"
-    registry.save("absence", folder, metrics={"log_loss": 0.1 + 0.2, "brier": 1e-9}, tags={"kind": "trees"})
+    folder.mkdir(parents=True)
+    registry.save("absence", folder, run(metrics={"log_loss": 0.1 + 0.2, "brier": 1e-9}))
     (found,) = registry.versions("absence")
     assert (found.predictor, found.version, found.folder, found.is_champion) == ("absence", 1, folder, False)
     assert found.metrics == {"log_loss": 0.1 + 0.2, "brier": 1e-9}, "to the last bit"

@@ -26,10 +26,11 @@ class Registry:
     """A registry in memory."""
 
     def __init__(self):
-        self.saved, self.promoted = [], None
+        self.saved, self.runs, self.promoted = [], [], None
 
-    def save(self, predictor, folder, *, metrics, tags):
-        self.saved.append((predictor, folder, metrics, tags))
+    def save(self, predictor, folder, run):
+        self.runs.append(run)
+        self.saved.append((predictor, folder, run.metrics, run.tags))
         return len(self.saved)
 
     def promote(self, predictor, version):

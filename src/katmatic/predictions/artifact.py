@@ -34,6 +34,7 @@ class Exported:
         self._facts, self._arrays, self._pickled = facts, arrays, pickled
         self.columns: tuple[str, ...] = tuple(facts["columns"])
         self.trained_at: int = facts.get("trained_at", 0)
+        self.texts: tuple[str, ...] = tuple(facts["texts"])  # the columns that are texts
         self._codes = {name: {value: i for i, value in enumerate(values)} for name, values in facts["texts"].items()}
         if facts["kind"] == "trees":
             self._trees = Trees(arrays, start=facts["start"], single=facts["single"])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -20,11 +20,26 @@ class Version:
     is_champion: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a training tells of itself, beside the model."""
+
+    application: str
+    metrics: Mapping[str, float]  # on the rows that it was judged by
+    tags: Mapping[str, str]
+    params: Mapping[str, str] = field(default_factory=dict)
+    series: Mapping[str, Sequence[tuple[int, float]]] = field(
+        default_factory=dict
+    )  # metric -> moment, figure; in order
+    pictures: Mapping[str, bytes] = field(default_factory=dict)  # file name -> PNG
+    columns: Mapping[str, str] = field(default_factory=dict)  # feature -> "double" or "string"
+
+
 class Registry(Protocol):
     """Keeps versions: 1, 2, 3, ... per predictor. At most one is the champion."""
 
-    def save(self, predictor: str, folder: Path, *, metrics: Mapping[str, float], tags: Mapping[str, str]) -> int:
-        """Register the exported model in `folder`; gives back its version."""
+    def save(self, predictor: str, folder: Path, run: Run) -> int:
+        """Register the exported model in `folder`, and what is told of its training; gives back its version."""
         ...
 
     def promote(self, predictor: str, version: int) -> None:

@@ -18,6 +18,7 @@ from katmatic.predictions.artifact import Exported, answers, load
 from katmatic.records import MODELS, ModelVersion
 from katmatic.registry.base import Registry
 from katmatic.spec.app import App, Predictor
+from katmatic.training import report
 from katmatic.training.dataset import Dataset, judged, read
 from katmatic.training.evaluate import base_rate, default_metric, metrics, own_past_rate
 from katmatic.training.export import export
@@ -55,13 +56,14 @@ def _train(app: App, predictor: Predictor, log: History, registry: Registry, art
         reason = "there are no rows from before those that it would be judged on"
         not_before = _not_before(app, predictor, rows)
         return _failed(name, reason, now, rows=len(rows), not_before=not_before)
-    challenger = _figures(
-        predictor, known, asked, _told(fit(predictor, known), replace(asked, tables=known.tables), is_binary)
-    )
-    baselines = {
-        "base rate": _figures(predictor, known, asked, base_rate(known, asked)),
-        "own past rate": _figures(predictor, known, asked, own_past_rate(known, asked)),
+    answered = {
+        "model": _told(fit(predictor, known), replace(asked, tables=known.tables), is_binary),
+        "base rate": base_rate(known, asked),
+        "own past rate": own_past_rate(known, asked),
     }
+    figures = {rival: _figures(predictor, known, asked, answer) for rival, answer in answered.items()}
+    challenger = figures["model"]
+    baselines = {rival: found for rival, found in figures.items() if rival != "model"}
     metric = predictor.promote.metric or default_metric(predictor.label)
     told = None
     if champion is not None:
@@ -73,9 +75,10 @@ def _train(app: App, predictor: Predictor, log: History, registry: Registry, art
         fit(predictor, rows), rows, folder, is_binary=is_binary, about={"trained_at": now, "rows_sha256": digest}
     )
     load(folder)
-    baseline = {rival: figures[metric] for rival, figures in baselines.items() if metric in figures}
+    baseline = {rival: found[metric] for rival, found in baselines.items() if metric in found}
     tags = {"kind": kind, "reason": reason, "now": str(now), "rows": str(len(rows)), "rows_sha256": digest}
-    version = registry.save(name, folder, metrics=challenger, tags=tags)
+    told_of = report.run(app, predictor, rows, known, asked, answered, metrics=challenger, tags=tags)
+    version = registry.save(name, folder, told_of)
     if is_better:
         registry.promote(name, version)
     return ModelVersion(
