@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from katmatic import cli
 from katmatic.demo import EXAMPLES
+from katmatic.log.codec import decode, encode
+from katmatic.log.sqlite import open_readonly
+from katmatic.records import MODELS
+from katmatic.registry.mlflow import MlflowRegistry
 from tests.apps import visits
 from tests.test_replay import lines
 from tests.test_runtime import DOOR
@@ -150,6 +156,22 @@ def test_a_life_in_commands(katmatic, recorded):
     told = last_line(printed)
     assert told["well"]
     assert {"application door", "log"} <= {finding["what"] for finding in told["findings"]}
+
+
+def test_a_rollback_moves_the_champion_on_the_log_and_in_mlflow(katmatic, recorded, tmp_path):
+    katmatic("replay", "app.py", *recorded)
+    for _ in range(2):
+        katmatic("train", "app.py")
+    assert katmatic("rollback", "app.py")[0] == 2, "nobody answered before the first"
+    registry = MlflowRegistry(f"sqlite:///{tmp_path / '.katmatic' / 'registry.db'}")
+    registry.promote("open", 2)
+    with contextlib.closing(open_readonly(tmp_path / ".katmatic" / "log.db")) as log:
+        first, second = (decode(MODELS, value) for value in log.pending(MODELS))
+        log.post(MODELS, [encode(msgspec.structs.replace(second, action="promoted"))])
+    code, printed, _ = katmatic("rollback", "app.py", "--json")
+    assert (code, last_line(printed)["version"], first.version) == (0, 1, 1)
+    assert registry.champion("open").version == 1
+    assert last_line(katmatic("models", "app.py", "--json")[1])["versions"][-1]["action"] == "rolled-back"
 
 
 def test_a_table_is_for_people(katmatic, recorded):

@@ -204,7 +204,6 @@ def train(
     """Train a predictor now, compare the result with the champion and the baselines, and say what came of it."""
     from katmatic.log.codec import encode
     from katmatic.log.sqlite import open_readonly
-    from katmatic.registry.mlflow import MlflowRegistry
     from katmatic.runtime import load_app
     from katmatic.training.job import train as train_now
 
@@ -214,8 +213,7 @@ def train(
     folder = settings.folder
     moment = now if now is not None else SystemClock().now()
     with contextlib.closing(open_readonly(folder / "log.db")) as log:
-        made = MlflowRegistry(settings.registry or f"sqlite:///{(folder / 'registry.db').resolve()}")
-        found = train_now(application, name, log, made, folder / "models", now=moment)
+        found = train_now(application, name, log, _registry(settings), folder / "models", now=moment)
     if record:
         print(msgspec.json.encode(found).decode())
         return
@@ -294,7 +292,8 @@ def rollback(
 
     application = load_app(file)
     name = _chosen(application, predictor)
-    path = _settings(data=data).folder / "log.db"
+    settings = _settings(data=data)
+    path = settings.folder / "log.db"
     live = [record for record in _versions(path, name) if record.action in ("promoted", "rolled-back")]
     earlier = [r for r in live if live and r.version != live[-1].version]
     wanted = version if version is not None else (earlier[-1].version if earlier else None)
@@ -309,6 +308,7 @@ def rollback(
     back = msgspec.structs.replace(record, action="rolled-back", reason="asked for by hand", now=SystemClock().now())
     with contextlib.closing(open_readonly(path)) as log:
         log.post(MODELS, [encode(back)])
+    _registry(settings).promote(name, back.version)
     _show(as_json, msgspec.to_builtins(back), lambda: _say(f"{name}: version {back.version} answers again"))
 
 
@@ -359,6 +359,13 @@ def _chosen(application: Any, predictor: str | None) -> str:
             "--predictor", found=str(predictor), expected=f"one of {', '.join(names) or 'none'}", do="name it"
         )
     return str(predictor)
+
+
+def _registry(settings: Settings) -> Any:
+    """MLflow: the tracking server that is set, else a file in the data folder."""
+    from katmatic.registry.mlflow import MlflowRegistry
+
+    return MlflowRegistry(settings.registry or f"sqlite:///{(settings.folder / 'registry.db').resolve()}")
 
 
 def _versions(path: Path, predictor: str) -> list[ModelVersion]:

@@ -12,7 +12,7 @@ from katmatic.predictions.artifact import Exported, load
 
 
 class Answers:
-    """What MLflow asks: a table of features in (a pandas DataFrame), one answer for each row out."""
+    """What MLflow asks: a table of features (a pandas DataFrame) in, one answer for each row out."""
 
     def __init__(self, model: Exported, texts: tuple[str, ...]) -> None:
         self._model, self._texts = model, texts

@@ -1,0 +1,117 @@
+"""A training in a real MLflow, on a file and on a server: what is told of it, and a model that anyone can load."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import warnings
+
+import httpx
+import numpy as np
+import pytest
+
+from katmatic.log.memory import MemoryLog
+from katmatic.predictions.artifact import load
+from katmatic.records import ModelVersion
+from katmatic.registry.mlflow import MlflowRegistry
+from katmatic.training.job import train
+from tests.learning import a_term, after, school, write
+
+pytestmark = pytest.mark.slow
+PATIENCE_SECONDS = 90
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """The address of an MLflow tracking server, on loopback."""
+    folder = tmp_path_factory.mktemp("server")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
+    command += ["--artifacts-destination", str(folder / "artifacts")]
+    env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with (folder / "said").open("wb") as said:
+        process = subprocess.Popen(command, env=env, cwd=folder, stdout=said, stderr=said, start_new_session=True)
+    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + PATIENCE_SECONDS
+    while not _answers(f"{url}/health"):
+        assert process.poll() is None, (folder / "said").read_text()
+        assert time.monotonic() < deadline, (folder / "said").read_text()
+        time.sleep(0.2)
+    yield url
+    os.killpg(process.pid, signal.SIGTERM)
+    process.wait(PATIENCE_SECONDS)
+
+
+def _answers(url):
+    try:
+        return httpx.get(url, timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.fixture(params=["file", "server"])
+def trained(request, tmp_path):
+    """The address of a registry, its client, the record of two trainings, and the log they learnt from."""
+    uri = request.getfixturevalue("server") if request.param == "server" else f"sqlite:///{tmp_path / 'registry.db'}"
+    registry, log = MlflowRegistry(uri), MemoryLog()
+    predictions, labels = a_term(40)
+    write(log, predictions=predictions, labels=labels)
+    records = []
+    for days in (30, 40):
+        records.append(train(school(), "absence", log, registry, tmp_path / "models", now=after(days)))
+        write(log, models=records[-1:])
+    assert isinstance(records[0], ModelVersion)
+    assert records[0].action == "promoted", records[0].reason
+    return uri, registry, records, tmp_path
+
+
+def test_a_training_is_a_run_with_all_that_is_told_of_it(trained):
+    _, registry, records, _ = trained
+    client = registry._client
+    version = client.get_model_version("absence", str(records[0].version))
+    run = client.get_run(version.run_id)
+    assert run.info.status == "FINISHED"
+    assert client.get_experiment(run.info.experiment_id).name == "katmatic/school"
+    assert run.data.params["model"] == "LogisticRegression"
+    assert run.data.params["features"] == "rate, seen"
+    assert int(run.data.params["rows"]) == records[0].rows
+    assert int(run.data.params["log.first"]) < int(run.data.params["log.last"])
+    assert len(run.data.tags["declaration"]) == 64
+    assert run.data.metrics["log_loss"] == pytest.approx(records[0].metrics["log_loss"])
+    days = client.get_metric_history(version.run_id, "by_day/squared_error")
+    assert len(days) > 3
+    assert [day.step for day in days] == sorted(day.step for day in days)
+    assert [day.timestamp for day in days] == sorted(day.timestamp for day in days)
+    for rival in ("base_rate", "own_past_rate"):
+        assert len(client.get_metric_history(version.run_id, f"by_day/squared_error/{rival}")) == len(days)
+    plots = {each.path for each in client.list_artifacts(version.run_id, "plots")}
+    assert plots == {"plots/by_day.png", "plots/reliability.png"}
+
+
+def test_aliases_say_who_answers(trained):
+    _, registry, records, _ = trained
+    champion = registry.champion("absence")
+    promoted = [record for record in records if record.action == "promoted"]
+    assert (champion.version, str(champion.folder)) == (promoted[-1].version, promoted[-1].artifact)
+
+
+def test_plain_mlflow_loads_the_model_and_it_gives_the_same_answers(trained):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its own making
+        import mlflow.pyfunc
+        import pandas as pd
+
+    uri, registry, _, _ = trained
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    model = mlflow.pyfunc.load_model("models:/absence@champion")
+    assert [each.name for each in model.metadata.signature.inputs] == ["rate", "seen"]
+    values = np.random.default_rng(1).normal(size=(50, 2))
+    told = model.predict(pd.DataFrame(values[:, ::-1], columns=["seen", "rate"]))
+    assert told == pytest.approx(load(registry.champion("absence").folder).predict(values, {}))
