@@ -52,7 +52,8 @@ bench: .venv/dev.stamp  ## Run every benchmark; each prints its figure
 
 lock: .venv/dev.stamp  ## Pin the newest versions that fit pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-header --no-annotate \
-		pyproject.toml --extra river --extra parquet --extra plots --extra dev -o requirements-dev.txt
+		pyproject.toml --extra river --extra parquet --extra plots --extra tensorflow --extra dev \
+		-o requirements-dev.txt
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-header --no-annotate \
 		pyproject.toml --extra river --extra parquet --extra plots -c requirements-dev.txt -o requirements.txt
 

@@ -19,7 +19,13 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "katmatic"
 FILES = sorted(SOURCE.rglob("*.py"))
 DISTRIBUTIONS = {"sklearn": "scikit-learn", "mlflow": "mlflow-skinny"}  # where the names differ
-ENTRANCES = {"katmatic", "katmatic.__main__", "katmatic.cli", "katmatic.testing"}  # what users start or import
+ENTRANCES = {  # what users start or import
+    "katmatic",
+    "katmatic.__main__",
+    "katmatic.cli",
+    "katmatic.testing",
+    "katmatic.training.tensorflow",
+}
 
 
 def module_name(file: Path) -> str:

@@ -1,8 +1,8 @@
 """A model as a folder of files: what training writes, and the running pipeline reads without the model's library.
 
-`model.json` names the kind (linear, trees or pickled) and the inputs; `arrays.npz` holds the numbers, and a few known
-rows with their answers; `model.pkl` is only there for what has no export of its own. Each file's SHA-256 stands in
-`manifest.json`.
+`model.json` names the kind (linear, trees, onnx or pickled) and the inputs; `arrays.npz` holds the numbers, and a few
+known rows with their answers; `model.pkl` is only there for what has no export of its own. Each file's SHA-256 stands
+in `manifest.json`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from katmatic.errors import ModelError
 from katmatic.predictions.trees import Trees
 
 TOLERANCE = 1e-9  # relative: how near a loaded model must come to its known rows
+TOLERANCE_32_BITS = 1e-5  # of a network, which computes with 32 bits
 
 _ALWAYS = ("model.json", "arrays.npz")
 
@@ -34,10 +35,15 @@ class Exported:
         self._facts, self._arrays, self._pickled = facts, arrays, pickled
         self.columns: tuple[str, ...] = tuple(facts["columns"])
         self.trained_at: int = facts.get("trained_at", 0)
+        self.is_32_bits: bool = facts["kind"] == "onnx"
         self.texts: tuple[str, ...] = tuple(facts["texts"])  # the columns that are texts
         self._codes = {name: {value: i for i, value in enumerate(values)} for name, values in facts["texts"].items()}
         if facts["kind"] == "trees":
             self._trees = Trees(arrays, start=facts["start"], single=facts["single"])
+        elif facts["kind"] == "onnx":
+            from katmatic.predictions.onnx import Network
+
+            self._network = Network(arrays["onnx"].tobytes())
 
     def predict(self, values: Floats, texts: dict[str, list[Any]]) -> Floats:
         """The chance of the label (or its value) for each row."""
@@ -50,6 +56,8 @@ class Exported:
             x = _step(x, step, self._arrays)
         if kind == "trees":
             raw = self._trees.add_up(x) / self._facts["divisor"]
+        elif kind == "onnx":
+            raw = self._network.predict(x)
         else:
             raw = x @ self._arrays["coef"] + self._facts["intercept"]
         return _expit(raw) if self._facts["link"] == "logit" else raw
@@ -86,7 +94,8 @@ def load(folder: Path) -> Exported:
         told = model.predict(known["known_rows"], known["known_texts"])
     except Exception as error:  # a model of the user's, or of a library that is not here, may raise anything
         raise _wrong(folder, f"{type(error).__name__}: {error}", "a model that can be loaded here") from error
-    if not np.allclose(told, known["known_answers"], rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True):
+    tolerance = TOLERANCE_32_BITS if model.is_32_bits else TOLERANCE
+    if not np.allclose(told, known["known_answers"], rtol=tolerance, atol=tolerance, equal_nan=True):
         worst = float(np.max(np.abs(np.nan_to_num(told - known["known_answers"], nan=np.inf))))
         raise _wrong(folder, f"answers that differ by {worst:.3g}", "the answers it gave when it was exported")
     return model

@@ -1,7 +1,8 @@
 """A fitted model -> a folder that answers without the model's library, proved on held-out rows before it is believed.
 
-Linear models and ensembles of trees of scikit-learn are written as numbers; whatever else is pickled. An export that
-does not agree with its model on the rows at hand (also with unknown values) is not used: the model is pickled then.
+Linear models and ensembles of trees of scikit-learn are written as numbers, networks as ONNX; whatever else is pickled.
+An export that does not agree with its model on the rows at hand (also with unknown values) is not used: the model is
+pickled then, or refused if it is a network.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from katmatic.errors import ModelError
-from katmatic.predictions.artifact import Exported, answers
+from katmatic.predictions.artifact import TOLERANCE_32_BITS, Exported, answers
 from katmatic.training.dataset import Dataset
 
 TOLERANCE = 1e-12  # relative: how near an export must come to its model
@@ -29,7 +30,10 @@ Floats = NDArray[np.float64]
 
 
 def export(model: Any, rows: Dataset, folder: Path, *, is_binary: bool, about: dict[str, Any]) -> str:
-    """Write `model` to `folder`; gives back its kind: linear, trees or pickled. `rows` are to prove and to remember."""
+    """Write `model` to `folder`; gives back its kind: linear, trees, onnx or pickled. `rows` prove it, some are kept.
+
+    Raises ModelError for a network whose export answers otherwise: where it is to answer there is no TensorFlow.
+    """
     checked = rows.take(np.arange(max(0, len(rows) - CHECKED_ROWS), len(rows)))
     x = checked.matrix()
     probe = np.vstack([x, _with_holes(x)])
@@ -43,7 +47,15 @@ def export(model: Any, rows: Dataset, folder: Path, *, is_binary: bool, about: d
     }
     arrays: dict[str, NDArray[Any]] = {}
     kind = _translate(model, facts, arrays)
-    if kind == "pickled" or not _agrees(model, facts, arrays, probe, is_binary):
+    is_same = kind != "pickled" and _agrees(model, facts, arrays, probe, is_binary)
+    if kind == "onnx" and not is_same:
+        raise ModelError(
+            type(model).__name__,
+            found="a network whose export to ONNX answers otherwise",
+            expected="answers that agree to five digits",
+            do="use other layers; scale in a step before it: make_pipeline(StandardScaler(), KerasClassifier(...))",
+        )
+    if not is_same:
         kind, arrays = "pickled", {}
         facts |= {"kind": "pickled", "steps": []}
     known = checked.take(np.linspace(0, len(checked) - 1, min(KNOWN_ROWS, len(checked))).astype(np.int64))
@@ -63,8 +75,10 @@ def _with_holes(x: Floats) -> Floats:
 
 
 def _agrees(model: Any, facts: dict[str, Any], arrays: dict[str, NDArray[Any]], x: Floats, is_binary: bool) -> bool:
-    told = Exported({**facts, "texts": {}}, arrays).predict(x, {})
-    return bool(np.allclose(told, answers(model, x, is_binary=is_binary), rtol=TOLERANCE, atol=1e-15, equal_nan=True))
+    exported = Exported({**facts, "texts": {}}, arrays)
+    rtol, atol = (TOLERANCE_32_BITS, TOLERANCE_32_BITS) if exported.is_32_bits else (TOLERANCE, 1e-15)
+    told = answers(model, x, is_binary=is_binary)
+    return bool(np.allclose(exported.predict(x, {}), told, rtol=rtol, atol=atol, equal_nan=True))
 
 
 def _translate(model: Any, facts: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> str:
@@ -74,6 +88,10 @@ def _translate(model: Any, facts: dict[str, Any], arrays: dict[str, NDArray[Any]
         if not _translate_step(step, i, facts, arrays):
             return "pickled"
     name = type(last).__name__
+    if hasattr(last, "to_onnx"):
+        arrays["onnx"] = np.frombuffer(last.to_onnx(), np.uint8)
+        facts |= {"kind": "onnx", "link": "identity"}
+        return "onnx"
     if not type(last).__module__.startswith("sklearn."):
         return "pickled"
     if name in (
