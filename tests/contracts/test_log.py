@@ -35,6 +35,7 @@ def test_the_promises_of_a_log(make, check):
     check(make)
 
 
+@pytest.mark.slow
 def test_all_of_them_at_once(make):
     check_log(make)
 

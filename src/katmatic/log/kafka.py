@@ -508,7 +508,7 @@ class KafkaLog(KafkaHistory):
                 producer.produce(topics[topic], value, headers={self._connection.name: header})
             producer.produce(self._journal, pack(entry))
             if offsets := [TopicPartition(topics[run.topic], 0, entry.places[run.topic].next) for run in entry.runs]:
-                producer.send_offsets_to_transaction(offsets, self._intake.group(), COMMIT_SECONDS)
+                producer.send_offsets_to_transaction(offsets, self._intake.group, COMMIT_SECONDS)
             producer.commit_transaction(COMMIT_SECONDS)
         self._producer, self._tried = producer, None
 
@@ -581,6 +581,7 @@ class _Intake:
         self._connection, self._tail = connection, tail
         with connection.explained():
             self._consumer: Consumer = connection.consumer(auto_offset_reset="error")
+            self.group = self._consumer.consumer_group_metadata()  # to tell it in a transaction how far it came
         self._lock = threading.Lock()  # around what was seen and what waits, which belong together
         self._names: dict[str, str] = {}  # topics of the cluster -> ours
         self._starts: dict[str, int] = {}  # topics to be looked at, too: from which offset on
@@ -610,10 +611,6 @@ class _Intake:
         """LogError if something is wrong that does not pass by itself."""
         if self._trouble is not None:
             raise self._trouble
-
-    def group(self) -> object:
-        """The consumer group, to tell it in a transaction how far it came."""
-        return self._consumer.consumer_group_metadata()
 
     def offsets(self, runs: Sequence[Run]) -> dict[str, tuple[int, int]]:
         """By topic: from which offset on nothing that was posted was read, after these runs; and how far was looked."""
