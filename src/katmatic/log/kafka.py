@@ -122,10 +122,15 @@ class KafkaHistory:
             claim(self._connection.where(), {topic: place.way}, topic, READ)
         self._connection.ensure([name])
         errors: list[KafkaError] = []
+
+        def told(error: KafkaError | None, _: Message) -> None:
+            if error is not None:
+                errors.append(error)
+
         with self._connection.explained(name):
             producer = Producer(self._connection.options(enable_idempotence=True))
             for value in values:
-                producer.produce(name, value, on_delivery=lambda error, _: error and errors.append(error))
+                producer.produce(name, value, on_delivery=told)
             left = producer.flush(ANSWER_SECONDS)
             if errors or left:
                 raise KafkaException(errors[0] if errors else KafkaError(KafkaError._TIMED_OUT))
@@ -242,7 +247,7 @@ class KafkaHistory:
         with Cursor(self._connection, self._connection.topic(topic), place.fed) as cursor:
             while len(found) < place.unread:
                 for message in cursor.take():
-                    kind, number, _, _ = mark_of(message, self._connection.name) or (Kind.POSTED, 0, 0, 0)
+                    kind, number, *_ = mark_of(message, self._connection.name) or (Kind.POSTED, 0)
                     if kind == Kind.FED and last.read < number <= last.fed:
                         found.append((number, _value(message)))
         return found
@@ -271,7 +276,7 @@ class _Streams:
         cursor, there = self._cursors[run.topic, run.kind]
         while len(there) < run.count:
             for message in cursor.take():
-                kind, number, _, _ = mark_of(message, self._connection.name) or (Kind.POSTED, message.offset(), 0, 1)
+                kind, number, *_ = mark_of(message, self._connection.name) or (Kind.POSTED, message.offset() or 0)
                 if kind == run.kind and number >= run.first:
                     there.append((number, _value(message)))
         taken = there[: run.count]

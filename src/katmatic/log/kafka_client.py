@@ -9,7 +9,8 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
 from katmatic.errors import LogError
 from katmatic.log.kafka_journal import MARK_BYTES, Kind
@@ -80,7 +81,6 @@ class Connection:
                 enable_auto_commit=False,
                 isolation_level="read_committed",
                 max_poll_interval_ms=86_400_000,
-                fetch_wait_max_ms=100,
                 fetch_error_backoff_ms=50,
                 queued_max_messages_kbytes=16_384,
                 **more,
@@ -140,7 +140,11 @@ class Cursor:
 
     def __init__(self, connection: Connection, topic: str, offset: int = 0) -> None:
         self._connection, self._topic = connection, topic
-        self._consumer = connection.consumer(enable_partition_eof=True, auto_offset_reset="earliest")
+        self._consumer = connection.consumer(
+            enable_partition_eof=True,
+            auto_offset_reset="earliest",
+            fetch_wait_max_ms=10,  # it moves about, and a move waits for the fetch before it
+        )
         self.move(offset)
 
     def move(self, offset: int) -> None:
@@ -263,7 +267,7 @@ def mark(kind: Kind, number: int, part: int = 0, parts: int = 1) -> bytes:
 
 def mark_of(message: Message, name: str) -> tuple[int, int, int, int] | None:
     """Kind, number, part and parts of a record that the log `name` wrote; None of one that it did not."""
-    for header, value in message.headers() or ():
+    for header, value in list(message.headers() or ()):
         if header == name and isinstance(value, bytes) and len(value) == MARK_BYTES.size:
             kind, number, part, parts = MARK_BYTES.unpack(value)
             return kind, number, part, parts
