@@ -1,7 +1,7 @@
 """The log on Apache Kafka: the users' own topics, a journal of batches, and one transaction for one commit.
 
 Producers write plain JSON into the users' topics, with any client. The owner reads them, and writes for each batch one
-record into the journal, in the same transaction as all that was made of the batch and its place in the consumer group.
+record into the journal, which also says how far it has read, in one transaction with all that was made of the batch.
 So a restart, and whoever reads again, gets the same batches: from the journal, and from the topics what it names.
 
 What is handed in here is put into its topic by that transaction, too; so is what is fed. Records of ours bear a header
@@ -56,6 +56,7 @@ PART_BYTES = 900_000  # of one record: a broker takes a million, as it comes
 COMMIT_SECONDS = 5.0  # for each step of a transaction
 TRANSACTION_SECONDS = 30  # a worker that was killed holds up readers for so long, or until it is started again
 INTAKE_RECORDS_LIMIT = 20_000  # taken in and not yet read: more waits on the broker
+TOLD_ROUNDS = 10  # of the intake: a second while nothing comes
 RESERVED = 10_000  # sequences at a time, so that ticks that are not kept cost no commit
 
 
@@ -512,8 +513,6 @@ class KafkaLog(KafkaHistory):
             for topic, value, header in records:
                 producer.produce(topics[topic], value, headers={self._connection.name: header})
             producer.produce(self._journal, pack(entry))
-            if offsets := [TopicPartition(topics[run.topic], 0, entry.places[run.topic].next) for run in entry.runs]:
-                producer.send_offsets_to_transaction(offsets, self._intake.group, COMMIT_SECONDS)
             producer.commit_transaction(COMMIT_SECONDS)
         self._producer, self._tried = producer, None
 
@@ -586,13 +585,14 @@ class _Intake:
         self._connection, self._tail = connection, tail
         with connection.explained():
             self._consumer: Consumer = connection.consumer(auto_offset_reset="error")
-            self.group = self._consumer.consumer_group_metadata()  # to tell it in a transaction how far it came
         self._lock = threading.Lock()  # around what was seen and what waits, which belong together
         self._names: dict[str, str] = {}  # topics of the cluster -> ours
         self._starts: dict[str, int] = {}  # topics to be looked at, too: from which offset on
         self._seen: dict[str, int] = {}  # the offset after the last record that came, whoever wrote it
         self._after: dict[str, int] = {}  # the offset after the last record that was posted and read
         self._waiting: dict[str, int] = {}  # records that were posted, came, and were not read
+        self._told: dict[str, int] = {}  # what the consumer group was told of how far it came
+        self._quiet = 0  # rounds since it was told
         self._trouble: LogError | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="katmatic-kafka-intake", daemon=True)
@@ -646,6 +646,7 @@ class _Intake:
         try:
             while not self._stopping.is_set():
                 self._look_at_more()
+                self._tell()
                 if len(self._tail) >= INTAKE_RECORDS_LIMIT:
                     self._stopping.wait(0.005)
                     continue
@@ -669,6 +670,21 @@ class _Intake:
             self._starts.clear()
             assigned = [TopicPartition(name, 0, self._seen[topic]) for name, topic in self._names.items()]
         self._consumer.assign(assigned)
+
+    def _tell(self) -> None:
+        """Tell the group how far it came, for the tools that show its lag; what counts stands in the journal."""
+        self._quiet += 1
+        if self._quiet < TOLD_ROUNDS:
+            return
+        self._quiet = 0
+        with self._lock:
+            found = {
+                name: self._after[topic] if self._waiting[topic] else self._seen[topic]
+                for name, topic in self._names.items()
+            }
+        if found != self._told:
+            self._told = found
+            self._consumer.commit(offsets=[TopicPartition(n, 0, o) for n, o in found.items()], asynchronous=True)
 
     def _put(self, messages: list[Message]) -> None:
         """Let wait what others posted; what is ours is known."""

@@ -15,7 +15,7 @@ from confluent_kafka.cimpl import NewTopic
 from katmatic.errors import LogError
 from katmatic.log.kafka_journal import MARK_BYTES, Kind
 
-ANSWER_SECONDS = 10.0  # for a broker to answer
+ANSWER_SECONDS = 5.0  # for a broker to answer
 PATIENCE_SECONDS = 20.0  # for records to come that the journal says are there
 POLL_SECONDS = 0.1
 FETCHED = 5_000  # records taken over from the client in one go
@@ -52,7 +52,13 @@ class Connection:
             )
         self.servers = found.netloc
         self.name = f"{self.prefix}{OURS}{application}"
-        self._options = {**options, "bootstrap.servers": found.netloc, "log_level": 2}
+        self._options = {
+            "bootstrap.servers": found.netloc,
+            "log_level": 2,  # errors are raised where they matter
+            "reconnect.backoff.ms": 50,
+            "reconnect.backoff.max.ms": 1000,
+            **options,
+        }
         self._admin: AdminClient | None = None
 
     def where(self, topic: str = "") -> str:
