@@ -55,9 +55,9 @@ kafka: .venv/dev.stamp  ## Start an Apache Kafka by hand, on port 9092 if that i
 
 lock: .venv/dev.stamp  ## Pin the newest versions that fit pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-header --no-annotate \
-		pyproject.toml --extra river --extra parquet -o requirements.txt
+		pyproject.toml --extra kafka --extra river --extra parquet -o requirements.txt
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-header --no-annotate \
-		pyproject.toml --extra river --extra parquet --extra dev -c requirements.txt -o requirements-dev.txt
+		pyproject.toml --extra kafka --extra river --extra parquet --extra dev -c requirements.txt -o requirements-dev.txt
 
 clean:  ## Remove the environment and every cache
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist

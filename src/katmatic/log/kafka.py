@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from itertools import chain, islice
+from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
@@ -52,6 +53,7 @@ from katmatic.log.tail import (
 )
 
 JOURNAL = "katmatic.journal"
+CHECKPOINTS = "katmatic.checkpoints"
 PART_BYTES = 900_000  # of one record: a broker takes a million, as it comes
 COMMIT_SECONDS = 5.0  # for each step of a transaction
 TRANSACTION_SECONDS = 30  # a worker that was killed holds up readers for so long, or until it is started again
@@ -399,6 +401,12 @@ class KafkaLog(KafkaHistory):
     def sequence(self) -> int:
         """The sequence of the last batch that was committed, kept or not."""
         return self._sequence
+
+    def checkpoints(self) -> tuple[dict[str, Any], str]:
+        """The options of a client and a compacted topic, made if it is not there: for checkpoints of the state."""
+        topic = self._connection.topic(CHECKPOINTS)
+        self._connection.ensure([topic], {"cleanup.policy": "compact"})
+        return self._connection.options(), topic
 
     def close(self) -> None:
         """Let go of the connections; promises that are open are broken."""
