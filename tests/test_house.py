@@ -18,7 +18,11 @@ import katmatic
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "katmatic"
 FILES = sorted(SOURCE.rglob("*.py"))
-DISTRIBUTIONS = {"sklearn": "scikit-learn", "mlflow": "mlflow-skinny"}  # where the names differ
+DISTRIBUTIONS = {
+    "confluent_kafka": "confluent-kafka",
+    "sklearn": "scikit-learn",
+    "mlflow": "mlflow-skinny",
+}  # where the names differ
 ENTRANCES = {"katmatic", "katmatic.__main__", "katmatic.cli", "katmatic.testing"}  # what users start or import
 
 
