@@ -13,7 +13,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 from katmatic.errors import LogError
 
 PIECE_BYTES = 900_000  # a broker takes a million, as it comes
-ANSWER_SECONDS = 10.0
+ANSWER_SECONDS = 5.0
 SAVE_SECONDS = 60.0
 POLL_SECONDS = 0.1
 _HEAD = struct.Struct("<8sQQQ16s")  # magic, sequence, length, offset of the first piece, checksum
