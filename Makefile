@@ -15,7 +15,7 @@ unexport PYTHONDONTWRITEBYTECODE
 unexport PYTHONPATH
 export PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD = 1
 
-.PHONY: help setup demo test quick check format bench docs lock clean
+.PHONY: help setup demo test quick check format bench docs kafka lock clean
 .DEFAULT_GOAL := help
 
 help:  ## Show these words
@@ -50,12 +50,16 @@ bench: .venv/dev.stamp  ## Run every benchmark; each prints its figure
 	@for file in bench/[a-z]*.py; do \
 		[ -e "$$file" ] || continue; echo "== $$file"; $(BIN)/python -m "bench.$$(basename "$$file" .py)" || exit 1; done
 
+kafka: .venv/dev.stamp  ## Start an Apache Kafka by hand, on port 9092 if that is free (Java 17 and Maven)
+	@$(BIN)/python -m tests.kafka_broker
+
 lock: .venv/dev.stamp  ## Pin the newest versions that fit pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-header --no-annotate \
-		pyproject.toml --extra river --extra parquet --extra plots --extra tensorflow --extra dev \
+		pyproject.toml --extra kafka --extra river --extra parquet --extra plots --extra tensorflow --extra dev \
 		-o requirements-dev.txt
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-header --no-annotate \
-		pyproject.toml --extra river --extra parquet --extra plots -c requirements-dev.txt -o requirements.txt
+		pyproject.toml --extra kafka --extra river --extra parquet --extra plots -c requirements-dev.txt \
+		-o requirements.txt
 
 clean:  ## Remove the environment and every cache
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist

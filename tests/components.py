@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.kafka_broker import BrokerError, address
+
 CHROMIUM = "/usr/bin/chromium"
 
 
@@ -26,3 +28,12 @@ def need_chromium() -> str:
     found = CHROMIUM if Path(CHROMIUM).exists() else shutil.which("chromium") or shutil.which("google-chrome")
     need("Chromium", found, "apt-get install chromium")
     return str(found)
+
+
+def need_kafka() -> str:
+    """host:port of a real Apache Kafka, started once by each process that asks."""
+    try:
+        return address()
+    except BrokerError as error:
+        need("Apache Kafka", None, str(error))
+        raise

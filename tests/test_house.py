@@ -18,7 +18,11 @@ import katmatic
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "katmatic"
 FILES = sorted(SOURCE.rglob("*.py"))
-DISTRIBUTIONS = {"sklearn": "scikit-learn", "mlflow": "mlflow-skinny"}  # where the names differ
+DISTRIBUTIONS = {  # where the names differ
+    "confluent_kafka": "confluent-kafka",
+    "sklearn": "scikit-learn",
+    "mlflow": "mlflow-skinny",
+}
 ENTRANCES = {  # what users start or import
     "katmatic",
     "katmatic.__main__",

@@ -38,6 +38,10 @@ File = Annotated[Path, typer.Argument(help="The Python file that declares the ap
 Data = Annotated[
     str | None, typer.Option("--data", help="Folder of the log, the state and the models.", show_default=".katmatic")
 ]
+LogAt = Annotated[
+    str | None,
+    typer.Option("--log", help="kafka://host:port, to keep the log on Apache Kafka.", show_default="a file in --data"),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 Name = Annotated[str | None, typer.Option("--predictor", "-p", help="Which predictor; needed if there are several.")]
 Recordings = Annotated[
@@ -106,6 +110,7 @@ def init(
 def run(
     file: File,
     data: Data = None,
+    log: LogAt = None,
     host: Annotated[str | None, typer.Option(help="What to bind to.", show_default="127.0.0.1")] = None,
     port: Annotated[int | None, typer.Option(help="The port of the page and the API.", show_default="8000")] = None,
     training: Annotated[bool | None, typer.Option(help="Whether models are trained by themselves.")] = None,
@@ -115,7 +120,7 @@ def run(
     from katmatic.serving.api import make_api
     from katmatic.serving.server import Server
 
-    settings = _settings(data=data, host=host, port=port, training=training)
+    settings = _settings(data=data, log=log, host=host, port=port, training=training)
     application = load_app(file)
     stop = stopped_by_signals()
     with (
@@ -138,6 +143,7 @@ def run(
         worker.join()
         server.stop()
     if failed:
+        _say(escape(runtime.live.trouble))
         sys.exit(1)
 
 
@@ -183,7 +189,7 @@ def replay(
         events,
         topic=topic,
         mapping=dict(_pair(text) for text in mapping or []),
-        settings=_settings(data=data, training=training),
+        settings=_settings(data=data, log="", training=training),
         speed=_speed(speed),
         acts=acts,
         show=not as_json,
@@ -196,6 +202,7 @@ def train(
     file: File,
     predictor: Name = None,
     data: Data = None,
+    log: LogAt = None,
     registry: Annotated[str | None, typer.Option(help="An MLflow tracking server.", show_default="SQLite")] = None,
     now: Annotated[int | None, typer.Option(help="As known at this moment (microseconds since 1970).")] = None,
     record: Annotated[bool, typer.Option(hidden=True)] = False,
@@ -203,22 +210,21 @@ def train(
 ) -> None:
     """Train a predictor now, compare the result with the champion and the baselines, and say what came of it."""
     from katmatic.log.codec import encode
-    from katmatic.log.sqlite import open_readonly
-    from katmatic.runtime import load_app
+    from katmatic.runtime import load_app, open_history
     from katmatic.training.job import train as train_now
 
-    settings = _settings(data=data, registry=registry)
+    settings = _settings(data=data, log=log, registry=registry)
     application = load_app(file)
     name = _chosen(application, predictor)
     folder = settings.folder
     moment = now if now is not None else SystemClock().now()
-    with contextlib.closing(open_readonly(folder / "log.db")) as log:
-        found = train_now(application, name, log, _registry(settings), folder / "models", now=moment)
+    with contextlib.closing(open_history(application, settings)) as history:
+        found = train_now(application, name, history, _registry(settings), folder / "models", now=moment)
     if record:
         print(msgspec.json.encode(found).decode())
         return
-    with contextlib.closing(open_readonly(folder / "log.db")) as log:
-        log.post(MODELS, [encode(found)])
+    with contextlib.closing(open_history(application, settings)) as history:
+        history.post(MODELS, [encode(found)])
     shown = msgspec.to_builtins(found)
     _show(as_json, shown, lambda: _table(f"{name}: {found.action}", shown))
 
@@ -242,7 +248,7 @@ def backtest(
             events,
             topic=topic,
             mapping=dict(_pair(text) for text in mapping or []),
-            settings=_settings(data=folder, training=True),
+            settings=_settings(data=folder, log="", training=True),
             speed=None,
             acts=False,
             show=not as_json,
@@ -251,13 +257,13 @@ def backtest(
 
 
 @app.command()
-def models(file: File, predictor: Name = None, data: Data = None, as_json: Json = False) -> None:
+def models(file: File, predictor: Name = None, data: Data = None, log: LogAt = None, as_json: Json = False) -> None:
     """List the versions of a predictor's model: who answered from when on, and why."""
     from katmatic.runtime import load_app
 
     application = load_app(file)
     name = _chosen(application, predictor)
-    mine = _versions(_settings(data=data).folder / "log.db", name)
+    mine = _versions(application, _settings(data=data, log=log), name)
 
     def lines() -> None:
         table = Table("when", "version", "what", "rows", "metrics", "baselines", "why", title=name)
@@ -282,19 +288,18 @@ def rollback(
     version: Annotated[int | None, typer.Option(help="Which version; without it, the one before.")] = None,
     predictor: Name = None,
     data: Data = None,
+    log: LogAt = None,
     as_json: Json = False,
 ) -> None:
     """Make an earlier version answer again. A running pipeline takes it up at once, another when it starts."""
     from katmatic.errors import ModelError
     from katmatic.log.codec import encode
-    from katmatic.log.sqlite import open_readonly
-    from katmatic.runtime import load_app
+    from katmatic.runtime import load_app, open_history
 
     application = load_app(file)
     name = _chosen(application, predictor)
-    settings = _settings(data=data)
-    path = settings.folder / "log.db"
-    live = [record for record in _versions(path, name) if record.action in ("promoted", "rolled-back")]
+    settings = _settings(data=data, log=log)
+    live = [record for record in _versions(application, settings, name) if record.action in ("promoted", "rolled-back")]
     earlier = [r for r in live if live and r.version != live[-1].version]
     wanted = version if version is not None else (earlier[-1].version if earlier else None)
     record = next((r for r in reversed(earlier) if r.version == wanted), None)
@@ -306,8 +311,8 @@ def rollback(
             do="`katmatic models` shows what has answered",
         )
     back = msgspec.structs.replace(record, action="rolled-back", reason="asked for by hand", now=SystemClock().now())
-    with contextlib.closing(open_readonly(path)) as log:
-        log.post(MODELS, [encode(back)])
+    with contextlib.closing(open_history(application, settings)) as history:
+        history.post(MODELS, [encode(back)])
     _registry(settings).promote(name, back.version)
     _show(as_json, msgspec.to_builtins(back), lambda: _say(f"{name}: version {back.version} answers again"))
 
@@ -316,12 +321,13 @@ def rollback(
 def doctor(
     file: Annotated[Path | None, typer.Argument(help="An application to look at, too.")] = None,
     data: Data = None,
+    log: LogAt = None,
     as_json: Json = False,
 ) -> None:
     """Look at the machine, the installation, the log and the application; say what is wrong and what to do."""
     from katmatic.doctor import examine
 
-    findings = examine(file, _settings(data=data))
+    findings = examine(file, _settings(data=data, log=log))
     bad = [finding for finding in findings if not finding.is_well]
 
     def lines() -> None:
@@ -368,13 +374,13 @@ def _registry(settings: Settings) -> Any:
     return MlflowRegistry(settings.registry or f"sqlite:///{(settings.folder / 'registry.db').resolve()}")
 
 
-def _versions(path: Path, predictor: str) -> list[ModelVersion]:
+def _versions(application: Any, settings: Settings, predictor: str) -> list[ModelVersion]:
     """Every change of who answers, oldest first; also those that a pipeline will take up when it starts."""
     from katmatic.log.codec import decode
-    from katmatic.log.sqlite import open_readonly
+    from katmatic.runtime import open_history
 
-    with contextlib.closing(open_readonly(path)) as log:
-        values = [*(value for _, value in log.scan(MODELS)), *log.pending(MODELS)]
+    with contextlib.closing(open_history(application, settings)) as history:
+        values = [*(value for _, value in history.scan(MODELS)), *history.pending(MODELS)]
     records: list[ModelVersion] = [decode(MODELS, value) for value in values]
     return [record for record in records if record.predictor == predictor]
 

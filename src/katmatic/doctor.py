@@ -20,7 +20,7 @@ from katmatic.log.codec import decode
 from katmatic.log.sqlite import open_readonly
 from katmatic.predictions.artifact import load
 from katmatic.records import ALERTS, DEAD, LABELS, MODELS, PREDICTIONS, ModelVersion
-from katmatic.runtime import load_app
+from katmatic.runtime import load_app, open_history
 from katmatic.settings import Settings
 from katmatic.state import loop
 
@@ -42,7 +42,9 @@ def examine(file: Path | None, settings: Settings) -> list[Finding]:
     looks: list[Callable[[], Iterator[Finding]]] = [_machine, lambda: _folder(settings), lambda: _port(settings)]
     if file is not None:
         looks.append(lambda: _application(file))
-    if (settings.folder / "log.db").exists():
+    if settings.log:
+        looks.append(lambda: _kafka(file, settings))
+    elif (settings.folder / "log.db").exists():
         looks += [lambda: _log(settings.folder / "log.db"), lambda: _models(settings.folder / "log.db")]
     findings: list[Finding] = []
     for look in looks:
@@ -148,6 +150,16 @@ def _log(path: Path) -> Iterator[Finding]:
     until = f", the last at {to_datetime(last).isoformat(timespec='seconds')}" if last else ""
     yield Finding(what="log", found=f"{records:,} records read, {made}, {told}{until}; every checksum holds")
     yield Finding(what="log file", found=f"{path.stat().st_size / 1e6:.1f} MB")
+
+
+def _kafka(file: Path | None, settings: Settings) -> Iterator[Finding]:
+    if file is None:
+        yield Finding(what="log", found=settings.log, is_well=False, do="name the application, to look at its log, too")
+        return
+    with contextlib.closing(open_history(load_app(file), settings)) as log:
+        ends = {topic: log.end(topic) for topic in (PREDICTIONS, LABELS, ALERTS, DEAD)}
+    told = ", ".join(f"{end:,} {topic.removeprefix('katmatic.')}" for topic, end in ends.items())
+    yield Finding(what="log", found=f"{settings.log} answers: {told}")
 
 
 def _models(path: Path) -> Iterator[Finding]:

@@ -35,6 +35,10 @@ class LogFull(LogError):
     """The log takes no more for now: what was handed in before must become durable first."""
 
 
+class LogLost(LogError):
+    """Another process owns the log now; whoever had it before can only stop."""
+
+
 class ModelError(KatmaticError):
     """A model cannot be trained, loaded or asked."""
 

@@ -11,19 +11,27 @@ import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from katmatic.actor import Actor
 from katmatic.clock import Clock, SystemClock
-from katmatic.errors import DeclarationError, KatmaticError, LogError, SettingsError
+from katmatic.errors import DeclarationError, KatmaticError, LogError, LogLost, SettingsError
 from katmatic.live import Live
-from katmatic.log.sqlite import SqliteLog
+from katmatic.log.base import Log
+from katmatic.log.sqlite import SqliteHistory, SqliteLog, open_readonly
 from katmatic.metrics import Metrics
 from katmatic.pipeline import Pipeline
+from katmatic.records import DECISIONS, MODELS
 from katmatic.settings import Settings
 from katmatic.sources.calendar import Calendars
 from katmatic.spec.app import App
+from katmatic.spec.event import schema
+from katmatic.state.checkpoint import Checkpoints
 from katmatic.state.files import FileCheckpoints
 from katmatic.trainer import Trainer, train_command
+
+if TYPE_CHECKING:
+    from katmatic.log.kafka import KafkaHistory
 
 DAY = 86_400_000_000
 CALENDAR_RETRY = 60_000_000  # microseconds until a calendar that failed is asked again
@@ -70,6 +78,45 @@ def _place(path: Path, error: Exception) -> str:
     return f"{path}:{lines[-1]}" if lines else str(path)
 
 
+def open_log(app: App, settings: Settings) -> tuple[Log, Checkpoints]:
+    """The application's log, owned from now on, and the checkpoints of its state."""
+    if not settings.log:
+        return SqliteLog(settings.folder / "log.db"), FileCheckpoints(settings.folder / "checkpoints")
+    _check_kafka(settings.log)
+    from katmatic.log.kafka import KafkaLog
+    from katmatic.state.kafka import KafkaCheckpoints
+
+    log = KafkaLog(settings.log, app.name, [*(schema(event).topic for event in app.events), DECISIONS, MODELS])
+    return log, KafkaCheckpoints(*log.checkpoints())
+
+
+def open_history(app: App, settings: Settings) -> SqliteHistory | KafkaHistory:
+    """What is committed in the application's log, whose owner may be at work; LogError if there is none."""
+    if not settings.log:
+        return open_readonly(settings.folder / "log.db")
+    _check_kafka(settings.log)
+    from katmatic.log.kafka import KafkaHistory
+
+    return KafkaHistory(settings.log, app.name)
+
+
+def _check_kafka(address: str) -> None:
+    if not address.startswith("kafka://"):
+        raise SettingsError(
+            "setting log",
+            found=address,
+            expected="kafka://host:port, or nothing",
+            do="e.g. --log kafka://localhost:9092",
+        )
+    if importlib.util.find_spec("confluent_kafka") is None:
+        raise SettingsError(
+            f"setting log: {address}",
+            found="no confluent-kafka",
+            expected="Kafka's client library",
+            do="install it: pip install 'katmatic[kafka]'",
+        )
+
+
 def stopped_by_signals() -> threading.Event:
     """An event that is set by Ctrl-C and by SIGTERM from now on."""
     stop = threading.Event()
@@ -113,10 +160,8 @@ class Runtime:
                 do="choose another: --data FOLDER",
             ) from error
         self.metrics = Metrics()
-        self.log = SqliteLog(folder / "log.db")
-        self.pipeline = Pipeline(
-            app, self.log, self.clock, checkpoints=FileCheckpoints(folder / "checkpoints"), metrics=self.metrics
-        )
+        self.log, checkpoints = open_log(app, settings)
+        self.pipeline = Pipeline(app, self.log, self.clock, checkpoints=checkpoints, metrics=self.metrics)
         self.live = Live(self.pipeline)
         self.calendars = Calendars(app)
         self.replayed = self.pipeline.recover(progress)
@@ -129,7 +174,7 @@ class Runtime:
         if settings.training:
             self.trainer = Trainer(
                 self.pipeline,
-                train_command(path, folder, settings.registry),
+                train_command(path, folder, settings.registry, settings.log),
                 rows=self.live.rows,
                 has_drifted=lambda name: any(shift.has_moved for shift in self.live.shifts(name)),
                 waits=waits,
@@ -152,8 +197,10 @@ class Runtime:
             self.trainer.stop()
         if self.actor is not None:
             self.actor.stop()
-        self.pipeline.save()
-        self.log.close()
+        try:
+            self.pipeline.save()
+        finally:
+            self.log.close()
 
     def said(self, after: int, until: int) -> list[tuple[int, str, list[bytes]]]:
         """What the calendars say of the time after `after` and up to `until`; what fails is an alert."""
@@ -164,7 +211,8 @@ class Runtime:
     def work(self, stop: threading.Event) -> None:
         """Take turns until `stop`, with what the calendars say; for a thread of its own.
 
-        While nothing can be committed (the disk is full), it tries again and again, and the page says why.
+        While nothing can be committed (the disk is full), it tries again and again, and the page says why. It ends
+        by itself if another process has taken the log over.
         """
         keep_for_good()
         published = self.clock.now() - DAY  # what a restart says again counts once
@@ -179,6 +227,9 @@ class Runtime:
                 self._append(self.said(published, now))
                 published = now
                 self.pipeline.turn(wait, limit=self.settings.batch)
+            except LogLost as error:
+                self.live.trouble = str(error)
+                return
             except LogError as error:
                 self.live.trouble = str(error)
                 stop.wait(COMMIT_RETRY_SECONDS)

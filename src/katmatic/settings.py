@@ -11,6 +11,7 @@ from typing import Any
 from katmatic.errors import SettingsError
 
 PREFIX = "KATMATIC_"
+OF_THE_TESTS = {"KATMATIC_KAFKA", "KATMATIC_MAVEN"}  # where they find a broker; no settings of a pipeline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,7 @@ class Settings:
     """How one pipeline runs. Each may stand in katmatic.toml, or in the environment as KATMATIC_ and its name."""
 
     data: str = ".katmatic"  # folder of the log, the checkpoints, the models and their registry
+    log: str = ""  # kafka://host:port; empty: a file in the data folder
     host: str = "127.0.0.1"  # what the HTTP server binds to; anything but loopback needs a token
     port: int = 8000
     token: str = ""  # what callers show as `Authorization: Bearer ...`
@@ -48,7 +50,7 @@ def read(environment: Mapping[str, str], file: Path | None = None, **given: Any)
             raise SettingsError(str(file), found=str(error), expected="TOML", do="correct the line") from error
     known = {field.name: field for field in fields(Settings)}
     for name, text in environment.items():
-        if name.startswith(PREFIX):
+        if name.startswith(PREFIX) and name not in OF_THE_TESTS:
             values[name.removeprefix(PREFIX).lower()] = text
     values |= {name: value for name, value in given.items() if value is not None}
     for name in values:

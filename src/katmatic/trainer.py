@@ -193,12 +193,13 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def train_command(app: Path, folder: Path, registry: str) -> Callable[[str, int], list[str]]:
+def train_command(app: Path, folder: Path, registry: str, log: str = "") -> Callable[[str, int], list[str]]:
     """The command line that trains a predictor of the application in file `app`."""
 
     def command(predictor: str, now: int) -> list[str]:
         found = [sys.executable, "-m", "katmatic", "train", str(app), "--predictor", predictor]
         found += ["--data", str(folder), "--now", str(now), "--record"]
+        found += ["--log", log] if log else []
         return [*found, "--registry", registry] if registry else found
 
     return command

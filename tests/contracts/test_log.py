@@ -6,16 +6,22 @@ from types import MappingProxyType
 
 import pytest
 
+from katmatic.log.kafka import KafkaLog
 from katmatic.log.memory import MemoryLog
 from katmatic.log.sqlite import SqliteLog
 from katmatic.testing.log import CHECKS, check_log
+from tests.components import need_kafka
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "kafka"])
 def make(request, tmp_path):
     logs = {}
+    if request.param == "kafka":
+        address = f"kafka://{need_kafka()}/{tmp_path.name}-"
 
     def make(name="log"):
+        if request.param == "kafka":
+            return KafkaLog(f"{address}{name}-", "contract")
         if request.param == "memory":
             logs[name] = MemoryLog(logs.get(name))
             return logs[name]
@@ -29,6 +35,7 @@ def test_the_promises_of_a_log(make, check):
     check(make)
 
 
+@pytest.mark.slow
 def test_all_of_them_at_once(make):
     check_log(make)
 

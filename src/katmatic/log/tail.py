@@ -31,8 +31,20 @@ class _Entry:
     size: int  # of the values that are not settled, in bytes
     promise: Future[range] | None  # None: it is durable already, under `number`, `number + 1`, ...
     number: int = 0
+    origin: int = 0  # whatever the log that made them durable calls it
     done: int = 0  # how many of the values are settled
     first: int = 0  # position of the first value
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """How `count` records of one topic came: handed in here, or durable already under `number`, `number + 1`, ..."""
+
+    topic: str
+    count: int
+    durable: bool
+    number: int = 0
+    origin: int = 0
 
 
 class _Promise(Future[range]):
@@ -73,10 +85,10 @@ class Tail:
             self._add(_Entry(topic, values, size, promise))
         return promise
 
-    def put_durable(self, topic: str, values: list[bytes], number: int) -> None:
+    def put_durable(self, topic: str, values: list[bytes], number: int, origin: int = 0) -> None:
         """Let records be read that are durable already, under `number`, `number + 1`, ...; they go above any limit."""
         with self._lock:
-            self._add(_Entry(topic, values, sum(map(len, values)), None, number))
+            self._add(_Entry(topic, values, sum(map(len, values)), None, number, origin))
 
     def wait(self, timeout: float) -> bool:
         """True as soon as something waits; False after `timeout` seconds without."""
@@ -113,6 +125,19 @@ class Tail:
             slices.append(Slice(topic, first, parts[0] if len(parts) == 1 else list(chain.from_iterable(parts))))
             first += len(slices[-1].values)
         return tuple(slices), number
+
+    def origins(self, count: int) -> list[Origin]:
+        """How the first `count` records came, in their order."""
+        found: list[Origin] = []
+        with self._lock:
+            for entry in self._waiting:
+                if count <= 0:
+                    break
+                n = min(count, len(entry.values) - entry.done)
+                durable = entry.promise is None
+                found.append(Origin(entry.topic, n, durable, entry.number + entry.done if durable else 0, entry.origin))
+                count -= n
+        return found
 
     def settle(self, count: int, first: int) -> list[tuple[Future[range], range]]:
         """The first `count` records are durable, at the positions from `first`; the promises that can be kept now.

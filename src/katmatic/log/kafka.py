@@ -1,0 +1,770 @@
+"""The log on Apache Kafka: the users' own topics, a journal of batches, and one transaction for one commit.
+
+Producers write plain JSON into the users' topics, with any client. The owner reads them, and writes for each batch one
+record into the journal, which also says how far it has read, in one transaction with all that was made of the batch.
+So a restart, and whoever reads again, gets the same batches: from the journal, and from the topics what it names.
+
+What is handed in here is put into its topic by that transaction, too; so is what is fed. Records of ours bear a header
+that says what they are; it tells them from what others have posted when they come back.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack
+from itertools import chain, islice
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+
+from katmatic.clock import SystemClock, to_datetime
+from katmatic.errors import LogError, LogLost
+from katmatic.log.base import Batch, Slice
+from katmatic.log.kafka_client import (
+    ANSWER_SECONDS,
+    FETCHED,
+    PASSING,
+    POLL_SECONDS,
+    Connection,
+    Cursor,
+    mark,
+    mark_of,
+    newest,
+    offset_before,
+)
+from katmatic.log.kafka_journal import BEGINNING, Entry, Kind, Place, Run, checksum_of, pack, unpack
+from katmatic.log.tail import (
+    READ,
+    TAIL_BYTES_LIMIT,
+    TAIL_RECORDS_LIMIT,
+    WRITTEN,
+    WRITTEN_BYTES_LIMIT,
+    Origin,
+    Tail,
+    checked,
+    claim,
+    closed,
+    not_given,
+)
+
+JOURNAL = "katmatic.journal"
+CHECKPOINTS = "katmatic.checkpoints"
+PART_BYTES = 900_000  # of one record: a broker takes a million, as it comes
+COMMIT_SECONDS = 5.0  # for each step of a transaction
+TRANSACTION_SECONDS = 30  # a worker that was killed holds up readers for so long, or until it is started again
+INTAKE_RECORDS_LIMIT = 20_000  # taken in and not yet read: more waits on the broker
+TOLD_ROUNDS = 10  # of the intake: a second while nothing comes
+RESERVED = 10_000  # sequences at a time, so that ticks that are not kept cost no commit
+
+
+class KafkaHistory:
+    """A log as a process sees it that does not own it: it reads what is committed, and may post records to be read."""
+
+    def __init__(self, address: str, application: str) -> None:
+        self._connection = Connection(address, application)
+        self._journal = self._connection.topic(JOURNAL)
+        self._closed = False
+
+    def batches(self, after: int = 0) -> Iterator[Batch]:
+        """The committed batches with a sequence above `after`, in order, each with the content that was read.
+
+        LogError if `after` was never reached, or if somebody has deleted or changed what was read.
+        """
+        last = self._newest()
+        if not 0 <= after <= last.reserved:
+            raise LogError(
+                self._connection.where(self._journal),
+                found=f"a checkpoint at batch {after}",
+                expected=f"one up to {last.reserved}, which is what the log holds",
+                do="restore the topics and the checkpoints from one backup, or start with a new log",
+            )
+        return self._batches(after, last)
+
+    def scan(self, topic: str, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, bytes]]:
+        """Committed records of one topic with their positions, from `start` up to but without `stop`."""
+        last = self._newest()
+        place = last.places.get(topic)
+        if place is None:
+            return iter(())
+        stop = place.end if stop is None else min(stop, place.end)
+        if start >= stop:
+            return iter(())
+        if place.way == WRITTEN:
+            return self._written(topic, start, stop)
+        return self._read(topic, start, stop, last)
+
+    def end(self, topic: str) -> int:
+        """The position after the topic's last committed record; 0 of nothing."""
+        place = self._newest().places.get(topic)
+        return place.end if place else 0
+
+    def pending(self, topic: str) -> list[bytes]:
+        """Records of one topic that are durable and wait to be read: fed by a commit, or posted by another process."""
+        last = self._newest()
+        name = self._connection.topic(topic)
+        if name not in self._connection.there():
+            return []
+        place = last.places.get(topic) or Place(READ, 0)
+        fed = self._fed(topic, last)
+        with Cursor(self._connection, name, place.next) as cursor:
+            posted = [_value(message) for message in cursor.rest() if mark_of(message, self._connection.name) is None]
+        return [value for _, value in fed] + posted
+
+    def post(self, topic: str, values: Sequence[bytes]) -> None:
+        """Hand records to the owner, who reads them next; they are durable when this returns. For other processes."""
+        values = list(values)
+        checked(topic, values, limit=PART_BYTES)
+        name = self._connection.topic(topic)
+        place = self._newest().places.get(topic)
+        if place is not None:
+            claim(self._connection.where(), {topic: place.way}, topic, READ)
+        self._connection.ensure([name])
+        errors: list[KafkaError] = []
+
+        def told(error: KafkaError | None, _: Message) -> None:
+            if error is not None:
+                errors.append(error)
+
+        with self._connection.explained(name):
+            producer = Producer(self._connection.options(enable_idempotence=True))
+            for value in values:
+                producer.produce(name, value, on_delivery=told)
+            left = producer.flush(ANSWER_SECONDS)
+            if errors or left:
+                raise KafkaException(errors[0] if errors else KafkaError(KafkaError._TIMED_OUT))
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._closed = True
+
+    # --------------------------------------------------------------------------------------------------- reading again
+
+    def _newest(self) -> Entry:
+        """The last entry of the journal."""
+        self._check_open()
+        if self._journal not in self._connection.there():
+            raise LogError(
+                self._connection.where(self._journal),
+                found="no such topic",
+                expected="the journal of a log",
+                do="start the pipeline first, or name another broker",
+            )
+        with Cursor(self._connection, self._journal) as cursor:
+            message = newest(cursor)
+        return BEGINNING if message is None else self._entry(message)
+
+    def _entry(self, message: Message) -> Entry:
+        return unpack(_value(message), self._connection.where(self._journal))
+
+    def _entries(self, last: Entry, *, sequence: int = -1, position: int = -1) -> Iterator[Entry]:
+        """The entries up to the last, from the first batch above a sequence, or that goes beyond a position, on."""
+
+        def is_there(entry: Entry) -> bool:
+            return entry.sequence > sequence and entry.end > position
+
+        with Cursor(self._connection, self._journal) as cursor:
+            if last.number < 0:
+                return
+            start = offset_before(cursor, lambda message: is_there(self._entry(message)))
+            cursor.move(start)
+            number = None
+            while number is None or number < last.number:
+                for message in cursor.take():
+                    entry = self._entry(message)
+                    if number is not None and entry.number != number + 1:
+                        raise self._changed(self._journal, f"entry {entry.number} after {number}")
+                    number = entry.number
+                    if number > last.number:
+                        return
+                    if is_there(entry):
+                        yield entry
+
+    def _batches(self, after: int, last: Entry) -> Iterator[Batch]:
+        with _Streams(self._connection) as streams:
+            for entry in self._entries(last, sequence=after):
+                if entry.is_batch:
+                    yield Batch(entry.sequence, entry.now, tuple(self._slices(entry, streams)))
+
+    def _slices(self, entry: Entry, streams: _Streams) -> Iterator[Slice]:
+        first, runs = entry.first, entry.runs
+        i = 0
+        while i < len(runs):
+            topic, values, position = runs[i].topic, list[bytes](), first
+            while i < len(runs) and runs[i].topic == topic:
+                values += streams.take(runs[i], entry.places[topic])
+                first += runs[i].count
+                i += 1
+            yield Slice(topic, position, values)
+
+    def _read(self, topic: str, start: int, stop: int, last: Entry) -> Iterator[tuple[int, bytes]]:
+        with _Streams(self._connection) as streams:
+            for entry in self._entries(last, position=start):
+                position = entry.first
+                for run in entry.runs:
+                    if position >= stop:
+                        return
+                    if run.topic == topic:
+                        values = streams.take(run, entry.places[topic])
+                        yield from (row for row in enumerate(values, position) if start <= row[0] < stop)
+                    position += run.count
+
+    def _written(self, topic: str, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
+        name = self._connection.topic(topic)
+
+        def number(message: Message) -> int:
+            found = mark_of(message, self._connection.name)
+            if found is None or found[0] != Kind.WRITTEN:
+                raise self._changed(name, f"a record at offset {message.offset()} that is none of ours")
+            return found[1]
+
+        with Cursor(self._connection, name) as cursor:
+            cursor.move(offset_before(cursor, lambda message: number(message) >= start))
+            position, pieces = start, list[bytes]()
+            while position < stop:
+                for message in cursor.take():
+                    if number(message) < start:
+                        continue
+                    _, found, part, parts = mark_of(message, self._connection.name) or (0, -1, 0, 1)
+                    if (found, part) != (position, len(pieces)):
+                        raise self._changed(name, f"part {part} of position {found}")
+                    pieces.append(_value(message))
+                    if len(pieces) == parts:
+                        yield position, pieces[0] if parts == 1 else b"".join(pieces)
+                        position, pieces = position + 1, []
+                        if position == stop:
+                            return
+
+    def _fed(self, topic: str, last: Entry) -> list[tuple[int, bytes]]:
+        """What was fed to a topic and not read, with its numbers."""
+        place = last.places.get(topic)
+        if place is None:
+            return []
+        found: list[tuple[int, bytes]] = []
+        if not place.unread:
+            return found
+        with Cursor(self._connection, self._connection.topic(topic), place.fed) as cursor:
+            while len(found) < place.unread:
+                for message in cursor.take():
+                    kind, number, *_ = mark_of(message, self._connection.name) or (Kind.POSTED, 0)
+                    if kind == Kind.FED and last.read < number <= last.fed:
+                        found.append((number, _value(message)))
+        return found
+
+    def _changed(self, topic: str, found: str) -> LogError:
+        return _changed(self._connection, topic, found)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise closed(self._connection.where())
+
+
+class _Streams:
+    """The records that the journal names, each kind of each topic in its order."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._cursors: dict[tuple[str, int], tuple[Cursor, list[tuple[int, bytes]]]] = {}
+
+    def take(self, run: Run, place: Place) -> list[bytes]:
+        """The values of the next run of its topic and kind; LogError if they are not what was read."""
+        topic = self._connection.topic(run.topic)
+        if (run.topic, run.kind) not in self._cursors:
+            start = {Kind.POSTED: run.first, Kind.APPENDED: place.own, Kind.FED: place.fed}[Kind(run.kind)]
+            self._cursors[run.topic, run.kind] = Cursor(self._connection, topic, start), []
+        cursor, there = self._cursors[run.topic, run.kind]
+        while len(there) < run.count:
+            for message in cursor.take():
+                kind, number, *_ = mark_of(message, self._connection.name) or (Kind.POSTED, message.offset() or 0)
+                if kind == run.kind and number >= run.first:
+                    there.append((number, _value(message)))
+        taken = there[: run.count]
+        del there[: run.count]
+        values = [value for _, value in taken]
+        if (taken[0][0], taken[-1][0], checksum_of(values)) != (run.first, run.last, run.checksum):
+            raise _changed(
+                self._connection, topic, f"other records than those that were read, from {run.first} to {run.last}"
+            )
+        return values
+
+    def __enter__(self) -> _Streams:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for cursor, _there in self._cursors.values():
+            cursor.close()
+
+
+class KafkaLog(KafkaHistory):
+    """The log of its owner: it alone reads and commits. Made if nothing is there; whoever owned it before is shut out.
+
+    `topics` are read from the start, also before anything was handed in here.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        application: str,
+        topics: Sequence[str] = (),
+        *,
+        tail_records_limit: int = TAIL_RECORDS_LIMIT,
+        tail_bytes_limit: int = TAIL_BYTES_LIMIT,
+    ) -> None:
+        super().__init__(address, application)
+        where = self._connection.where()
+        self._lock = threading.RLock()
+        self._tail = Tail(where, records_limit=tail_records_limit, bytes_limit=tail_bytes_limit)
+        self._given: Batch | None = None
+        self._tried: Entry | None = None  # for the batch that was given; it may have been committed, or not
+        self._producer: Producer | None = None
+        self._owner = f"{socket.gethostname()}, process {os.getpid()}, since {to_datetime(SystemClock().now())}"
+        self._fed_at: dict[str, deque[tuple[int, int]]] = {}  # by topic: up to which number, from which offset on
+        self._connection.ensure([self._journal, *(self._connection.topic(topic) for topic in topics)])
+        self._producer = self._connect()
+        self._last = super()._newest()
+        self._sequence = self._last.reserved
+        self._ways = {topic: place.way for topic, place in self._last.places.items()}
+        for topic in topics:
+            claim(where, self._ways, topic, READ)
+        with ExitStack() as undo:
+            self._intake = _Intake(self._connection, self._tail)
+            undo.callback(self._intake.close)
+            self._resume()
+            self._intake.start()
+            undo.pop_all()
+
+    # -------------------------------------------------------------------------------------------------------- coming in
+
+    @property
+    def waiting(self) -> int:
+        """How many records were taken in, and wait to be read or committed."""
+        return len(self._tail)
+
+    def append(self, topic: str, values: Sequence[bytes]) -> Future[range]:
+        """A promise of the records' positions, kept when they are durable; LogFull if too much waits."""
+        self._connection.topic(topic)
+        checked(topic, values, limit=PART_BYTES)
+        claim(self._connection.where(), self._ways, topic, READ)
+        return self._tail.put(topic, values)
+
+    def post(self, topic: str, values: Sequence[bytes]) -> None:
+        """What other processes do; here the same as `append`, without waiting for the promise."""
+        self.append(topic, values)
+
+    def wait(self, timeout: float) -> bool:
+        """True as soon as something waits to be read; False if nothing came within `timeout` seconds."""
+        return self._tail.wait(max(timeout, 0.0))
+
+    def read(self, now: int, *, limit: int) -> Batch:
+        """The next batch, at most `limit` records; a tick if nothing waits."""
+        with self._lock:
+            self._check_open()
+            self._intake.check()
+            if self._tried is not None:
+                raise LogError(
+                    self._connection.where(),
+                    found="a batch of which it is not known whether it was committed",
+                    expected="that it is committed once more, which finds out",
+                    do="commit it again, then read the next one",
+                )
+            slices, _ = self._tail.take(self._last.end, limit)
+            self._given = Batch(self._sequence + 1, max(now, self._last.now), slices)
+            return self._given
+
+    # --------------------------------------------------------------------------------------------------------- for good
+
+    def commit(
+        self, batch: Batch, written: Mapping[str, Sequence[bytes]], fed: Mapping[str, Sequence[bytes]] = {}
+    ) -> None:
+        """Make the batch and what was made of it durable, in one transaction; then keep the promises of its records."""
+        with self._lock:
+            self._check_open()
+            if self._given is None or batch is not self._given:
+                raise not_given(self._connection.where(), batch, self._given)
+            made = self._checked(written, WRITTEN, WRITTEN_BYTES_LIMIT)
+            feeds = self._checked(fed, READ, PART_BYTES)
+            first = self._last.end
+            if batch.slices or made or feeds or batch.sequence > self._last.reserved:
+                entry = self._tried or self._next(batch, made, feeds)
+                self._transact(entry, chain(self._appended(batch, entry), self._made(made), self._feeds(feeds)))
+                self._settle(entry, feeds)
+            self._given = None
+            self._sequence = batch.sequence
+            kept = self._tail.settle(len(batch), first)
+        for promise, positions in kept:
+            promise.set_result(positions)
+
+    def sequence(self) -> int:
+        """The sequence of the last batch that was committed, kept or not."""
+        return self._sequence
+
+    def checkpoints(self) -> tuple[dict[str, Any], str]:
+        """The options of a client and a compacted topic, made if it is not there: for checkpoints of the state."""
+        topic = self._connection.topic(CHECKPOINTS)
+        self._connection.ensure([topic], {"cleanup.policy": "compact"})
+        return self._connection.options(), topic
+
+    def close(self) -> None:
+        """Let go of the connections; promises that are open are broken."""
+        with self._lock:
+            if self._closed:
+                return
+            super().close()
+            self._intake.close()
+            self._producer = None
+            broken = self._tail.close()
+        for promise in broken:
+            promise.set_exception(closed(self._connection.where()))
+
+    # ----------------------------------------------------------------------------------------------------------- pieces
+
+    def _newest(self) -> Entry:
+        self._check_open()
+        return self._last
+
+    def _resume(self) -> None:
+        """Go on where the journal ends, and say in it who does."""
+        last, fed = self._last, list[tuple[int, str, bytes]]()
+        for topic, way in self._ways.items():
+            if way == READ:
+                place = last.places.get(topic)
+                self._intake.add(topic, place.next if place else None)
+                fed += [(number, topic, value) for number, value in self._fed(topic, last)]
+                if place and place.unread:
+                    self._fed_at[topic] = deque([(last.fed, place.fed)])
+        for number, topic, value in sorted(fed):
+            self._tail.put_durable(topic, [value], number, Kind.FED)
+        opening = self._next(Batch(last.reserved, last.now), {}, {}, is_batch=False)
+        self._transact(opening, [])
+        self._last = opening
+
+    def _next(
+        self, batch: Batch, made: Mapping[str, list[bytes]], feeds: Mapping[str, list[bytes]], *, is_batch: bool = True
+    ) -> Entry:
+        """What the journal will say of a batch."""
+        last = self._last
+        runs = _runs(batch.slices, self._tail.origins(len(batch)))
+        ends = {piece.topic: piece.first + len(piece.values) for piece in batch.slices}
+        reserved = last.reserved if is_batch and batch.sequence <= last.reserved else batch.sequence + RESERVED
+        places = dict(last.places)
+        for topic, values in made.items():
+            before = places.get(topic)
+            places[topic] = Place(WRITTEN, (before.end if before else 0) + len(values))
+        read = [topic for topic, place in places.items() if place.way == READ]
+        offsets = self._intake.offsets(runs)
+        for topic in dict.fromkeys((*read, *offsets, *ends, *feeds)):
+            before = places.get(topic) or Place(READ, 0)
+            after, seen = offsets.get(topic, (0, 0))
+            own_fed = sum(run.count for run in runs if run.topic == topic and run.kind == Kind.FED)
+            places[topic] = Place(
+                READ,
+                ends.get(topic, before.end),
+                next=after,
+                own=seen,
+                fed=self._fed_at[topic][0][1] if self._fed_at.get(topic) else seen,
+                unread=before.unread - own_fed + len(feeds.get(topic, ())),
+            )
+        return Entry(
+            number=last.number + 1,
+            sequence=batch.sequence,
+            now=batch.now,
+            first=last.end,
+            runs=runs,
+            is_batch=is_batch,
+            owner=self._owner,
+            reserved=reserved,
+            fed=last.fed + sum(map(len, feeds.values())),
+            read=last.read + sum(run.count for run in runs if run.kind == Kind.FED),
+            places=places,
+        )
+
+    def _appended(self, batch: Batch, entry: Entry) -> Iterator[tuple[str, bytes, bytes]]:
+        """The records of the batch that were handed in here, on the way to their topics, each with its mark."""
+        values = chain.from_iterable(piece.values for piece in batch.slices)
+        position = entry.first
+        for run in entry.runs:
+            for value in islice(values, run.count):
+                if run.kind == Kind.APPENDED:
+                    yield run.topic, value, mark(Kind.APPENDED, position)
+                position += 1
+
+    def _made(self, made: Mapping[str, list[bytes]]) -> Iterator[tuple[str, bytes, bytes]]:
+        for topic, values in made.items():
+            place = self._last.places.get(topic)
+            for position, value in enumerate(values, place.end if place else 0):
+                parts = max(1, -(-len(value) // PART_BYTES))
+                for part in range(parts):
+                    piece = value if parts == 1 else value[part * PART_BYTES : (part + 1) * PART_BYTES]
+                    yield topic, piece, mark(Kind.WRITTEN, position, part, parts)
+
+    def _feeds(self, feeds: Mapping[str, list[bytes]]) -> Iterator[tuple[str, bytes, bytes]]:
+        number = self._last.fed
+        for topic, values in feeds.items():
+            for value in values:
+                number += 1
+                yield topic, value, mark(Kind.FED, number)
+
+    def _transact(self, entry: Entry, records: Iterable[tuple[str, bytes, bytes]]) -> None:
+        """Commit an entry and its records. LogError if it is not known that it was: then try again with the same."""
+        if self._producer is None and self._is_committed(entry):
+            return
+        topics = {topic: self._connection.topic(topic) for topic in entry.places}
+        self._connection.ensure([name for topic, name in topics.items() if topic not in self._last.places])
+        producer, self._tried, self._producer = self._producer, entry, None
+        assert producer is not None
+        with self._connection.explained():
+            producer.begin_transaction()
+            for topic, value, header in records:
+                producer.produce(topics[topic], value, headers={self._connection.name: header})
+            producer.produce(self._journal, pack(entry))
+            producer.commit_transaction(COMMIT_SECONDS)
+        self._producer, self._tried = producer, None
+
+    def _is_committed(self, entry: Entry) -> bool:
+        """Whether an entry got into the journal after all; a new producer first ends what the old one left open."""
+        self._check_owner(super()._newest())
+        producer = self._connect()
+        last = super()._newest()
+        self._check_owner(last)
+        self._producer = producer
+        if last.number < entry.number:
+            return False
+        self._tried = None
+        return True
+
+    def _check_owner(self, last: Entry) -> None:
+        if last.number >= 0 and last.owner != self._owner and self._last.owner == self._owner:
+            raise LogLost(
+                self._connection.where(),
+                found=f"another owner: {last.owner}",
+                expected="to be the only one that runs this application",
+                do="stop one of the two; this one stops now, and has changed nothing since",
+            )
+
+    def _connect(self) -> Producer:
+        """The producer of the owner; whoever had it before can commit no more."""
+        with self._connection.explained():
+            producer = Producer(
+                self._connection.options(
+                    transactional_id=self._connection.name,
+                    transaction_timeout_ms=TRANSACTION_SECONDS * 1000,
+                    retry_backoff_ms=1,  # the end of one transaction is soon there: 4 ms a commit instead of 100
+                    retry_backoff_max_ms=50,
+                    queue_buffering_max_messages=1_000_000,
+                    queue_buffering_max_kbytes=2_000_000,
+                )
+            )
+            producer.init_transactions(ANSWER_SECONDS)
+        return producer
+
+    def _settle(self, entry: Entry, feeds: Mapping[str, list[bytes]]) -> None:
+        """The entry is durable: what was fed waits to be read, and new topics are looked at."""
+        before, self._last = self._last, entry
+        self._intake.settle(entry.runs)
+        for chunks in self._fed_at.values():
+            while chunks and chunks[0][0] <= entry.read:
+                chunks.popleft()
+        number = before.fed
+        for topic, values in feeds.items():
+            self._tail.put_durable(topic, values, number + 1, Kind.FED)
+            number += len(values)
+            self._fed_at.setdefault(topic, deque()).append((number, entry.places[topic].own))
+        for topic, place in entry.places.items():
+            if topic not in before.places and place.way == READ:
+                self._intake.add(topic, None)
+
+    def _checked(self, records: Mapping[str, Sequence[bytes]], way: int, limit: int) -> dict[str, list[bytes]]:
+        found = {topic: list(values) for topic, values in records.items() if values}
+        for topic, values in found.items():
+            checked(topic, values, limit=limit)
+            self._connection.topic(topic)
+            claim(self._connection.where(), self._ways, topic, way)
+        return found
+
+
+class _Intake:
+    """What others post, on its way into the tail: a thread that reads ahead, so far and no farther."""
+
+    def __init__(self, connection: Connection, tail: Tail) -> None:
+        self._connection, self._tail = connection, tail
+        with connection.explained():
+            self._consumer: Consumer = connection.consumer(auto_offset_reset="error")
+        self._lock = threading.Lock()  # around what was seen and what waits, which belong together
+        self._names: dict[str, str] = {}  # topics of the cluster -> ours
+        self._starts: dict[str, int] = {}  # topics to be looked at, too: from which offset on
+        self._seen: dict[str, int] = {}  # the offset after the last record that came, whoever wrote it
+        self._after: dict[str, int] = {}  # the offset after the last record that was posted and read
+        self._waiting: dict[str, int] = {}  # records that were posted, came, and were not read
+        self._told: dict[str, int] = {}  # what the consumer group was told of how far it came
+        self._quiet = 0  # rounds since it was told
+        self._trouble: LogError | None = None
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="katmatic-kafka-intake", daemon=True)
+
+    def add(self, topic: str, start: int | None) -> None:
+        """Look at a topic, too, from an offset on; None: from its first record on."""
+        name = self._connection.topic(topic)
+        if start is None:
+            with Cursor(self._connection, name) as cursor:
+                start, _ = cursor.bounds()
+        with self._lock:
+            self._names[name] = topic
+            self._seen[topic] = self._after[topic] = self._starts[name] = start
+            self._waiting[topic] = 0
+
+    def start(self) -> None:
+        """Begin to take in."""
+        self._thread.start()
+
+    def check(self) -> None:
+        """LogError if something is wrong that does not pass by itself."""
+        if self._trouble is not None:
+            raise self._trouble
+
+    def offsets(self, runs: Sequence[Run]) -> dict[str, tuple[int, int]]:
+        """By topic: from which offset on nothing that was posted was read, after these runs; and how far was looked."""
+        with self._lock:
+            waiting, after = dict(self._waiting), dict(self._after)
+            for run in runs:
+                if run.kind == Kind.POSTED:
+                    waiting[run.topic] -= run.count
+                    after[run.topic] = run.last + 1
+            return {topic: (after[topic] if waiting[topic] else seen, seen) for topic, seen in self._seen.items()}
+
+    def settle(self, runs: Sequence[Run]) -> None:
+        """These runs were read for good."""
+        with self._lock:
+            for run in runs:
+                if run.kind == Kind.POSTED:
+                    self._waiting[run.topic] -= run.count
+                    self._after[run.topic] = run.last + 1
+
+    def close(self) -> None:
+        """Take nothing more in."""
+        self._stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._consumer.close()
+
+    def _work(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                self._look_at_more()
+                self._tell()
+                if len(self._tail) >= INTAKE_RECORDS_LIMIT:
+                    self._stopping.wait(0.005)
+                    continue
+                first = self._consumer.poll(POLL_SECONDS)
+                if first is not None:
+                    self._put([first, *self._consumer.consume(FETCHED, 0)])
+        except LogError as error:
+            self._trouble = error
+        except KafkaException as error:
+            self._trouble = LogError(
+                self._connection.where(),
+                found=str(error),
+                expected="records",
+                do="see what the broker says, and restart",
+            )
+
+    def _look_at_more(self) -> None:
+        with self._lock:
+            if not self._starts:
+                return
+            self._starts.clear()
+            assigned = [TopicPartition(name, 0, self._seen[topic]) for name, topic in self._names.items()]
+        self._consumer.assign(assigned)
+
+    def _tell(self) -> None:
+        """Tell the group how far it came, for the tools that show its lag; what counts stands in the journal."""
+        self._quiet += 1
+        if self._quiet < TOLD_ROUNDS:
+            return
+        self._quiet = 0
+        with self._lock:
+            found = {
+                name: self._after[topic] if self._waiting[topic] else self._seen[topic]
+                for name, topic in self._names.items()
+            }
+        if found != self._told:
+            self._told = found
+            self._consumer.commit(offsets=[TopicPartition(n, 0, o) for n, o in found.items()], asynchronous=True)
+
+    def _put(self, messages: list[Message]) -> None:
+        """Let wait what others posted; what is ours is known."""
+        topic, start, values = "", 0, list[bytes]()
+        for message in messages:
+            error = message.error()
+            if error is not None:
+                self._check(message, error)
+                continue
+            name, offset = self._names[message.topic() or ""], int(message.offset() or 0)
+            is_ours = mark_of(message, self._connection.name) is not None
+            if is_ours or name != topic or offset != start + len(values):
+                self._wait(topic, start, values)
+                topic, start, values = name, offset, []
+            if is_ours:
+                topic, start = name, offset + 1
+            else:
+                values.append(_value(message))
+        self._wait(topic, start, values)
+
+    def _wait(self, topic: str, start: int, values: list[bytes]) -> None:
+        if not topic:
+            return
+        with self._lock:
+            self._seen[topic] = start + len(values)
+            if values:
+                self._waiting[topic] += len(values)
+                self._tail.put_durable(topic, values, start, Kind.POSTED)
+
+    def _check(self, message: Message, error: KafkaError) -> None:
+        if error.code() == KafkaError._AUTO_OFFSET_RESET:
+            raise LogError(
+                self._connection.where(message.topic() or ""),
+                found=f"no record at offset {message.offset()} any more",
+                expected="every record until it was read",
+                do="let the topic keep its records for longer (retention.ms), and begin a new log",
+            )
+        if error.code() not in PASSING and not error.retriable():
+            raise KafkaException(error)
+
+
+def _runs(slices: Sequence[Slice], origins: list[Origin]) -> list[Run]:
+    """The runs of a batch: what came in a row, of one topic and in one way."""
+    runs, left = list[Run](), deque(origins)
+    for piece in slices:
+        at = 0
+        while at < len(piece.values):
+            origin = left.popleft()
+            kind, count = _kind(origin), origin.count
+            first = origin.number if origin.durable else piece.first + at
+            while left and at + count < len(piece.values) and _kind(left[0]) == kind:
+                origin = left.popleft()
+                count += origin.count
+            last = origin.number + origin.count - 1 if origin.durable else first + count - 1
+            runs.append(Run(piece.topic, kind, count, first, last, checksum_of(piece.values[at : at + count])))
+            at += count
+    return runs
+
+
+def _kind(origin: Origin) -> Kind:
+    return Kind(origin.origin) if origin.durable else Kind.APPENDED
+
+
+def _value(message: Message) -> bytes:
+    value = message.value()
+    return value if isinstance(value, bytes) else b""  # nothing: a heartbeat
+
+
+def _changed(connection: Connection, topic: str, found: str) -> LogError:
+    return LogError(
+        connection.where(topic),
+        found=found,
+        expected="what was committed",
+        do="let nobody delete, compact or write what the log needs; restore the topic, or begin a new log",
+    )

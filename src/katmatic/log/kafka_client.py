@@ -1,0 +1,280 @@
+"""What a log on Kafka needs of the client library: an address, topics with one partition, and a cursor over a topic."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from katmatic.errors import LogError
+from katmatic.log.kafka_journal import MARK_BYTES, Kind
+
+ANSWER_SECONDS = 5.0  # for a broker to answer
+PATIENCE_SECONDS = 20.0  # for records to come that the journal says are there
+POLL_SECONDS = 0.1
+FETCHED = 5_000  # records taken over from the client in one go
+STREAMED = 500  # so many records are sooner read than searched
+OURS = "katmatic."  # topics of ours begin with it; each application has its own
+FOR_EVER = {"retention.ms": "-1", "retention.bytes": "-1"}  # the log is the truth
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
+_OPTION = re.compile(r"(security|sasl|ssl|client|socket|broker)\.[a-z.]+")
+
+
+class Connection:
+    """One application's place on a cluster: `kafka://host:port[,host:port][/prefix][?security.protocol=...]`.
+
+    The prefix stands before the names of all topics; what follows the question mark is given to the client as it is.
+    """
+
+    def __init__(self, address: str, application: str) -> None:
+        found = urlsplit(address)
+        options = dict(parse_qsl(found.query))
+        self.prefix = found.path.lstrip("/")
+        if found.scheme != "kafka" or not found.netloc or not all(map(_OPTION.fullmatch, options)):
+            raise LogError(
+                "log",
+                found=address,
+                expected="kafka://host:port, and after a question mark options of the client for security",
+                do="name a broker, e.g. kafka://localhost:9092",
+            )
+        if not _NAME.fullmatch(application) or (self.prefix and not _NAME.fullmatch(self.prefix)):
+            raise LogError(
+                "log",
+                found=f"the application {application!r} and the prefix {self.prefix!r}",
+                expected="letters, digits and any of `._-`",
+                do="give the application such a name, since its topics on Kafka bear it",
+            )
+        self.servers = found.netloc
+        self.name = f"{self.prefix}{OURS}{application}"
+        self._options = {
+            "bootstrap.servers": found.netloc,
+            "log_level": 2,  # errors are raised where they matter
+            "reconnect.backoff.ms": 50,
+            "reconnect.backoff.max.ms": 1000,
+            **options,
+        }
+        self._admin: AdminClient | None = None
+
+    def where(self, topic: str = "") -> str:
+        """A topic, or all of it, in a message."""
+        return f"kafka://{self.servers} {topic}".rstrip()
+
+    def topic(self, name: str) -> str:
+        """The name that a topic has on the cluster; LogError if it can have none."""
+        if not _NAME.fullmatch(name):
+            raise LogError(
+                name, found="a topic of this name", expected="letters, digits and any of `._-`", do="rename it"
+            )
+        if name.startswith(OURS):
+            return f"{self.name}.{name.removeprefix(OURS)}"
+        return self.prefix + name
+
+    def options(self, **more: str | float | bool) -> dict[str, Any]:
+        """What a client is made with; underscores stand for dots."""
+        return {**self._options, **{name.replace("_", "."): value for name, value in more.items()}}
+
+    def consumer(self, **more: str | float | bool) -> Consumer:
+        """A consumer of committed records, for offsets that it is told; it joins no group."""
+        return Consumer(
+            self.options(
+                group_id=self.name,
+                enable_auto_commit=False,
+                isolation_level="read_committed",
+                max_poll_interval_ms=86_400_000,
+                fetch_error_backoff_ms=50,
+                queued_max_messages_kbytes=16_384,
+                **more,
+            )
+        )
+
+    def there(self) -> dict[str, int]:
+        """Every topic of the cluster, and how many partitions it has."""
+        with self.explained():
+            found = self._client().list_topics(timeout=ANSWER_SECONDS).topics
+            return {name: len(topic.partitions) for name, topic in found.items() if topic.error is None}
+
+    def ensure(self, topics: Iterable[str], config: Mapping[str, str] = FOR_EVER) -> None:
+        """Make the topics that are not there; LogError if one has more than one partition."""
+        there = self.there()
+        missing = [NewTopic(topic, 1, -1, config=dict(config)) for topic in dict.fromkeys(topics) if topic not in there]
+        with self.explained():
+            if missing:
+                for made in self._client().create_topics(missing, request_timeout=ANSWER_SECONDS).values():
+                    try:
+                        made.result()
+                    except KafkaException as error:
+                        if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                            raise
+                there = self.there()
+        for topic in topics:
+            if there.get(topic, 1) != 1:
+                raise LogError(
+                    self.where(topic),
+                    found=f"{there[topic]} partitions",
+                    expected="one: an application reads topics of one partition for now",
+                    do="let its producers write to a topic of one partition; docs/scaling.md says what is to come",
+                )
+
+    @contextmanager
+    def explained(self, topic: str = "") -> Iterator[None]:
+        """Turn what the client raises into a LogError."""
+        try:
+            yield
+        except (KafkaException, BufferError) as error:
+            said = error.args[0].str() if error.args and isinstance(error.args[0], KafkaError) else str(error)
+            raise LogError(
+                self.where(topic),
+                found=said,
+                expected="a broker that answers",
+                do="see that it runs and can be reached; nothing is lost, and it will be tried again",
+            ) from error
+
+    def _client(self) -> AdminClient:
+        if self._admin is None:
+            self._admin = AdminClient(self.options())
+        return self._admin
+
+
+class Cursor:
+    """The committed records of one topic, from an offset on, in order. Close it."""
+
+    def __init__(self, connection: Connection, topic: str, offset: int = 0) -> None:
+        self._connection, self._topic = connection, topic
+        self._consumer = connection.consumer(
+            enable_partition_eof=True,
+            auto_offset_reset="earliest",
+            fetch_wait_max_ms=10,  # it moves about, and a move waits for the fetch before it
+        )
+        self.move(offset)
+
+    def move(self, offset: int) -> None:
+        """Go on from `offset`."""
+        with self._connection.explained(self._topic):
+            self._consumer.assign([TopicPartition(self._topic, 0, offset)])
+
+    def bounds(self) -> tuple[int, int]:
+        """The offset of the first record, and the one after the last that is committed."""
+        with self._connection.explained(self._topic):
+            found = self._consumer.get_watermark_offsets(TopicPartition(self._topic, 0), timeout=ANSWER_SECONDS)
+        if found is None:
+            raise self._missing("no answer")
+        return int(found[0]), int(found[1])
+
+    def take(self) -> list[Message]:
+        """The next records, at least one: the journal says that they are there. LogError if they do not come."""
+        found: list[Message] = []
+        waited = 0.0
+        while not found:
+            found, _ = self._some()
+            waited += 0.0 if found else POLL_SECONDS
+            if waited > PATIENCE_SECONDS:
+                raise self._missing("no more records")
+        return found
+
+    def rest(self) -> Iterator[Message]:
+        """The records that are committed by now."""
+        waited, at_end = 0.0, False
+        while not at_end:
+            found, at_end = self._some()
+            yield from found
+            waited = 0.0 if found else waited + POLL_SECONDS
+            if waited > PATIENCE_SECONDS:
+                raise self._missing("no answer")
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._consumer.close()
+
+    def __enter__(self) -> Cursor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _some(self) -> tuple[list[Message], bool]:
+        """What has come, perhaps after a moment; and whether that is all there is."""
+        with self._connection.explained(self._topic):
+            first = self._consumer.poll(POLL_SECONDS)
+            if first is None:
+                return [], False
+            found = [first, *self._consumer.consume(FETCHED, 0)]
+        messages, at_end = [], False
+        for message in found:
+            error = message.error()
+            if error is None:
+                messages.append(message)
+                at_end = False
+            elif error.code() == KafkaError._PARTITION_EOF:
+                at_end = True
+            elif not error.retriable() and error.code() not in PASSING:
+                with self._connection.explained(self._topic):
+                    raise KafkaException(error)
+        return messages, at_end
+
+    def _missing(self, found: str) -> LogError:
+        return LogError(
+            self._connection.where(self._topic),
+            found=found,
+            expected="all that was committed",
+            do="see that the broker runs, and that nobody deletes from this topic (retention.ms=-1)",
+        )
+
+
+PASSING = {  # errors that a broker gives while it starts, or while a topic is being made
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_PARTITION,
+    KafkaError._UNKNOWN_TOPIC,
+    KafkaError._TRANSPORT,
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._TIMED_OUT,
+}
+
+
+def newest(cursor: Cursor) -> Message | None:
+    """The last committed record of a topic; None of nothing."""
+    low, high = cursor.bounds()
+    back = 4  # a record and the marker of its transaction, and once more
+    while high > low:
+        start = max(low, high - back)
+        cursor.move(start)
+        last = None
+        for message in cursor.rest():
+            last = message
+        if last is not None or start == low:
+            return last
+        back *= 8  # only markers, and what was never committed
+    return None
+
+
+def offset_before(cursor: Cursor, is_there: Callable[[Message], bool]) -> int:
+    """An offset not far before the first record that `is_there`, which is true from some record on."""
+    low, high = cursor.bounds()
+    while high - low > STREAMED:
+        middle = (low + high) // 2
+        cursor.move(middle)
+        message = next(cursor.rest(), None)
+        if message is None or is_there(message):
+            high = middle
+        else:
+            low = int(message.offset() or 0) + 1
+    return low
+
+
+def mark(kind: Kind, number: int, part: int = 0, parts: int = 1) -> bytes:
+    """What a record of ours bears in its header."""
+    return MARK_BYTES.pack(kind, number, part, parts)
+
+
+def mark_of(message: Message, name: str) -> tuple[int, int, int, int] | None:
+    """Kind, number, part and parts of a record that the log `name` wrote; None of one that it did not."""
+    for header, value in list(message.headers() or ()):
+        if header == name and isinstance(value, bytes) and len(value) == MARK_BYTES.size:
+            kind, number, part, parts = MARK_BYTES.unpack(value)
+            return kind, number, part, parts
+    return None

@@ -1,0 +1,226 @@
+"""The log on a real Apache Kafka: what others post, two owners, a broker that goes away, and what was tampered with."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import pytest
+from confluent_kafka import Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from katmatic.errors import LogError, LogLost
+from katmatic.log.base import Slice
+from katmatic.log.kafka import KafkaHistory, KafkaLog
+from tests.components import need, need_kafka
+from tests.kafka_broker import Broker, BrokerError
+
+WAIT_SECONDS = 20.0
+
+
+@pytest.fixture
+def address(tmp_path):
+    """Topics of its own for each test."""
+    return f"kafka://{need_kafka()}/{tmp_path.name}-"
+
+
+@pytest.fixture
+def post(address, tmp_path):
+    """Post values into a topic as any client does."""
+
+    def post(topic, *values, **options):
+        producer = Producer({"bootstrap.servers": need_kafka(), **options})
+        if "transactional.id" in options:
+            producer.init_transactions()
+            producer.begin_transaction()
+        for value in values:
+            producer.produce(f"{tmp_path.name}-{topic}", value)
+        assert producer.flush(WAIT_SECONDS) == 0
+        return producer
+
+    return post
+
+
+def read_all(log, count, *, limit=1000, now=1):
+    """Read and commit until so many records were read; the batches."""
+    found = []
+    while sum(map(len, found)) < count:
+        assert log.wait(WAIT_SECONDS), f"only {sum(map(len, found))} of {count} records came"
+        batch = log.read(now, limit=limit)
+        log.commit(batch, {"katmatic.labels": [b"made of %d" % len(batch)]})
+        found.append(batch)
+    return found
+
+
+def plain(batches):
+    return [(b.sequence, b.now, [(s.topic, s.first, list(s.values)) for s in b.slices]) for b in batches]
+
+
+def test_what_others_post_is_read_in_order_and_once_also_what_came_before_the_log(address, post):
+    post("gate", b"a", b"b", None)
+    with closing(KafkaLog(address, "school", ["gate"])) as log:
+        first = read_all(log, 3)
+        post("gate", b"c")
+        second = read_all(log, 1)
+    with closing(KafkaLog(address, "school", ["gate"])) as log:
+        post("gate", b"d")
+        third = read_all(log, 1)
+        assert [value for _, value in log.scan("gate")] == [b"a", b"b", b"", b"c", b"d"]
+        assert plain(log.batches()) == plain([*first, *second, *third])
+        assert plain(KafkaHistory(address, "school").batches()) == plain([*first, *second, *third])
+
+
+def test_what_is_handed_in_and_what_is_posted_mix_in_one_topic_and_come_again_in_the_same_order(address, post):
+    batches = []
+    with closing(KafkaLog(address, "school", ["gate"])) as log:
+        for turn in range(6):
+            log.append("gate", [b"handed %d" % turn])
+            promise = log.append("bell", [b"bell %d" % turn])
+            if turn % 2:
+                post("gate", *(b"posted %d %d" % (turn, i) for i in range(5)))
+            batch = log.read(turn, limit=3)
+            log.commit(batch, {}, {"bell": [b"fed %d" % turn]})
+            batches.append(batch)
+        while not promise.done():
+            batches += read_all(log, 1, limit=3, now=6)
+    with closing(KafkaLog(address, "school", ["gate"])) as log:
+        batches += read_all(log, 18 + 15 - sum(map(len, batches)), limit=2, now=10)
+        assert plain(log.batches()) == plain(batches)
+        assert plain(log.batches(batches[7].sequence)) == plain(batches[8:])
+        there = dict([*log.scan("gate"), *log.scan("bell")])
+        assert sorted(there) == list(range(len(there)))
+        assert sorted(there.values()) == sorted(v for b in batches for s in b.slices for v in s.values)
+        assert len(set(there.values())) == len(there) == 18 + 15
+
+
+def test_what_a_producer_took_back_is_never_seen(address, post, tmp_path):
+    with closing(KafkaLog(address, "school", ["gate"])) as log:
+        kept = post("gate", b"a", b"b", **{"transactional.id": tmp_path.name})
+        kept.commit_transaction()
+        post("gate", b"no", **{"transactional.id": tmp_path.name}).abort_transaction()
+        post("gate", b"c")
+        batches = read_all(log, 3)
+        assert [value for _, value in log.scan("gate")] == [b"a", b"b", b"c"]
+        assert plain(log.batches()) == plain(batches)
+
+
+def test_another_process_sees_what_waits_and_may_post(address):
+    with closing(KafkaLog(address, "school", ["katmatic.models"])) as log:
+        history = KafkaHistory(address, "school")
+        history.post("katmatic.models", [b"version 2"])
+        assert history.pending("katmatic.models") == [b"version 2"]
+        (batch,) = read_all(log, 1)
+        assert tuple(batch.slices) == (Slice("katmatic.models", 0, [b"version 2"]),)
+        assert history.pending("katmatic.models") == []
+        assert list(history.scan("katmatic.models")) == [(0, b"version 2")]
+        assert history.end("katmatic.labels") == 1
+        with pytest.raises(LogError, match="a record to be read"):
+            history.post("katmatic.labels", [b"x"])
+
+
+def test_the_second_owner_shuts_out_the_first(address):
+    with closing(KafkaLog(address, "school")) as first:
+        first.append("gate", [b"a"])
+        first.commit(first.read(1, limit=10), {})
+        promise = first.append("gate", [b"b"])
+        batch = first.read(2, limit=10)
+        with closing(KafkaLog(address, "school")) as second:
+            for _ in range(2):
+                with pytest.raises(LogError) as error:
+                    first.commit(batch, {"katmatic.labels": [b"never"]})
+            assert isinstance(error.value, LogLost)
+            assert "another owner" in str(error.value)
+            second.append("gate", [b"c"])
+            second.commit(second.read(3, limit=10), {})
+            assert [value for _, value in second.scan("gate")] == [b"a", b"c"]
+            assert second.end("katmatic.labels") == 0
+    with pytest.raises(LogError):
+        promise.result(0)
+
+
+def test_a_block_of_many_megabytes_comes_back_as_it_was(address):
+    block = bytes(range(256)) * 10_000
+    with closing(KafkaLog(address, "school")) as log:
+        log.commit(log.read(1, limit=1), {"katmatic.labels": [b"small", block, b""]})
+        log.commit(log.read(2, limit=1), {"katmatic.labels": [block]})
+        assert [value for _, value in log.scan("katmatic.labels")] == [b"small", block, b"", block]
+        assert list(log.scan("katmatic.labels", 1, 2)) == [(1, block)]
+        with pytest.raises(LogError, match="at most 900000"):
+            log.append("gate", [block])
+
+
+def test_a_long_log_is_read_from_any_place(address):
+    with closing(KafkaLog(address, "school")) as log:
+        for turn in range(600):
+            log.append("gate", [b"%d" % turn])
+            log.commit(log.read(turn, limit=1), {"katmatic.labels": [b"%d" % turn]})
+        sequences = [batch.sequence for batch in log.batches()]
+        for start in (0, 1, 299, 598, 599, 600):
+            expected = [(i, b"%d" % i) for i in range(start, 600)]
+            assert list(log.scan("katmatic.labels", start)) == expected
+            assert list(log.scan("gate", start)) == expected
+            assert [b.now for b in log.batches(sequences[start] if start < 600 else log.sequence())] == list(
+                range(start + 1, 600)
+            )
+
+
+def test_a_topic_of_several_partitions_is_refused(address, tmp_path):
+    admin = AdminClient({"bootstrap.servers": need_kafka()})
+    admin.create_topics([NewTopic(f"{tmp_path.name}-gate", 3, 1)])[f"{tmp_path.name}-gate"].result()
+    with pytest.raises(LogError, match=r"gate: found 3 partitions, expected one"):
+        KafkaLog(address, "school", ["gate"])
+
+
+def test_records_that_somebody_deleted_are_missed(address, post, tmp_path):
+    post("gate", b"a", b"b", b"c", b"d")
+    with closing(KafkaLog(address, "school", ["gate"])) as log:
+        read_all(log, 4)
+        admin = AdminClient({"bootstrap.servers": need_kafka()})
+        for future in admin.delete_records([TopicPartition(f"{tmp_path.name}-gate", 0, 2)]).values():
+            future.result()
+        post("gate", b"e", b"f")
+        with pytest.raises(LogError, match="other records than those that were read"):
+            list(log.batches())
+
+
+@pytest.mark.parametrize("wrong", ["http://localhost:1", "kafka://", "kafka://localhost:1?acks=0"])
+def test_an_address_that_means_nothing_is_refused(wrong):
+    with pytest.raises(LogError, match="expected kafka://host:port"):
+        KafkaHistory(wrong, "school")
+
+
+def test_a_log_that_was_never_begun_cannot_be_read(address):
+    with pytest.raises(LogError, match=r"katmatic.nobody.journal: found no such topic"):
+        list(KafkaHistory(address, "nobody").batches())
+
+
+@pytest.mark.slow
+def test_a_broker_that_goes_away_in_mid_commit_loses_and_doubles_nothing(tmp_path):
+    try:
+        broker = Broker(tmp_path / "broker")
+    except BrokerError as error:
+        need("Apache Kafka", None, str(error))
+        raise
+    broker.start()
+    try:
+        with closing(KafkaLog(f"kafka://{broker.address}", "school", ["gate"])) as log:
+            for turn in range(3):
+                promise = log.append("gate", [b"%d" % turn])
+                broker.kill()
+                batch = log.read(turn, limit=10)
+                with pytest.raises(LogError, match="a broker that answers"):
+                    log.commit(batch, {"katmatic.labels": [b"%d" % turn]})
+                assert not promise.done()
+                broker.start()
+                for _ in range(20):
+                    try:
+                        log.commit(batch, {"katmatic.labels": [b"%d" % turn]})
+                        break
+                    except LogError as error:
+                        last = error
+                else:
+                    raise last
+                assert promise.result(0) == range(turn, turn + 1)
+            assert list(log.scan("gate")) == list(log.scan("katmatic.labels")) == [(i, b"%d" % i) for i in range(3)]
+    finally:
+        broker.kill()
