@@ -168,6 +168,12 @@ def test_no_file_names_a_machine_or_a_registry():
     assert not wrong, "\n".join(wrong)
 
 
+def test_no_merge_was_left_half_done():
+    marks = ("<" * 7 + " ", ">" * 7 + " ")
+    texts = {file: file.read_bytes() for file in tracked() if file.suffix in (".md", ".py", ".toml", ".txt", ".html")}
+    assert [file.name for file, text in texts.items() if any(m.encode() in text for m in marks)] == []
+
+
 def test_every_import_is_declared():
     """The code imports the standard library, itself, and what pyproject.toml asks for by name."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
