@@ -46,3 +46,17 @@ def test_kafka_carries_every_event():
     assert found["predictions"] == found["events"] == 20_000
     assert found["bare_events_per_cpu_s"] > 0
     assert 0 < found["p50_ms"] <= found["p99_ms"]
+
+
+def test_embedded_on_kafka_and_backfilled_mean_the_same():
+    need_kafka()
+    found = figures("onemeaning", "--events", "10000")
+    assert found["equal"], found["hashes"]
+    assert all(found["hashes"]["kafka"].values())
+
+
+def test_killed_on_kafka_nothing_is_lost_doubled_or_different():
+    need_kafka()
+    found = figures("kafkacrash", "--kills", "4")
+    assert (found["lost"], found["duplicated"], found["different"]) == (0, 0, 0)
+    assert found["events"] > 400
