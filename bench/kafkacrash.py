@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from confluent_kafka import Producer
-from sklearn.linear_model import LogisticRegression
+from sklearn.ensemble import HistGradientBoostingClassifier
 
 from bench.report import report
 from katmatic.clock import SystemClock, monotonic_seconds, sleep, to_datetime
@@ -43,7 +43,7 @@ NEW_EVENTS = 100  # applied after a kill before the next one comes
 PAUSE_SECONDS = 0.5  # and at most so much later
 PATIENCE_SECONDS = 90.0
 ROOT = Path(__file__).parents[1]
-APP = "from sklearn.linear_model import LogisticRegression\n\nfrom katmatic.measure import declared\n\n"
+APP = "from sklearn.ensemble import HistGradientBoostingClassifier\n\nfrom katmatic.measure import declared\n\n"
 
 
 class Worker:
@@ -51,23 +51,30 @@ class Worker:
 
     def __init__(self, folder: Path, log: str) -> None:
         app = folder / "app.py"
-        app.write_text(f"{APP}app = declared(LogisticRegression())\n", "utf-8")
+        app.write_text(f"{APP}app = declared(HistGradientBoostingClassifier())\n", "utf-8")
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self._port = probe.getsockname()[1]
         self._command = [sys.executable, "-m", "katmatic", "run", str(app), "--data", str(folder / "data")]
         self._command += ["--log", log, "--port", str(self._port), "--no-training"]
         self._env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+        self._said = folder / "said.txt"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        self._process = subprocess.Popen(self._command, env=self._env, stderr=subprocess.DEVNULL)
+        with self._said.open("wb") as said:
+            self._process = subprocess.Popen(self._command, env=self._env, stderr=said)
 
     def end(self, number: int) -> None:
         assert self._process is not None
         self._process.send_signal(number)
         code = self._process.wait(PATIENCE_SECONDS)
-        assert code in (0, -signal.SIGKILL), f"the worker ended with {code}"
+        assert code in (0, -number), self._said.read_text("utf-8", "replace")
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(PATIENCE_SECONDS)
 
     def events(self, at_least: int) -> dict[str, int]:
         """What became of the events, as soon as there are so many."""
@@ -76,7 +83,7 @@ class Worker:
         while found.get("events", -1) < at_least:
             assert monotonic_seconds() < deadline, f"it never came to {at_least} events: {found}"
             assert self._process is not None
-            assert self._process.poll() is None, "the worker ended by itself"
+            assert self._process.poll() is None, self._said.read_text("utf-8", "replace")
             sleep(0.02)
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/v1/status", timeout=10) as answer:
@@ -124,7 +131,7 @@ def measure() -> dict[str, Any]:
             worker.end(signal.SIGTERM)
             found = _judged(f"kafka://{broker.address}", post.sent, counts)
         except BaseException:
-            worker.end(signal.SIGKILL)
+            worker.kill()
             raise
         finally:
             broker.kill()
@@ -145,7 +152,7 @@ def _kill(kills: int, worker: Worker, broker: Broker) -> None:
 
 
 def _judged(log: str, sent: int, counts: dict[str, int]) -> dict[str, int]:
-    app = declared(LogisticRegression())
+    app = declared(HistGradientBoostingClassifier())
     plan = compile(app)
     state, amounts = State(plan), list[int]()
     predictions, labels = list[str](), list[str]()
