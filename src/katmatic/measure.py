@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from katmatic.clock import ManualClock, SystemClock, monotonic_seconds, process_seconds, sleep
+from katmatic.log.base import Log
 from katmatic.log.codec import encode
 from katmatic.log.sqlite import SqliteLog
 from katmatic.pipeline import BATCH_LIMIT, Pipeline, Turn
@@ -84,14 +85,14 @@ def throughput(events: int) -> dict[str, Any]:
     warm, warm_times = payments(WARM_EVENTS, FIRST, SPACING)
     values, times = payments(events, FIRST + WARM_EVENTS * SPACING, SPACING, seed=2)
     clock = ManualClock(FIRST)
-    with tempfile.TemporaryDirectory() as folder, _ready(Path(folder), clock, warm, warm_times) as pipeline:
+    with tempfile.TemporaryDirectory() as folder, ready(Path(folder), clock, warm, warm_times) as pipeline:
         predictions = 0
         began, cpu = monotonic_seconds(), process_seconds()
         for start in range(0, events, BATCH_LIMIT):
             stop = min(start + BATCH_LIMIT, events)
             clock.move_to(int(times[stop - 1]))
             pipeline.log.append("payment", values[start:stop])
-            predictions += sum(int(_is_scored(block).sum()) for block in pipeline.turn().predictions)
+            predictions += sum(int(is_scored(block).sum()) for block in pipeline.turn().predictions)
         cpu, seconds = process_seconds() - cpu, monotonic_seconds() - began
         counts = pipeline.state.store.counts
         assert counts["events"] == counts["applied"] == events + WARM_EVENTS
@@ -113,9 +114,9 @@ def latency(seconds: float, rate: int = RATE) -> dict[str, Any]:
     clock = SystemClock()
     spacing = 1_000_000 // rate
     warm, warm_times = payments(WARM_EVENTS, clock.now() - WARM_EVENTS * spacing, spacing)
-    with tempfile.TemporaryDirectory() as folder, _ready(Path(folder), clock, warm, warm_times) as pipeline:
+    with tempfile.TemporaryDirectory() as folder, ready(Path(folder), clock, warm, warm_times) as pipeline:
         values, _ = payments(events, clock.now(), spacing, seed=2)
-        durable = _Durable()
+        durable = Durable()
         pipeline.watchers.append(durable)
         stop = threading.Event()
 
@@ -142,20 +143,23 @@ def latency(seconds: float, rate: int = RATE) -> dict[str, Any]:
     return {"rate": rate, "p50_ms": p50, "p99_ms": p99, "p999_ms": p999}
 
 
-class _Durable:
+class Durable:
     """A watcher that notes when the prediction of each event was durable, by position."""
 
     def __init__(self) -> None:
         self.at: dict[int, float] = {}
 
     def turn(self, turn: Turn) -> None:
+        """Note the predictions of a turn."""
         now = monotonic_seconds()
         for block in turn.predictions:
-            self.at.update(dict.fromkeys(block.anchor[_is_scored(block)].tolist(), now))
+            self.at.update(dict.fromkeys(block.anchor[is_scored(block)].tolist(), now))
 
 
 @contextmanager
-def _ready(folder: Path, clock: Any, warm: list[bytes], times: NDArray[np.int64]) -> Iterator[Pipeline]:
+def ready(
+    folder: Path, clock: Any, warm: list[bytes], times: NDArray[np.int64], log: Log | None = None
+) -> Iterator[Pipeline]:
     """A pipeline on a durable log, whose linear model has learnt from the rows of the first payments."""
     from sklearn.impute import SimpleImputer
     from sklearn.linear_model import LogisticRegression
@@ -166,7 +170,7 @@ def _ready(folder: Path, clock: Any, warm: list[bytes], times: NDArray[np.int64]
     from katmatic.training.export import export
 
     model = make_pipeline(SimpleImputer(), StandardScaler(), LogisticRegression())
-    log = SqliteLog(folder / "log.db")
+    log = log or SqliteLog(folder / "log.db")
     pipeline = Pipeline(declared(model), log, clock)
     blocks: list[PredictionBlock] = []
     for start in range(0, len(warm), BATCH_LIMIT):
@@ -203,7 +207,8 @@ def _ready(folder: Path, clock: Any, warm: list[bytes], times: NDArray[np.int64]
         log.close()
 
 
-def _is_scored(block: PredictionBlock) -> NDArray[np.bool_]:
+def is_scored(block: PredictionBlock) -> NDArray[np.bool_]:
+    """Which rows have a score."""
     assert block.score is not None
     found: NDArray[np.bool_] = np.isfinite(block.score)
     return found

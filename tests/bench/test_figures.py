@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.components import need_kafka
+
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 
@@ -36,3 +38,25 @@ def test_the_path_answers_every_event():
 @pytest.mark.parametrize("name", ["log", "timestamp"])
 def test_the_parts_run(name):
     assert figures(name)
+
+
+def test_kafka_carries_every_event():
+    need_kafka()
+    found = figures("kafka", "--events", "20000", "--seconds", "2")
+    assert found["predictions"] == found["events"] == 20_000
+    assert found["bare_events_per_cpu_s"] > 0
+    assert 0 < found["p50_ms"] <= found["p99_ms"]
+
+
+def test_embedded_on_kafka_and_backfilled_mean_the_same():
+    need_kafka()
+    found = figures("onemeaning", "--events", "10000")
+    assert found["equal"], found["hashes"]
+    assert all(found["hashes"]["kafka"].values())
+
+
+def test_killed_on_kafka_nothing_is_lost_doubled_or_different():
+    need_kafka()
+    found = figures("kafkacrash", "--kills", "4")
+    assert (found["lost"], found["duplicated"], found["different"]) == (0, 0, 0)
+    assert found["events"] > 400

@@ -1,37 +1,25 @@
-"""The real program on a real Apache Kafka: the beginner's producer, and SIGKILL of worker and broker in mid-stream."""
+"""The real program on a real Apache Kafka, fed by a producer that knows nothing of it."""
 
 from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
-from contextlib import closing
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
 
-from katmatic.engine.plan import compile
-from katmatic.engine.step import State, step
-from katmatic.log.kafka import KafkaHistory
-from katmatic.records import LABELS, PREDICTIONS
-from tests.apps import door
-from tests.components import need, need_kafka
-from tests.kafka_broker import Broker, BrokerError
-from tests.test_pipeline import rows
+from tests.components import need_kafka
 
 ROOT = Path(__file__).parents[2]
-SEED = 11
-ROUNDS = 4
 BEGINNER = """
 import json
 from kafka import KafkaProducer
@@ -45,7 +33,7 @@ pytestmark = pytest.mark.slow
 
 
 class Program:
-    """`katmatic run FILE --log kafka://...`, to be killed and started again."""
+    """`katmatic run FILE --log kafka://...`."""
 
     def __init__(self, file: Path, log: str, folder: Path, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
@@ -90,18 +78,6 @@ def free_port():
         return probe.getsockname()[1]
 
 
-@pytest.fixture
-def broker(tmp_path):
-    try:
-        broker = Broker(tmp_path / "broker")
-    except BrokerError as error:
-        need("Apache Kafka", None, str(error))
-        raise
-    broker.start()
-    yield broker
-    broker.kill()
-
-
 def test_the_producer_of_any_beginner(tmp_path, free_port):
     for name in ("attendance.py", "school.py"):
         shutil.copy(ROOT / "examples" / name, tmp_path / name)
@@ -129,79 +105,3 @@ def beginner(address: str, event: str) -> None:
     """Run the beginner's script, which knows nothing of us."""
     text = BEGINNER.replace("localhost:9092", address).replace("EVENT", event)
     subprocess.run([sys.executable, "-c", text], check=True, timeout=PATIENCE_SECONDS)
-
-
-class Post(threading.Thread):
-    """A careful producer: idempotent, it sends again what the broker has not acknowledged."""
-
-    def __init__(self, address: str) -> None:
-        super().__init__(daemon=True)
-        self._address = address
-        self.acknowledged = 0
-        self.stop = threading.Event()
-
-    def run(self) -> None:
-        from confluent_kafka import Producer
-
-        producer = Producer(
-            {"bootstrap.servers": self._address, "enable.idempotence": True, "log_level": 0, "linger.ms": 1,
-             "reconnect.backoff.max.ms": 500}
-        )  # fmt: skip
-
-        def told(error, _):
-            assert error is None, error
-            self.acknowledged += 1
-
-        n = 0
-        while not self.stop.is_set():
-            event = {"visitor": f"{n % 20}", "at": datetime.now(UTC).isoformat(), "loudness": n}
-            producer.produce("ring", json.dumps(event).encode(), on_delivery=told)
-            producer.poll(0)
-            n += 1
-            self.stop.wait(0.002)
-        assert producer.flush(PATIENCE_SECONDS) == 0
-
-
-def test_worker_and_broker_killed_at_any_moment_lose_and_double_nothing(tmp_path, broker, free_port):
-    rng = random.Random(SEED)
-    app = tmp_path / "app.py"
-    app.write_text("from tests.apps import door\n\napp = door()\n", "utf-8")
-    log = f"kafka://{broker.address}"
-    program = Program(app, log, tmp_path / "data", free_port)
-    program.start()
-    post = Post(broker.address)
-    try:
-        program.until(lambda found: True)
-        post.start()
-        for turn in range(ROUNDS):
-            done = program.until(lambda found: found["events"]["events"] > 0)["events"]["events"]
-            program.until(lambda found, done=done: found["events"]["events"] > done + 50)
-            time.sleep(rng.random() * 0.5)
-            if turn % 2:
-                broker.kill()
-                broker.start()
-            else:
-                program.end(signal.SIGKILL)
-                program.start()
-        post.stop.set()
-        post.join(PATIENCE_SECONDS)
-        sent = post.acknowledged
-        counts = program.until(lambda found: found["events"]["events"] >= sent)["events"]
-    except BaseException:
-        program.end(signal.SIGKILL)
-        raise
-    finally:
-        post.stop.set()
-    assert program.end(signal.SIGTERM) == 0
-    assert counts["conserved"]
-    assert (counts["events"], counts["dead"], counts["duplicate"]) == (sent, 0, 0)
-    with closing(KafkaHistory(log, "door")) as history:
-        plan = compile(door())
-        state, predictions, labels = State(plan), [], []
-        for batch in history.batches():
-            changes = step(plan, state, batch)
-            predictions += [repr(block.row(i)) for block, _ in changes.predictions for i in range(len(block))]
-            labels += [repr(block.row(i)) for block, _ in changes.labels for i in range(len(block))]
-        assert len(predictions) == sent
-        assert rows(history, PREDICTIONS) == predictions, "as in one undisturbed life"
-        assert rows(history, LABELS) == labels

@@ -167,11 +167,11 @@ class KafkaHistory:
         def is_there(entry: Entry) -> bool:
             return entry.sequence > sequence and entry.end > position
 
+        if last.number < 0:
+            return
         with Cursor(self._connection, self._journal) as cursor:
-            if last.number < 0:
-                return
             start = offset_before(cursor, lambda message: is_there(self._entry(message)))
-            cursor.move(start)
+        with Cursor(self._connection, self._journal, start) as cursor:
             number = None
             while number is None or number < last.number:
                 for message in cursor.take():
@@ -223,7 +223,8 @@ class KafkaHistory:
             return found[1]
 
         with Cursor(self._connection, name) as cursor:
-            cursor.move(offset_before(cursor, lambda message: number(message) >= start))
+            offset = offset_before(cursor, lambda message: number(message) >= start)
+        with Cursor(self._connection, name, offset) as cursor:
             position, pieces = start, list[bytes]()
             while position < stop:
                 for message in cursor.take():
@@ -673,11 +674,10 @@ class _Intake:
 
     def _look_at_more(self) -> None:
         with self._lock:
-            if not self._starts:
-                return
+            more = [TopicPartition(name, 0, start) for name, start in self._starts.items()]
             self._starts.clear()
-            assigned = [TopicPartition(name, 0, self._seen[topic]) for name, topic in self._names.items()]
-        self._consumer.assign(assigned)
+        if more:
+            self._consumer.incremental_assign(more)  # which leaves alone what is on its way from the others
 
     def _tell(self) -> None:
         """Tell the group how far it came, for the tools that show its lag; what counts stands in the journal."""

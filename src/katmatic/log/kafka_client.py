@@ -142,16 +142,20 @@ class Connection:
 
 
 class Cursor:
-    """The committed records of one topic, from an offset on, in order. Close it."""
+    """The committed records of one topic, from an offset on, in order. Close it.
 
-    def __init__(self, connection: Connection, topic: str, offset: int = 0) -> None:
+    Moved about, it may still give a record from where it was before: whoever needs every one takes a new cursor.
+    """
+
+    def __init__(self, connection: Connection, topic: str, offset: int | None = None) -> None:
         self._connection, self._topic = connection, topic
         self._consumer = connection.consumer(
             enable_partition_eof=True,
             auto_offset_reset="earliest",
             fetch_wait_max_ms=10,  # it moves about, and a move waits for the fetch before it
         )
-        self.move(offset)
+        if offset is not None:
+            self.move(offset)
 
     def move(self, offset: int) -> None:
         """Go on from `offset`."""
@@ -243,9 +247,7 @@ def newest(cursor: Cursor) -> Message | None:
     while high > low:
         start = max(low, high - back)
         cursor.move(start)
-        last = None
-        for message in cursor.rest():
-            last = message
+        last = max(cursor.rest(), key=lambda message: message.offset() or 0, default=None)
         if last is not None or start == low:
             return last
         back *= 8  # only markers, and what was never committed
@@ -253,7 +255,10 @@ def newest(cursor: Cursor) -> Message | None:
 
 
 def offset_before(cursor: Cursor, is_there: Callable[[Message], bool]) -> int:
-    """An offset not far before the first record that `is_there`, which is true from some record on."""
+    """An offset not far before the first record that `is_there`, which is true from some record on.
+
+    What lies before it was looked at, and is not there.
+    """
     low, high = cursor.bounds()
     while high - low > STREAMED:
         middle = (low + high) // 2
