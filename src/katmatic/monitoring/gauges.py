@@ -48,7 +48,7 @@ def silent(metrics: Metrics, topics: Sequence[str], names: Iterable[str]) -> Non
 
 
 def process() -> str:
-    """The standard figures of a process, named as Prometheus' client libraries name them; what is unknown is left out."""
+    """The standard figures of a process, named as Prometheus' client libraries do; what is unknown is left out."""
     found: dict[str, tuple[str, float]] = {}
     with contextlib.suppress(ImportError):
         import resource
