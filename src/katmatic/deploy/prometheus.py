@@ -1,7 +1,7 @@
 """What Prometheus needs to watch an application: where to scrape, rules from its policies, and a test of every rule.
 
-The rules are in Prometheus' format; `promtool test rules katmatic.test.yml` proves that each alert fires when it should,
-and that none does while all is well.
+The rules are in Prometheus' format; `promtool test rules katmatic.test.yml` proves that each alert fires when it
+should, and that none does while all is well.
 """
 
 from __future__ import annotations
