@@ -21,7 +21,7 @@ from tests.apps import visits
 from tests.test_replay import lines
 from tests.test_runtime import DOOR
 
-COMMANDS = ("init", "run", "demo", "replay", "train", "backtest", "models", "rollback", "doctor", "bench")
+COMMANDS = ("init", "run", "demo", "replay", "train", "backtest", "models", "rollback", "deploy", "doctor", "bench")
 
 
 @pytest.fixture
@@ -105,6 +105,7 @@ def test_init_never_writes_over_a_file(katmatic, tmp_path):
         (["init", "--example", "bank"], "attendance, shop, fraud"),
         (["models", "app.py", "--predictor", "close"], "one of open"),
         (["models", "app.py"], "log.db"),
+        (["deploy", "ship", "app.py"], "one of prometheus"),
         (["rollback", "app.py"], "log.db"),
         (["train", "app.py"], "log.db"),
         (["doctor", "nothing.py", "--data", "app.py"], ""),
@@ -179,6 +180,12 @@ def test_a_table_is_for_people(katmatic, recorded):
     assert code == 0
     assert "predictions" in printed
     assert "ring.jsonl" in said, "a bar"
+
+
+def test_deploy_writes_and_says_what(katmatic, tmp_path):
+    code, printed, _ = katmatic("deploy", "prometheus", "app.py", "--out", "watch", "--json")
+    assert code == 0
+    assert {Path(name).name for name in last_line(printed)["files"]} == {each.name for each in Path("watch").iterdir()}
 
 
 def test_a_backtest_leaves_no_trace(katmatic, recorded, tmp_path):

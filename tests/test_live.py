@@ -246,6 +246,36 @@ def test_who_listens_is_told_of_predictions_labels_and_the_time():
     assert messages[0][1]["key"] == {"visitor": "v1"}
 
 
+def test_metrics_count_from_the_start_of_the_process_and_stay_in_balance(tmp_path):
+    """Found by reading: after a restart the outcomes began at those of all lives, the events of topics at nothing."""
+    log = SqliteLog(tmp_path / "log.db")
+    World(log).lived()
+    log.close()
+    log = SqliteLog(tmp_path / "log.db")
+    world = World(log)
+    world.clock.move_to(world.pipeline.state.now)
+    world.rings(ring("v1", world.clock.now()), b"{nothing")
+    value = world.live.metrics.value
+    outcomes = {name: value("event_outcomes_total", outcome=name) for name in ("applied", "duplicate", "late", "dead")}
+    assert outcomes == {"applied": 1, "duplicate": 0, "late": 0, "dead": 1}
+    assert value("events_total", topic="ring") == 2
+    assert world.live.status().vitals.counts.events > 200, "the page shows all of them"
+    log.close()
+
+
+def test_prometheus_sees_how_good_the_model_is():
+    world = World().lived()
+    value = world.live.metrics.value
+    report = world.live.status().quality["open"]
+    assert value("model_judged_rows", predictor="open") > 100
+    assert 0 < value("model_quality", predictor="open", metric="auc", who="model") < 1
+    assert value("model_quality", predictor="open", metric="brier", who="base_rate") == pytest.approx(
+        report.base.brier, abs=0.05
+    )
+    assert value("model_version", predictor="open") > 0
+    assert value("source_silent", topic="ring") == 0
+
+
 @pytest.mark.parametrize("days", [-400, 400])
 def test_what_would_be_a_dead_letter_is_not_answered(days):
     world = World().lived()

@@ -1,4 +1,4 @@
-"""The commands: init, run, demo, replay, train, backtest, models, rollback, doctor, bench."""
+"""The commands: init, run, demo, replay, train, backtest, models, rollback, deploy, doctor, bench."""
 
 from __future__ import annotations
 
@@ -315,6 +315,30 @@ def rollback(
         history.post(MODELS, [encode(back)])
     _registry(settings).promote(name, back.version)
     _show(as_json, msgspec.to_builtins(back), lambda: _say(f"{name}: version {back.version} answers again"))
+
+
+@app.command()
+def deploy(
+    what: Annotated[str, typer.Argument(help="What the files are for: prometheus.")],
+    file: File,
+    folder: Annotated[Path, typer.Option("--out", help="Where to write them.")] = Path("deploy"),
+    address: Annotated[str, typer.Option(help="Host and port of the running pipeline.")] = "127.0.0.1:8000",
+    as_json: Json = False,
+) -> None:
+    """Write the files by which others watch an application: for Prometheus where to scrape, rules and their tests."""
+    from katmatic.deploy import prometheus
+    from katmatic.errors import SettingsError
+    from katmatic.runtime import load_app
+
+    makers = {"prometheus": prometheus.files}
+    if what not in makers:
+        raise SettingsError("deploy", found=what, expected=f"one of {', '.join(makers)}", do="choose one")
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, text in makers[what](load_app(file), address).items():
+        (folder / name).write_text(text, "utf-8")
+        written.append(str(folder / name))
+    _show(as_json, {"files": written}, lambda: _say("\n".join(f"wrote {escape(path)}" for path in written)))
 
 
 @app.command()

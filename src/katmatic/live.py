@@ -19,6 +19,7 @@ from katmatic.errors import LogFull, ModelError
 from katmatic.labels.join import Joiner
 from katmatic.labels.ripe import ripens_after
 from katmatic.log.codec import decode, decode_labels, decode_predictions
+from katmatic.monitoring import gauges
 from katmatic.monitoring.alerts import Facts, Rules, from_decision
 from katmatic.monitoring.board import Board
 from katmatic.monitoring.drift import Shift, Watch
@@ -169,7 +170,7 @@ class Live:
                 self._changed(decode(MODELS, value))
             self._alerts.extendleft(decode(ALERTS, value) for _, value in _newest(log, ALERTS))
             self._dead.extendleft(decode(DEAD, value) for _, value in _newest(log, DEAD))
-            self._pulse.counted(self._pipeline.state.store.counts)
+            self._pulse.remembered(self._pipeline.state.store.counts)
 
     def _predicted(self, block: PredictionBlock) -> None:
         self._board.predictions(block)
@@ -259,9 +260,20 @@ class Live:
                 models=self._trained,
             )
             self._trained = []
+            self._gauge(facts)
             found = self._rules.check(facts, turn.batch.now)
         for alert in found:
             self._pipeline.raise_alert(alert)
+
+    def _gauge(self, facts: Facts) -> None:
+        """Show Prometheus what the rules look at."""
+        gauges.silent(self.metrics, tuple(self._pipeline.plan.by_topic), facts.silent)
+        for report in facts.reports:
+            gauges.judged(self.metrics, report)
+        for name in self.app.predictors:
+            card = self._card(name)
+            gauges.answers(self.metrics, name, card.version, card.since)
+            gauges.moved(self.metrics, name, facts.shifts.get(name, ()))
 
     def shifts(self, name: str) -> list[Shift]:
         """What has moved of a predictor's features, scores and outcomes, as of the last comparison."""

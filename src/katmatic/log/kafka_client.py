@@ -12,12 +12,14 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from katmatic.clock import sleep
 from katmatic.errors import LogError
 from katmatic.log.kafka_journal import MARK_BYTES, Kind
 
 ANSWER_SECONDS = 5.0  # for a broker to answer
 PATIENCE_SECONDS = 20.0  # for records to come that the journal says are there
 POLL_SECONDS = 0.1
+LEADERLESS = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.UNKNOWN_TOPIC_OR_PART)
 FETCHED = 5_000  # records taken over from the client in one go
 STREAMED = 500  # so many records are sooner read than searched
 OURS = "katmatic."  # topics of ours begin with it; each application has its own
@@ -164,8 +166,16 @@ class Cursor:
 
     def bounds(self) -> tuple[int, int]:
         """The offset of the first record, and the one after the last that is committed."""
+        waited, found = 0.0, None
         with self._connection.explained(self._topic):
-            found = self._consumer.get_watermark_offsets(TopicPartition(self._topic, 0), timeout=ANSWER_SECONDS)
+            while found is None and waited <= ANSWER_SECONDS:
+                try:
+                    found = self._consumer.get_watermark_offsets(TopicPartition(self._topic, 0), timeout=ANSWER_SECONDS)
+                except KafkaException as error:  # a topic that was just made may have no leader yet
+                    if waited + POLL_SECONDS > ANSWER_SECONDS or error.args[0].code() not in LEADERLESS:
+                        raise
+                    sleep(POLL_SECONDS)
+                waited += POLL_SECONDS
         if found is None:
             raise self._missing("no answer")
         return int(found[0]), int(found[1])

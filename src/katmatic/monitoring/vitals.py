@@ -24,6 +24,13 @@ HELP = {
     "lag_seconds": "For how long the oldest of the waiting events has been waiting.",
     "unknown_fields_total": "How often the newest event of a batch had fields that are not declared, by topic.",
     "answer_seconds": "From the arrival of an event to its logged prediction.",
+    "model_quality": "How good the live answers are, by metric; who: the model, the base_rate or the own_past_rate.",
+    "model_judged_rows": "Labelled answers that the quality is measured by.",
+    "model_version": "The version that answers; 0 is none.",
+    "model_promoted_seconds": "When the version that answers was promoted, in seconds since 1970.",
+    "drift_index": "Population stability index of a column, against when the model was promoted.",
+    "drift_bound": "The index above which the column has moved.",
+    "source_silent": "1 while the silence of a topic holds labels open.",
     "http_requests_total": "Requests answered, by route and status.",
     "http_request_seconds": "From a request to its answer, by route.",
     "http_refused_total": "Requests refused before they reached a route, by reason.",
@@ -103,6 +110,12 @@ class Pulse:
         for name in OUTCOMES:
             if counts.get(name):
                 self._metrics.add("event_outcomes_total", counts[name], outcome=name)
+
+    def remembered(self, counts: Mapping[str, int]) -> None:
+        """What became of the events of earlier lives: shown, but not in the metrics, which count from the start."""
+        with self._lock:
+            for name in self._counts:
+                self._counts[name] += counts.get(name, 0)
 
     def heard(self, topic: str, events: int, now: int, *, dead: int = 0) -> None:
         """Events of one topic were read at the moment `now`, `dead` of them unreadable."""

@@ -22,6 +22,7 @@ from katmatic.clock import monotonic_seconds
 from katmatic.errors import InputError, KatmaticError
 from katmatic.metrics import Metrics
 from katmatic.monitoring import prometheus
+from katmatic.monitoring.gauges import process
 from katmatic.monitoring.vitals import HELP
 from katmatic.predictions.rank import asked_keys, ranked_key
 from katmatic.serving import answers, body, stream
@@ -192,7 +193,7 @@ class _Api:
         return answer({"ready": found.ready, "reason": found.reason}, 200 if found.ready else 503)
 
     async def figures(self, request: Request) -> Response:
-        text = prometheus.text(self._pipeline.metrics, HELP)
+        text = prometheus.text(self._pipeline.metrics, HELP) + process()
         return Response(text, headers={"Content-Type": prometheus.CONTENT_TYPE})
 
     async def openapi(self, request: Request) -> Response:

@@ -10,12 +10,14 @@ from typing import Any
 import xxhash
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
+from katmatic.clock import sleep
 from katmatic.errors import LogError
 
 PIECE_BYTES = 900_000  # a broker takes a million, as it comes
 ANSWER_SECONDS = 5.0
 SAVE_SECONDS = 60.0
 POLL_SECONDS = 0.1
+LEADERLESS = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.UNKNOWN_TOPIC_OR_PART)
 _HEAD = struct.Struct("<8sQQQ16s")  # magic, sequence, length, offset of the first piece, checksum
 _MAGIC = b"katmck\x00\x01"  # the last byte is the form
 
@@ -140,10 +142,19 @@ class KafkaCheckpoints:
         raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
 
     def _bounds(self, consumer: Consumer) -> tuple[int, int]:
-        found = consumer.get_watermark_offsets(TopicPartition(self._topic, 0), timeout=ANSWER_SECONDS)
-        if found is None:
-            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
-        return int(found[0]), int(found[1])
+        waited = 0.0
+        while True:
+            try:
+                found = consumer.get_watermark_offsets(TopicPartition(self._topic, 0), timeout=ANSWER_SECONDS)
+            except KafkaException as error:  # a topic that was just made may have no leader yet
+                if waited > ANSWER_SECONDS or error.args[0].code() not in LEADERLESS:
+                    raise
+                sleep(POLL_SECONDS)
+                waited += POLL_SECONDS
+                continue
+            if found is None:
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+            return int(found[0]), int(found[1])
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

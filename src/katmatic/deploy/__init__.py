@@ -1,0 +1,1 @@
+"""Files that others read: what an application declares, in their language."""

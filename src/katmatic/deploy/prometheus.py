@@ -1,0 +1,295 @@
+"""What Prometheus needs to watch an application: where to scrape, rules from its policies, and a test of every rule.
+
+The rules are in Prometheus' format; `promtool test rules katmatic.test.yml` proves that each alert fires when it
+should, and that none does while all is well.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from katmatic.spec.app import App, SourcePolicy
+from katmatic.spec.event import schema
+
+RULES, TEST, CONFIG = "katmatic.rules.yml", "katmatic.test.yml", "prometheus.yml"
+JUDGED_ROWS = 500  # before a model is held against its baselines
+LAG_SECONDS = 60
+DEAD_SHARE = 0.01
+INTERVAL = "15s"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """An alert: its condition, and figures under which it fires, for its test."""
+
+    name: str
+    expr: str
+    lasts: str  # how long the condition holds before it fires
+    severity: str
+    summary: str
+    series: Mapping[str, str]  # that make it fire, in promtool's notation, a value a minute
+    labels: Mapping[str, str] = field(default_factory=dict)  # that the alert then has, beside its severity
+    after: str = "3h"  # when the test looks
+
+
+def files(app: App, address: str) -> dict[str, str]:
+    """The files by name. `address`: host and port of the running pipeline."""
+    rules = list(_rules(app))
+    return {
+        CONFIG: _config(app, address),
+        RULES: _written(app, rules),
+        TEST: _test(app, rules),
+    }
+
+
+def _rules(app: App) -> Iterator[Rule]:
+    me = f'job="{app.name}"'
+    yield Rule(
+        "KatmaticDown",
+        f"up{{{me}}} == 0",
+        "1m",
+        "critical",
+        "The pipeline does not answer",
+        {f"up{{{me}}}": "0x200"},
+        {"job": app.name},
+    )
+    yield Rule(
+        "KatmaticEventsUnaccounted",
+        f"katmatic:events:unaccounted{{{me}}} != 0",
+        "10m",
+        "critical",
+        "Events in are not applied + duplicate + late + dead: some were lost, or counted twice",
+        {
+            f'katmatic_events_total{{{me},topic="gate"}}': "100+10x200",
+            f'katmatic_event_outcomes_total{{{me},outcome="applied"}}': "90+10x200",
+        },
+        {"job": app.name},
+    )
+    yield Rule(
+        "KatmaticLag",
+        f"katmatic_lag_seconds{{{me}}} > {LAG_SECONDS}",
+        "2m",
+        "warning",
+        f"Events wait for more than {LAG_SECONDS} seconds",
+        {f"katmatic_lag_seconds{{{me}}}": f"{LAG_SECONDS + 1}x200"},
+        {"job": app.name},
+    )
+    yield Rule(
+        "KatmaticDeadLetters",
+        f'sum by (job) (rate(katmatic_event_outcomes_total{{{me},outcome="dead"}}[10m]))'
+        f" / sum by (job) (rate(katmatic_events_total{{{me}}}[10m])) > {DEAD_SHARE}",
+        "5m",
+        "warning",
+        f"More than {DEAD_SHARE:.0%} of the events cannot be read",
+        {
+            f'katmatic_events_total{{{me},topic="gate"}}': "0+100x200",
+            f'katmatic_event_outcomes_total{{{me},outcome="applied"}}': "0+98x200",
+            f'katmatic_event_outcomes_total{{{me},outcome="dead"}}': "0+2x200",
+        },
+        {"job": app.name},
+    )
+    yield Rule(
+        "KatmaticUserErrors",
+        f"increase(katmatic_user_errors_total{{{me}}}[1h]) > 0",
+        "1m",
+        "warning",
+        "A function of the application raises: {{ $labels.where }}",
+        {f'katmatic_user_errors_total{{{me},where="score"}}': "0+1x200"},
+        {"job": app.name, "where": "score"},
+    )
+    yield Rule(
+        "KatmaticActionsFail",
+        f'increase(katmatic_actions_total{{{me},result="error"}}[1h]) > 0',
+        "1m",
+        "warning",
+        "Actions on {{ $labels.predictor }} raise",
+        {f'katmatic_actions_total{{{me},predictor="score",result="error"}}': "0+1x200"},
+        {"job": app.name, "predictor": "score", "result": "error"},
+    )
+    yield Rule(
+        "KatmaticTrainingFailed",
+        f'increase(katmatic_alerts_total{{{me},alert="training-failed"}}[1h]) > 0',
+        "0m",
+        "warning",
+        "A model could not be trained",
+        {f'katmatic_alerts_total{{{me},alert="training-failed",severity="warning"}}': "0+1x200"},
+        {"job": app.name, "alert": "training-failed"},
+    )
+    yield from _sources(app, me)
+    yield from _predictors(app, me)
+
+
+def _sources(app: App, me: str) -> Iterator[Rule]:
+    for event in app.events:
+        policy = app.sources.get(event, SourcePolicy())
+        if policy.silence is not None:
+            topic = schema(event).topic
+            yield Rule(
+                f"KatmaticSilent_{_name(topic)}",
+                f'katmatic_source_silent{{{me},topic="{topic}"}} == 1',
+                "1m",
+                "critical",
+                f"Nothing comes from {topic}; the labels that wait for it are held open",
+                {f'katmatic_source_silent{{{me},topic="{topic}"}}': "1x200"},
+                {"job": app.name, "topic": topic},
+            )
+
+
+def _predictors(app: App, me: str) -> Iterator[Rule]:
+    for name, predictor in app.predictors.items():
+        mine = f'{me},predictor="{name}"'
+        error = "brier" if predictor.label.is_binary else "rmse"
+        quality = f'katmatic_model_quality{{{mine},metric="{error}"'
+        yield Rule(
+            f"KatmaticUnderBaseline_{_name(name)}",
+            f'max by (job, predictor) ({quality},who="model"}})'
+            f' >= on (job, predictor) min by (job, predictor) ({quality},who!="model"}})'
+            f" and on (job, predictor) katmatic_model_judged_rows{{{mine}}} >= {JUDGED_ROWS}",
+            "1h",
+            "warning",
+            f"The model of {name} answers no better than a simple rule",
+            {
+                f'{quality},who="model"}}': "0.3x200",
+                f'{quality},who="base_rate"}}': "0.25x200",
+                f'{quality},who="own_past_rate"}}': "0.4x200",
+                f"katmatic_model_judged_rows{{{mine}}}": f"{JUDGED_ROWS}x200",
+            },
+            {"job": app.name, "predictor": name},
+        )
+        is_met = "it is trained again" if predictor.retrain.on_drift else "train it again, or declare on_drift=True"
+        yield Rule(
+            f"KatmaticDrift_{_name(name)}",
+            f"count by (job, predictor) (katmatic_drift_index{{{mine}}} > katmatic_drift_bound{{{mine}}}) > 0",
+            "1h",
+            "info" if predictor.retrain.on_drift else "warning",
+            f"What {name} is asked about has moved; {is_met}",
+            {
+                f'katmatic_drift_index{{{mine},column="rate"}}': "0.4x200",
+                f'katmatic_drift_bound{{{mine},column="rate"}}': "0.1x200",
+            },
+            {"job": app.name, "predictor": name},
+        )
+    deadlines = [predictor.deadline for predictor in app.predictors.values() if predictor.deadline is not None]
+    if deadlines:
+        bound = min(deadlines).total_seconds()
+        yield Rule(
+            "KatmaticDeadlineMissed",
+            f"katmatic:answer_seconds:p99{{{me}}} > {bound:g}",
+            "5m",
+            "warning",
+            f"One answer in a hundred takes longer than the declared {bound:g} s",
+            {
+                f'katmatic_answer_seconds_bucket{{{me},le="0.001"}}': "0+10x200",
+                f'katmatic_answer_seconds_bucket{{{me},le="50"}}': "0+100x200",
+                f'katmatic_answer_seconds_bucket{{{me},le="+Inf"}}': "0+100x200",
+            },
+            {"job": app.name},
+        )
+
+
+def _name(text: str) -> str:
+    return "".join(letter if letter.isalnum() else "_" for letter in text)
+
+
+def _config(app: App, address: str) -> str:
+    return f"""# Prometheus for {app.name}: prometheus --config.file={CONFIG}
+global:
+  scrape_interval: {INTERVAL}
+  evaluation_interval: {INTERVAL}
+rule_files:
+  - {RULES}
+scrape_configs:
+  - job_name: {_text(app.name)}
+    metrics_path: /metrics
+    static_configs:
+      - targets: [{_text(address)}]
+"""
+
+
+def _written(app: App, rules: list[Rule]) -> str:
+    recorded = {
+        "katmatic:events:rate5m": "sum by (job, topic) (rate(katmatic_events_total[5m]))",
+        "katmatic:predictions:rate5m": "sum by (job, predictor) (rate(katmatic_predictions_total[5m]))",
+        "katmatic:answer_seconds:p50": _quantile(0.5),
+        "katmatic:answer_seconds:p99": _quantile(0.99),
+        "katmatic:events:unaccounted": (
+            "sum by (job) (katmatic_events_total) - sum by (job) (katmatic_event_outcomes_total)"
+        ),
+    }
+    lines = [f"# Rules for {app.name}, from its policies: katmatic deploy prometheus", "groups:"]
+    lines += [f"  - name: {_text(f'katmatic {app.name} figures')}", "    rules:"]
+    for name, expr in recorded.items():
+        lines += [f"      - record: {name}", f"        expr: {_text(expr)}"]
+    lines += [f"  - name: {_text(f'katmatic {app.name} alerts')}", "    rules:"]
+    for rule in rules:
+        lines += [
+            f"      - alert: {rule.name}",
+            f"        expr: {_text(rule.expr)}",
+            f"        for: {rule.lasts}",
+            f"        labels: {{severity: {rule.severity}}}",
+            f"        annotations: {{summary: {_text(rule.summary)}}}",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _quantile(q: float) -> str:
+    return f"histogram_quantile({q}, sum by (job, le) (rate(katmatic_answer_seconds_bucket[5m])))"
+
+
+def _test(app: App, rules: list[Rule]) -> str:
+    """One test for each alert, and one in which all is well and none fires."""
+    lines = ["# promtool test rules " + TEST, f"rule_files: [{RULES}]", "evaluation_interval: 1m", "tests:"]
+    for rule in rules:
+        lines += ["  - interval: 1m", f"    name: {_text(rule.name)}", "    input_series:"]
+        for series, values in rule.series.items():
+            lines += [f"      - series: {_text(series)}", f"        values: {_text(values)}"]
+        summary = rule.summary
+        for label, value in rule.labels.items():
+            summary = summary.replace(f"{{{{ $labels.{label} }}}}", value)
+        lines += [
+            "    alert_rule_test:",
+            f"      - eval_time: {rule.after}",
+            f"        alertname: {rule.name}",
+            "        exp_alerts:",
+            f"          - exp_labels: {json.dumps({'severity': rule.severity, **rule.labels})}",
+            f"            exp_annotations: {json.dumps({'summary': summary}, ensure_ascii=False)}",
+        ]
+    lines += ["  - interval: 1m", "    name: all is well", "    input_series:"]
+    for series, values in _well(app).items():
+        lines += [f"      - series: {_text(series)}", f"        values: {_text(values)}"]
+    lines += ["    alert_rule_test:"]
+    for rule in rules:
+        lines += [f"      - eval_time: {rule.after}", f"        alertname: {rule.name}", "        exp_alerts: []"]
+    return "\n".join(lines) + "\n"
+
+
+def _well(app: App) -> dict[str, str]:
+    me = f'job="{app.name}"'
+    found = {
+        f"up{{{me}}}": "1x200",
+        f'katmatic_events_total{{{me},topic="gate"}}': "0+1000x200",
+        f'katmatic_event_outcomes_total{{{me},outcome="applied"}}': "0+999x200",
+        f'katmatic_event_outcomes_total{{{me},outcome="dead"}}': "0+1x200",
+        f"katmatic_lag_seconds{{{me}}}": "0.01x200",
+        f'katmatic_answer_seconds_bucket{{{me},le="0.001"}}': "0+100x200",
+        f'katmatic_answer_seconds_bucket{{{me},le="+Inf"}}': "0+100x200",
+    }
+    for event in app.events:
+        found[f'katmatic_source_silent{{{me},topic="{schema(event).topic}"}}'] = "0x200"
+    for name, predictor in app.predictors.items():
+        mine = f'{me},predictor="{name}"'
+        error = "brier" if predictor.label.is_binary else "rmse"
+        for who, value in (("model", 0.1), ("base_rate", 0.2), ("own_past_rate", 0.15)):
+            found[f'katmatic_model_quality{{{mine},metric="{error}",who="{who}"}}'] = f"{value}x200"
+        found[f"katmatic_model_judged_rows{{{mine}}}"] = "1000x200"
+        found[f'katmatic_drift_index{{{mine},column="rate"}}'] = "0.01x200"
+        found[f'katmatic_drift_bound{{{mine},column="rate"}}'] = "0.1x200"
+        found[f'katmatic_actions_total{{{mine},result="ok"}}'] = "0+1x200"
+    return found
+
+
+def _text(value: str) -> str:
+    """A text in YAML, which takes JSON's."""
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,74 @@
+"""Figures of models, drift and the process, as gauges for Prometheus. No label holds a key of an event."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from katmatic.metrics import Metrics
+from katmatic.monitoring.drift import Shift
+from katmatic.monitoring.quality import Report
+
+METRICS = ("auc", "brier", "log_loss", "accuracy", "rmse", "mae")
+
+
+def judged(metrics: Metrics, report: Report) -> None:
+    """How good a predictor's live answers are, beside both baselines."""
+    name = report.predictor
+    metrics.set("model_judged_rows", report.model.rows, predictor=name)
+    for who, scores in (("model", report.model), ("base_rate", report.base), ("own_past_rate", report.rule)):
+        for metric in METRICS:
+            value = getattr(scores, metric)
+            if value is not None:
+                metrics.set("model_quality", value, predictor=name, metric=metric, who=who)
+
+
+def answers(metrics: Metrics, predictor: str, version: int, since: int | None) -> None:
+    """Which version answers, and from which moment on."""
+    metrics.set("model_version", version, predictor=predictor)
+    if since is not None:
+        metrics.set("model_promoted_seconds", since / 1e6, predictor=predictor)
+
+
+def moved(metrics: Metrics, predictor: str, shifts: Iterable[Shift]) -> None:
+    """How far each column has moved, and how far is too far."""
+    for shift in shifts:
+        metrics.set("drift_index", shift.index, predictor=predictor, column=shift.name)
+        metrics.set("drift_bound", shift.bound, predictor=predictor, column=shift.name)
+
+
+def silent(metrics: Metrics, topics: Sequence[str], names: Iterable[str]) -> None:
+    """Which of the `topics` are silent."""
+    quiet = set(names)
+    for topic in topics:
+        metrics.set("source_silent", float(topic in quiet), topic=topic)
+
+
+def process() -> str:
+    """The standard figures of a process, named as Prometheus' client libraries do; what is unknown is left out."""
+    found: dict[str, tuple[str, float]] = {}
+    with contextlib.suppress(ImportError):
+        import resource
+
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        found["process_cpu_seconds_total"] = ("counter", used.ru_utime + used.ru_stime)
+        found["process_max_fds"] = ("gauge", resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            pages = Path("/proc/self/statm").read_text("ascii").split()
+            size = os.sysconf("SC_PAGE_SIZE")
+            found["process_virtual_memory_bytes"] = ("gauge", int(pages[0]) * size)
+            found["process_resident_memory_bytes"] = ("gauge", int(pages[1]) * size)
+            found["process_open_fds"] = ("gauge", sum(1 for _ in Path("/proc/self/fd").iterdir()))
+            started = float(Path("/proc/self/stat").read_text("utf-8").rpartition(")")[2].split()[19])
+            booted = next(
+                line for line in Path("/proc/stat").read_text("ascii").splitlines() if line.startswith("btime")
+            )
+            found["process_start_time_seconds"] = (
+                "gauge",
+                int(booted.split()[1]) + started / os.sysconf("SC_CLK_TCK"),
+            )
+    return "".join(f"# TYPE {name} {kind}\n{name} {value:.17g}\n" for name, (kind, value) in found.items())
