@@ -132,8 +132,10 @@ class KafkaHistory:
 
         with self._connection.explained(name):
             producer = Producer(self._connection.options(enable_idempotence=True))
-            for value in values:
+            for i, value in enumerate(values):
                 producer.produce(name, value, on_delivery=told)
+                if i == 0:
+                    producer.flush(ANSWER_SECONDS)  # the first goes alone, as in a commit
             left = producer.flush(ANSWER_SECONDS)
             if errors or left:
                 raise KafkaException(errors[0] if errors else KafkaError(KafkaError._TIMED_OUT))
@@ -323,6 +325,7 @@ class KafkaLog(KafkaHistory):
         self._tried: Entry | None = None  # for the batch that was given; it may have been committed, or not
         self._producer: Producer | None = None
         self._owner = f"{socket.gethostname()}, process {os.getpid()}, since {to_datetime(SystemClock().now())}"
+        self._known: set[str] = set()  # topics whose partitions the producer knows
         self._fed_at: dict[str, deque[tuple[int, int]]] = {}  # by topic: up to which number, from which offset on
         self._connection.ensure([self._journal, *(self._connection.topic(topic) for topic in topics)])
         self._producer = self._connect()
@@ -521,6 +524,10 @@ class KafkaLog(KafkaHistory):
             producer.begin_transaction()
             for topic, value, header in records:
                 producer.produce(topics[topic], value, headers={self._connection.name: header})
+                if topic not in self._known:
+                    # The first of a topic goes alone: until its partition is known, what follows may overtake it.
+                    producer.flush(COMMIT_SECONDS)
+                    self._known.add(topic)
             producer.produce(self._journal, pack(entry))
             producer.commit_transaction(COMMIT_SECONDS)
         self._producer, self._tried = producer, None
@@ -548,6 +555,7 @@ class KafkaLog(KafkaHistory):
 
     def _connect(self) -> Producer:
         """The producer of the owner; whoever had it before can commit no more."""
+        self._known = set[str]()
         with self._connection.explained():
             producer = Producer(
                 self._connection.options(
@@ -703,6 +711,8 @@ class _Intake:
                 self._check(message, error)
                 continue
             name, offset = self._names[message.topic() or ""], int(message.offset() or 0)
+            if offset < (start + len(values) if name == topic else self._seen[name]):
+                continue  # it came before
             is_ours = mark_of(message, self._connection.name) is not None
             if is_ours or name != topic or offset != start + len(values):
                 self._wait(topic, start, values)
