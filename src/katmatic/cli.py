@@ -61,7 +61,7 @@ Mapped = Annotated[
 def main() -> None:
     """What the command `katmatic` calls: an error of ours is one message of four parts, and exit code 2."""
     try:
-        app()
+        app(prog_name="katmatic")
     except KatmaticError as error:
         parts = {name: escape(text) for name, text in error.as_dict().items()}
         _say(f"[bold red]{parts['where']}[/]: found {parts['found']}")
