@@ -53,16 +53,21 @@ def declared(model: Any) -> App:
     app = App("cards")
     app.source(Payment, lateness="10m", horizon="2h", duplicates="10m")
     app.source(Dispute, horizon="10m")
-    features: dict[str, Any] = {"amount": Payment.amount}
-    for window in ("1h", "24h", "7d"):
-        features[f"count_{window}"] = past.count(Payment, window, by=Payment.card)
-        features[f"sum_{window}"] = past.sum(Payment.amount, window, by=Payment.card)
-        features[f"mean_{window}"] = past.mean(Payment.amount, window, by=Payment.card)
-        features[f"max_{window}"] = past.max(Payment.amount, window, by=Payment.card)
-    features["since"] = past.since(Payment, by=Payment.card)
-    features["category_24h"] = past.count(Payment, "24h", by=(Payment.card, Payment.category))
-    app.predict("disputed", future.any(Dispute, per=Payment, within="1m"), features=features, model=model)
+    app.predict("disputed", future.any(Dispute, per=Payment, within="1m"), features=features(), model=model)
     return app
+
+
+def features() -> dict[str, Any]:
+    """The 15 features of a payment."""
+    found: dict[str, Any] = {"amount": Payment.amount}
+    for window in ("1h", "24h", "7d"):
+        found[f"count_{window}"] = past.count(Payment, window, by=Payment.card)
+        found[f"sum_{window}"] = past.sum(Payment.amount, window, by=Payment.card)
+        found[f"mean_{window}"] = past.mean(Payment.amount, window, by=Payment.card)
+        found[f"max_{window}"] = past.max(Payment.amount, window, by=Payment.card)
+    found["since"] = past.since(Payment, by=Payment.card)
+    found["category_24h"] = past.count(Payment, "24h", by=(Payment.card, Payment.category))
+    return found
 
 
 def payments(events: int, first: int, spacing: int, seed: int = 1) -> tuple[list[bytes], NDArray[np.int64]]:

@@ -12,7 +12,7 @@ from katmatic.monitoring import gauges
 from katmatic.monitoring.drift import Shift
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="read from /proc, which only Linux has")
 def test_the_process_has_its_standard_figures():
     found = dict(re.findall(r"^(process_\w+) (\S+)$", gauges.process(), re.M))
     assert {"process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds"} <= set(found)

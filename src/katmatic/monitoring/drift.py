@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
@@ -146,19 +146,9 @@ class _Day:
             self._stride *= 2
 
 
-def _rows(block: PredictionBlock, index: NDArray[np.int64]) -> PredictionBlock:
-    """Some rows of a block, with what a comparison looks at."""
-    if len(index) == len(block):
-        return block
-    chosen = index.tolist()
-    return replace(
-        block,
-        anchor=block.anchor[index],
-        key=[block.key[i] for i in chosen],
-        values=block.values[index],
-        texts={name: [column[i] for i in chosen] for name, column in block.texts.items()},
-        score=None if block.score is None else block.score[index],
-    )
+def _rows(block: PredictionBlock, rows: NDArray[np.int64]) -> PredictionBlock:
+    """Some rows of a block, in their order; the block itself if they are all of it."""
+    return block if len(rows) == len(block) else block.take(rows)
 
 
 def _sample(days: Iterable[_Day]) -> Sample:
