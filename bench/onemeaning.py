@@ -1,8 +1,10 @@
-"""One meaning: the same events embedded, on Apache Kafka with one partition, and backfilled, with equal hashes.
+"""One meaning: the same events embedded, on Apache Kafka with one partition and with four, and backfilled.
 
 Card payments and disputes, with repeats, late ones and what cannot be read. `hashes` has for each way one hash of all
-predictions with their features, of all label versions, and of the training rows; the cut into blocks is not in them.
-Backfilled means: from the journal on Kafka, thousands of batches in one step. `--events` says how many payments.
+predictions with their features, of all label versions, and of the training rows, whatever the order in which the cards
+came: with four partitions, that is not decided before. `positions` has hashes with the order and each anchor's
+position, for the ways that have one order. Backfilled means: from the journal of the topics with four partitions,
+thousands of batches in one step. `--events` says how many payments.
 """
 
 from __future__ import annotations
@@ -10,14 +12,18 @@ from __future__ import annotations
 import hashlib
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from itertools import islice
+from dataclasses import replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from bench.report import report
@@ -41,6 +47,7 @@ SPACING = 20_000  # microseconds between two payments
 CHUNK = 2_000  # payments that arrive at one moment
 HOUR = 3_600_000_000
 STEPPED = 2_000  # batches in one step of the backfill
+TOPICS = ("payment", "dispute")
 
 Arrivals = list[tuple[int, str, list[bytes]]]
 Send = Callable[[str, list[bytes]], object]
@@ -52,26 +59,50 @@ def measure() -> dict[str, Any]:
     arrivals, broker = list(_arrivals(events)), address()
     app, name = declared(HistGradientBoostingClassifier()), f"onemeaning{SystemClock().now()}."
     hashes: dict[str, dict[str, str]] = {}
+    positions: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder, closing(SqliteLog(Path(folder) / "log.db")) as log:
         _run(app, log, arrivals, log.append)
         hashes["embedded"] = _hashes(app, log)
-    with closing(KafkaLog(f"kafka://{broker}/{name}", app.name, ("payment", "dispute"))) as kafka:
-        producer = Producer({"bootstrap.servers": broker})
-
-        def post(topic: str, values: list[bytes]) -> None:
-            for value in values:
-                producer.produce(f"{name}{topic}", value)
-            assert producer.flush(60) == 0
-
-        _run(app, kafka, arrivals, post)
-        hashes["kafka"] = _hashes(app, kafka)
-    with closing(KafkaHistory(f"kafka://{broker}/{name}", app.name)) as history:
-        hashes["backfilled"] = _hashes(app, _backfilled(app, history))
+        positions["embedded"] = _positions(log)
+    for way, partitions in (("kafka", 1), ("kafka, four partitions", 4)):
+        place = f"kafka://{broker}/{name}{partitions}."
+        _make_topics(broker, [f"{name}{partitions}.{topic}" for topic in TOPICS], partitions)
+        with closing(KafkaLog(place, app.name, TOPICS)) as kafka:
+            _run(app, kafka, arrivals, _Producer(broker, f"{name}{partitions}."))
+            hashes[way] = _hashes(app, kafka)
+            if partitions == 1:
+                positions[way] = _positions(kafka)
+            else:
+                mixed = _positions(kafka)
+    with closing(KafkaHistory(place, app.name)) as history:
+        backfilled = _backfilled(app, history)
+    hashes["backfilled"] = _hashes(app, backfilled)
     return {
         "events": sum(len(values) for _, _, values in arrivals),
         "hashes": hashes,
-        "equal": all(found == hashes["embedded"] for found in hashes.values()),
+        "positions": positions,
+        "equal": all(found == hashes["embedded"] for found in hashes.values())
+        and positions["kafka"] == positions["embedded"]
+        and _positions(backfilled) == mixed,
     }
+
+
+def _make_topics(broker: str, names: Sequence[str], partitions: int) -> None:
+    client = AdminClient({"bootstrap.servers": broker})
+    for future in client.create_topics([NewTopic(name, partitions, 1) for name in names]).values():
+        future.result()
+
+
+class _Producer:
+    """Posts as a user's producer does: by card, which decides the partition."""
+
+    def __init__(self, broker: str, prefix: str) -> None:
+        self._producer, self._prefix = Producer({"bootstrap.servers": broker}), prefix
+
+    def __call__(self, topic: str, values: list[bytes]) -> None:
+        for value in values:
+            self._producer.produce(f"{self._prefix}{topic}", value, key=value.partition(b",")[0])
+        assert self._producer.flush(60) == 0
 
 
 def _arrivals(events: int) -> Iterator[tuple[int, str, list[bytes]]]:
@@ -115,27 +146,48 @@ def _backfilled(app: App, history: History) -> MemoryLog:
 
 
 def _hashes(app: App, log: History) -> dict[str, str]:
-    predictor = next(iter(app.predictors.values()))
-    predictions = (decode_predictions(value) for _, value in log.scan(PREDICTIONS))
-    labels = (decode_labels(value) for _, value in log.scan(LABELS))
-    rows = read(log, app, predictor, 2**62)
+    """Of what was made, in an order of its own: by moment, key and time."""
+    rows = read(log, app, next(iter(app.predictors.values())), 2**62)
+    assert rows is not None
+    ordered = rows.take(np.lexsort((np.array(rows.key)[:, 0], rows.at)))
     return {
-        "predictions": _hash(predictions, ("anchor", "key", "time", "at", "now", "lead", "values", "failed")),
-        "labels": _hash(labels, ("anchor", "key", "time", "version", "state", "value", "now", "evidence")),
-        "training_rows": rows.digest()[:32] if rows else "",
+        "predictions": _hash(
+            ("now", "key", "time", "at", "lead", "values", "failed"), map(_columns, _predictions(log)), is_sorted=True
+        ),
+        "labels": _hash(
+            ("now", "key", "time", "version", "state", "value", "evidence"), map(_columns, _labels(log)), is_sorted=True
+        ),
+        "training_rows": replace(ordered, anchor=np.zeros_like(ordered.anchor)).digest()[:32],
     }
 
 
-def _hash(blocks: Iterable[Any], columns: tuple[str, ...]) -> str:
-    """Of the columns one after the other, each over all blocks."""
-    found = {name: hashlib.sha256() for name in columns}
-    for block in blocks:
-        for name in columns:
-            column = getattr(block, name)
-            found[name].update(
-                column.tobytes() if isinstance(column, np.ndarray) else "".join(map(repr, column)).encode()
-            )
-    return hashlib.sha256(b"".join(each.digest() for each in found.values())).hexdigest()[:32]
+def _positions(log: History) -> str:
+    """Of the order in which all of it was made, with the position of each anchor."""
+    columns = ("anchor", "key", "now")
+    return _hash(columns, map(_columns, chain(_predictions(log), _labels(log))), is_sorted=False)
+
+
+def _predictions(log: History) -> Iterator[Any]:
+    return (decode_predictions(value) for _, value in log.scan(PREDICTIONS))
+
+
+def _labels(log: History) -> Iterator[Any]:
+    return (decode_labels(value) for _, value in log.scan(LABELS))
+
+
+def _hash(names: tuple[str, ...], blocks: Iterable[dict[str, NDArray[Any]]], *, is_sorted: bool) -> str:
+    """Of the columns one after the other, each over all blocks; sorted by the first four."""
+    made = list(blocks)
+    columns = {name: np.concatenate([block[name] for block in made]) for name in names}
+    order = np.arange(len(columns["now"]))
+    if is_sorted:
+        order = np.lexsort([columns[name] for name in reversed(names[:4])])
+    return hashlib.sha256(b"".join(np.ascontiguousarray(c[order]).tobytes() for c in columns.values())).hexdigest()[:32]
+
+
+def _columns(block: Any) -> dict[str, NDArray[Any]]:
+    keys = np.array(["/".join(key) for key in block.key], dtype="U32")
+    return {**{name: value for name, value in vars(block).items() if isinstance(value, np.ndarray)}, "key": keys}
 
 
 if __name__ == "__main__":

@@ -52,6 +52,7 @@ def test_embedded_on_kafka_and_backfilled_mean_the_same():
     need_kafka()
     found = figures("onemeaning", "--events", "10000")
     assert found["equal"], found["hashes"]
+    assert set(found["hashes"]) == {"embedded", "kafka", "kafka, four partitions", "backfilled"}
     assert all(found["hashes"]["kafka"].values())
 
 

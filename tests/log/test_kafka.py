@@ -7,7 +7,7 @@ from contextlib import closing
 import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
-from confluent_kafka.cimpl import NewTopic
+from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from katmatic.errors import LogError, LogLost
 from katmatic.log.base import Slice
@@ -164,10 +164,89 @@ def test_a_long_log_is_read_from_any_place(address):
             )
 
 
-def test_a_topic_of_several_partitions_is_refused(address, tmp_path):
+@pytest.fixture
+def partitioned(tmp_path):
+    """Make a topic of so many partitions, or give it more."""
     admin = AdminClient({"bootstrap.servers": need_kafka()})
-    admin.create_topics([NewTopic(f"{tmp_path.name}-gate", 3, 1)])[f"{tmp_path.name}-gate"].result()
-    with pytest.raises(LogError, match=r"gate: found 3 partitions, expected one"):
+
+    def partitioned(topic, count):
+        name = f"{tmp_path.name}-{topic}"
+        there = name in admin.list_topics(timeout=WAIT_SECONDS).topics
+        made = (
+            admin.create_partitions([NewPartitions(name, count)])
+            if there
+            else admin.create_topics([NewTopic(name, count, 1)])
+        )
+        made[name].result()
+
+    return partitioned
+
+
+def test_each_partition_is_read_in_its_order_and_again_in_the_order_in_which_all_of_them_came(
+    address, partitioned, tmp_path
+):
+    partitioned("gate", 4)
+    producer = Producer({"bootstrap.servers": need_kafka()})
+    batches, handed = [], 0
+    for life in range(3):
+        with closing(KafkaLog(address, "school", ["gate"])) as log:
+            for i in range(200):
+                value = b"%d %d %03d" % (i % 4, life, i)
+                producer.produce(f"{tmp_path.name}-gate", value, partition=i % 4)
+            producer.flush(WAIT_SECONDS)
+            log.append("gate", [b"handed in"])
+            handed += 1
+            batches += read_all(log, 151, limit=37)  # some wait for the next life
+    with closing(KafkaLog(address, "school", ["gate"])) as log:
+        batches += read_all(log, 600 + handed - sum(map(len, batches)))
+        found = [value for batch in batches for piece in batch.slices for value in piece.values]
+        for partition in range(4):
+            mine = [value for value in found if value.startswith(b"%d " % partition)]
+            assert mine == sorted(mine)
+            assert len(mine) == len(set(mine)) == 150
+        assert found.count(b"handed in") <= handed  # whoever was promised nothing hands it in again
+        assert plain(log.batches()) == plain(batches)
+        assert [value for _, value in log.scan("gate")] == found
+        assert plain(KafkaHistory(address, "school").batches(batches[5].sequence)) == plain(batches[6:])
+
+
+def test_a_topic_may_be_given_more_partitions_and_never_fewer(address, partitioned, tmp_path):
+    partitioned("gate", 1)
+    producer = Producer({"bootstrap.servers": need_kafka()})
+    with closing(KafkaLog(address, "school", ["gate"])) as log:
+        producer.produce(f"{tmp_path.name}-gate", b"a", partition=0)
+        read_all(log, 1)
+        partitioned("gate", 3)
+        producer.list_topics(f"{tmp_path.name}-gate", timeout=WAIT_SECONDS)
+        producer.produce(f"{tmp_path.name}-gate", b"b", partition=2)
+        assert producer.flush(WAIT_SECONDS) == 0
+    with closing(KafkaLog(address, "school", ["gate"])) as log:
+        read_all(log, 1)
+        assert [value for _, value in log.scan("gate")] == [b"a", b"b"]
+    admin = AdminClient({"bootstrap.servers": need_kafka()})
+    admin.delete_topics([f"{tmp_path.name}-gate"])[f"{tmp_path.name}-gate"].result()
+    partitioned("gate", 2)
+    with pytest.raises(LogError, match="gate: found 2 partitions, where 3 were read"):
+        KafkaLog(address, "school", ["gate"])
+
+
+def test_partitions_that_a_topic_is_given_while_it_is_read_are_read_too(address, partitioned, tmp_path, monkeypatch):
+    monkeypatch.setattr("katmatic.log.kafka.LOOK_ROUNDS", 2)
+    partitioned("gate", 1)
+    with closing(KafkaLog(address, "school", ["gate"])) as log:
+        partitioned("gate", 2)
+        producer = Producer({"bootstrap.servers": need_kafka()})
+        producer.produce(f"{tmp_path.name}-gate", b"b", partition=1)
+        assert producer.flush(WAIT_SECONDS) == 0
+        read_all(log, 1)
+        assert [value for _, value in log.scan("gate")] == [b"b"]
+
+
+def test_a_topic_of_ours_has_one_partition(address, tmp_path):
+    admin = AdminClient({"bootstrap.servers": need_kafka()})
+    name = f"{tmp_path.name}-katmatic.school.journal"
+    admin.create_topics([NewTopic(name, 3, 1)])[name].result()
+    with pytest.raises(LogError, match=r"journal: found 3 partitions, expected one"):
         KafkaLog(address, "school", ["gate"])
 
 

@@ -5,7 +5,8 @@ record into the journal, which also says how far it has read, in one transaction
 So a restart, and whoever reads again, gets the same batches: from the journal, and from the topics what it names.
 
 What is handed in here is put into its topic by that transaction, too; so is what is fed. Records of ours bear a header
-that says what they are; it tells them from what others have posted when they come back.
+that says what they are; it tells them from what others have posted when they come back. A topic of the users may have
+many partitions: each is read in its order, and among them the order is that in which they came: the journal keeps it.
 """
 
 from __future__ import annotations
@@ -59,7 +60,10 @@ COMMIT_SECONDS = 5.0  # for each step of a transaction
 TRANSACTION_SECONDS = 30  # a worker that was killed holds up readers for so long, or until it is started again
 INTAKE_RECORDS_LIMIT = 20_000  # taken in and not yet read: more waits on the broker
 TOLD_ROUNDS = 10  # of the intake: a second while nothing comes
+LOOK_ROUNDS = 300  # of the intake between two looks for further partitions: half a minute while nothing comes
 RESERVED = 10_000  # sequences at a time, so that ticks that are not kept cost no commit
+
+Partition = tuple[str, int]  # a topic, and the number of one of its partitions
 
 
 class KafkaHistory:
@@ -110,10 +114,12 @@ class KafkaHistory:
         if name not in self._connection.there():
             return []
         place = last.places.get(topic) or Place(READ, 0)
-        fed = self._fed(topic, last)
-        with Cursor(self._connection, name, place.next) as cursor:
-            posted = [_value(message) for message in cursor.rest() if mark_of(message, self._connection.name) is None]
-        return [value for _, value in fed] + posted
+        found = [value for _, value in self._fed(topic, last)]
+        for partition in range(self._connection.there()[name]):
+            start = place.next[partition] if partition < len(place.next) else 0
+            with Cursor(self._connection, name, start, partition=partition) as cursor:
+                found += [_value(each) for each in cursor.rest() if mark_of(each, self._connection.name) is None]
+        return found
 
     def post(self, topic: str, values: Sequence[bytes]) -> None:
         """Hand records to the owner, who reads them next; they are durable when this returns. For other processes."""
@@ -267,19 +273,19 @@ class KafkaHistory:
 
 
 class _Streams:
-    """The records that the journal names, each kind of each topic in its order."""
+    """The records that the journal names, each kind of each partition in its order."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._cursors: dict[tuple[str, int], tuple[Cursor, list[tuple[int, bytes]]]] = {}
+        self._cursors: dict[tuple[str, int, int], tuple[Cursor, list[tuple[int, bytes]]]] = {}
 
     def take(self, run: Run, place: Place) -> list[bytes]:
-        """The values of the next run of its topic and kind; LogError if they are not what was read."""
-        topic = self._connection.topic(run.topic)
-        if (run.topic, run.kind) not in self._cursors:
+        """The values of the next run of its partition and kind; LogError if they are not what was read."""
+        topic, stream = self._connection.topic(run.topic), (run.topic, run.kind, run.partition)
+        if stream not in self._cursors:
             start = {Kind.POSTED: run.first, Kind.APPENDED: place.own, Kind.FED: place.fed}[Kind(run.kind)]
-            self._cursors[run.topic, run.kind] = Cursor(self._connection, topic, start), []
-        cursor, there = self._cursors[run.topic, run.kind]
+            self._cursors[stream] = Cursor(self._connection, topic, start, partition=run.partition), []
+        cursor, there = self._cursors[stream]
         while len(there) < run.count:
             for message in cursor.take():
                 kind, number, *_ = mark_of(message, self._connection.name) or (Kind.POSTED, message.offset() or 0)
@@ -436,12 +442,12 @@ class KafkaLog(KafkaHistory):
         for topic, way in self._ways.items():
             if way == READ:
                 place = last.places.get(topic)
-                self._intake.add(topic, place.next if place else None)
+                self._intake.add(topic, place.next if place else ())
                 fed += [(number, topic, value) for number, value in self._fed(topic, last)]
                 if place and place.unread:
                     self._fed_at[topic] = deque([(last.fed, place.fed)])
         for number, topic, value in sorted(fed):
-            self._tail.put_durable(topic, [value], number, Kind.FED)
+            self._tail.put_durable(topic, [value], number, (Kind.FED, 0))
         opening = self._next(Batch(last.reserved, last.now), {}, {}, is_batch=False)
         self._transact(opening, [])
         self._last = opening
@@ -462,7 +468,7 @@ class KafkaLog(KafkaHistory):
         offsets = self._intake.offsets(runs)
         for topic in dict.fromkeys((*read, *offsets, *ends, *feeds)):
             before = places.get(topic) or Place(READ, 0)
-            after, seen = offsets.get(topic, (0, 0))
+            after, seen = offsets.get(topic, ([], 0))
             own_fed = sum(run.count for run in runs if run.topic == topic and run.kind == Kind.FED)
             places[topic] = Place(
                 READ,
@@ -523,7 +529,7 @@ class KafkaLog(KafkaHistory):
         with self._connection.explained():
             producer.begin_transaction()
             for topic, value, header in records:
-                producer.produce(topics[topic], value, headers={self._connection.name: header})
+                producer.produce(topics[topic], value, partition=0, headers={self._connection.name: header})
                 if topic not in self._known:
                     # The first of a topic goes alone: until its partition is known, what follows may overtake it.
                     producer.flush(COMMIT_SECONDS)
@@ -579,12 +585,12 @@ class KafkaLog(KafkaHistory):
                 chunks.popleft()
         number = before.fed
         for topic, values in feeds.items():
-            self._tail.put_durable(topic, values, number + 1, Kind.FED)
+            self._tail.put_durable(topic, values, number + 1, (Kind.FED, 0))
             number += len(values)
             self._fed_at.setdefault(topic, deque()).append((number, entry.places[topic].own))
         for topic, place in entry.places.items():
             if topic not in before.places and place.way == READ:
-                self._intake.add(topic, None)
+                self._intake.add(topic, ())
 
     def _checked(self, records: Mapping[str, Sequence[bytes]], way: int, limit: int) -> dict[str, list[bytes]]:
         found = {topic: list(values) for topic, values in records.items() if values}
@@ -604,26 +610,34 @@ class _Intake:
             self._consumer: Consumer = connection.consumer(auto_offset_reset="error")
         self._lock = threading.Lock()  # around what was seen and what waits, which belong together
         self._names: dict[str, str] = {}  # topics of the cluster -> ours
-        self._starts: dict[str, int] = {}  # topics to be looked at, too: from which offset on
-        self._seen: dict[str, int] = {}  # the offset after the last record that came, whoever wrote it
-        self._after: dict[str, int] = {}  # the offset after the last record that was posted and read
-        self._waiting: dict[str, int] = {}  # records that were posted, came, and were not read
-        self._told: dict[str, int] = {}  # what the consumer group was told of how far it came
-        self._quiet = 0  # rounds since it was told
+        self._partitions: dict[str, int] = {}  # of each of our topics, how many are looked at
+        self._starts: dict[Partition, int] = {}  # partitions to be looked at, too: from which offset on
+        self._seen: dict[Partition, int] = {}  # the offset after the last record that came, whoever wrote it
+        self._after: dict[Partition, int] = {}  # the offset after the last record that was posted and read
+        self._waiting: dict[Partition, int] = {}  # records that were posted, came, and were not read
+        self._told: dict[Partition, int] = {}  # what the consumer group was told of how far it came
+        self._quiet = self._unlooked = 0  # rounds since it was told, and since there was a look for more partitions
         self._trouble: LogError | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="katmatic-kafka-intake", daemon=True)
 
-    def add(self, topic: str, start: int | None) -> None:
-        """Look at a topic, too, from an offset on; None: from its first record on."""
+    def add(self, topic: str, starts: Sequence[int]) -> None:
+        """Look at a topic, too: its partitions from these offsets on, further ones from their first record on."""
         name = self._connection.topic(topic)
-        if start is None:
-            with Cursor(self._connection, name) as cursor:
-                start, _ = cursor.bounds()
+        count = self._connection.there().get(name, 0)
+        if count < len(starts):
+            raise _changed(self._connection, name, f"{count} partitions, where {len(starts)} were read")
+        found = list(starts)
+        for partition in range(len(starts), count):
+            with Cursor(self._connection, name, partition=partition) as cursor:
+                found.append(cursor.bounds()[0])
         with self._lock:
             self._names[name] = topic
-            self._seen[topic] = self._after[topic] = self._starts[name] = start
-            self._waiting[topic] = 0
+            for partition in range(self._partitions.get(topic, 0), count):
+                at = topic, partition
+                self._seen[at] = self._after[at] = self._starts[at] = found[partition]
+                self._waiting[at] = 0
+            self._partitions[topic] = count
 
     def start(self) -> None:
         """Begin to take in."""
@@ -634,23 +648,23 @@ class _Intake:
         if self._trouble is not None:
             raise self._trouble
 
-    def offsets(self, runs: Sequence[Run]) -> dict[str, tuple[int, int]]:
-        """By topic: from which offset on nothing that was posted was read, after these runs; and how far was looked."""
+    def offsets(self, runs: Sequence[Run]) -> dict[str, tuple[list[int], int]]:
+        """By topic: from where on nothing was read of each partition, after these runs; how far the first is seen."""
         with self._lock:
             waiting, after = dict(self._waiting), dict(self._after)
-            for run in runs:
-                if run.kind == Kind.POSTED:
-                    waiting[run.topic] -= run.count
-                    after[run.topic] = run.last + 1
-            return {topic: (after[topic] if waiting[topic] else seen, seen) for topic, seen in self._seen.items()}
+            _pass(runs, waiting, after)
+            return {
+                topic: (
+                    [after[at] if waiting[at] else self._seen[at] for at in ((topic, p) for p in range(count))],
+                    self._seen[topic, 0],
+                )
+                for topic, count in self._partitions.items()
+            }
 
     def settle(self, runs: Sequence[Run]) -> None:
         """These runs were read for good."""
         with self._lock:
-            for run in runs:
-                if run.kind == Kind.POSTED:
-                    self._waiting[run.topic] -= run.count
-                    self._after[run.topic] = run.last + 1
+            _pass(runs, self._waiting, self._after)
 
     def close(self) -> None:
         """Take nothing more in."""
@@ -681,11 +695,26 @@ class _Intake:
             )
 
     def _look_at_more(self) -> None:
+        self._unlooked += 1
+        if self._unlooked >= LOOK_ROUNDS:
+            self._unlooked = 0
+            self._grow()
         with self._lock:
-            more = [TopicPartition(name, 0, start) for name, start in self._starts.items()]
+            more = [TopicPartition(self._connection.topic(t), p, start) for (t, p), start in self._starts.items()]
             self._starts.clear()
         if more:
             self._consumer.incremental_assign(more)  # which leaves alone what is on its way from the others
+
+    def _grow(self) -> None:
+        """Look at partitions, too, that topics were given since."""
+        try:
+            there = self._connection.there()
+            for name, topic in list(self._names.items()):
+                known = self._partitions[topic]
+                if there.get(name, 0) > known:
+                    self.add(topic, [self._seen[topic, partition] for partition in range(known)])
+        except LogError:  # the broker is away: there will be another look
+            return
 
     def _tell(self) -> None:
         """Tell the group how far it came, for the tools that show its lag; what counts stands in the journal."""
@@ -694,43 +723,42 @@ class _Intake:
             return
         self._quiet = 0
         with self._lock:
-            found = {
-                name: self._after[topic] if self._waiting[topic] else self._seen[topic]
-                for name, topic in self._names.items()
-            }
+            found = {at: self._after[at] if self._waiting[at] else seen for at, seen in self._seen.items()}
         if found != self._told:
             self._told = found
-            self._consumer.commit(offsets=[TopicPartition(n, 0, o) for n, o in found.items()], asynchronous=True)
+            offsets = [TopicPartition(self._connection.topic(t), p, offset) for (t, p), offset in found.items()]
+            self._consumer.commit(offsets=offsets, asynchronous=True)
 
     def _put(self, messages: list[Message]) -> None:
         """Let wait what others posted; what is ours is known."""
-        topic, start, values = "", 0, list[bytes]()
+        at, start, values = None, 0, list[bytes]()
         for message in messages:
             error = message.error()
             if error is not None:
                 self._check(message, error)
                 continue
-            name, offset = self._names[message.topic() or ""], int(message.offset() or 0)
-            if offset < (start + len(values) if name == topic else self._seen[name]):
+            here, offset = (self._names[message.topic() or ""], message.partition() or 0), int(message.offset() or 0)
+            if offset < (start + len(values) if here == at else self._seen[here]):
                 continue  # it came before
             is_ours = mark_of(message, self._connection.name) is not None
-            if is_ours or name != topic or offset != start + len(values):
-                self._wait(topic, start, values)
-                topic, start, values = name, offset, []
+            if is_ours or here != at or offset != start + len(values):
+                self._wait(at, start, values)
+                at, start, values = here, offset, []
             if is_ours:
-                topic, start = name, offset + 1
+                at, start = here, offset + 1
             else:
                 values.append(_value(message))
-        self._wait(topic, start, values)
+        self._wait(at, start, values)
 
-    def _wait(self, topic: str, start: int, values: list[bytes]) -> None:
-        if not topic:
+    def _wait(self, at: Partition | None, start: int, values: list[bytes]) -> None:
+        if at is None:
             return
+        topic, partition = at
         with self._lock:
-            self._seen[topic] = start + len(values)
+            self._seen[at] = start + len(values)
             if values:
-                self._waiting[topic] += len(values)
-                self._tail.put_durable(topic, values, start, Kind.POSTED)
+                self._waiting[at] += len(values)
+                self._tail.put_durable(topic, values, start, (Kind.POSTED, partition))
 
     def _check(self, message: Message, error: KafkaError) -> None:
         if error.code() == KafkaError._AUTO_OFFSET_RESET:
@@ -744,6 +772,14 @@ class _Intake:
             raise KafkaException(error)
 
 
+def _pass(runs: Sequence[Run], waiting: dict[Partition, int], after: dict[Partition, int]) -> None:
+    """Note that runs were read."""
+    for run in runs:
+        if run.kind == Kind.POSTED:
+            waiting[run.topic, run.partition] -= run.count
+            after[run.topic, run.partition] = run.last + 1
+
+
 def _runs(slices: Sequence[Slice], origins: list[Origin]) -> list[Run]:
     """The runs of a batch: what came in a row, of one topic and in one way."""
     runs, left = list[Run](), deque(origins)
@@ -751,19 +787,21 @@ def _runs(slices: Sequence[Slice], origins: list[Origin]) -> list[Run]:
         at = 0
         while at < len(piece.values):
             origin = left.popleft()
-            kind, count = _kind(origin), origin.count
+            came, count = _came(origin), origin.count
             first = origin.number if origin.durable else piece.first + at
-            while left and at + count < len(piece.values) and _kind(left[0]) == kind:
+            while left and at + count < len(piece.values) and _came(left[0]) == came:
                 origin = left.popleft()
                 count += origin.count
             last = origin.number + origin.count - 1 if origin.durable else first + count - 1
-            runs.append(Run(piece.topic, kind, count, first, last, checksum_of(piece.values[at : at + count])))
+            checksum = checksum_of(piece.values[at : at + count])
+            runs.append(Run(piece.topic, came[0], count, first, last, checksum, came[1]))
             at += count
     return runs
 
 
-def _kind(origin: Origin) -> Kind:
-    return Kind(origin.origin) if origin.durable else Kind.APPENDED
+def _came(origin: Origin) -> tuple[int, ...]:
+    """Kind and partition of records."""
+    return origin.origin if origin.durable else (Kind.APPENDED, 0)
 
 
 def _value(message: Message) -> bytes:

@@ -1,4 +1,4 @@
-"""What a log on Kafka needs of the client library: an address, topics with one partition, and a cursor over a topic."""
+"""What a log on Kafka needs of the client library: an address, topics, and a cursor over a partition of one."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Connection:
             return {name: len(topic.partitions) for name, topic in found.items() if topic.error is None}
 
     def ensure(self, topics: Iterable[str], config: Mapping[str, str] = FOR_EVER) -> None:
-        """Make the topics that are not there; LogError if one has more than one partition."""
+        """Make the topics that are not there; LogError if one of ours has more than one partition."""
         there = self.there()
         missing = [NewTopic(topic, 1, -1, config=dict(config)) for topic in dict.fromkeys(topics) if topic not in there]
         with self.explained():
@@ -115,12 +115,12 @@ class Connection:
                             raise
                 there = self.there()
         for topic in topics:
-            if there.get(topic, 1) != 1:
+            if topic.startswith(f"{self.name}.") and there.get(topic, 1) != 1:
                 raise LogError(
                     self.where(topic),
                     found=f"{there[topic]} partitions",
-                    expected="one: an application reads topics of one partition for now",
-                    do="let its producers write to a topic of one partition; docs/scaling.md says what is to come",
+                    expected="one: a topic of katmatic's own has one order",
+                    do="delete it, if nothing is in it yet: it will be made as it must be",
                 )
 
     @contextmanager
@@ -144,13 +144,13 @@ class Connection:
 
 
 class Cursor:
-    """The committed records of one topic, from an offset on, in order. Close it.
+    """The committed records of one partition of a topic, from an offset on, in order. Close it.
 
     Moved about, it may still give a record from where it was before: whoever needs every one takes a new cursor.
     """
 
-    def __init__(self, connection: Connection, topic: str, offset: int | None = None) -> None:
-        self._connection, self._topic = connection, topic
+    def __init__(self, connection: Connection, topic: str, offset: int | None = None, *, partition: int = 0) -> None:
+        self._connection, self._topic, self._partition = connection, topic, partition
         self._consumer = connection.consumer(
             enable_partition_eof=True,
             auto_offset_reset="earliest",
@@ -162,7 +162,7 @@ class Cursor:
     def move(self, offset: int) -> None:
         """Go on from `offset`."""
         with self._connection.explained(self._topic):
-            self._consumer.assign([TopicPartition(self._topic, 0, offset)])
+            self._consumer.assign([TopicPartition(self._topic, self._partition, offset)])
 
     def bounds(self) -> tuple[int, int]:
         """The offset of the first record, and the one after the last that is committed."""
@@ -170,7 +170,9 @@ class Cursor:
         with self._connection.explained(self._topic):
             while found is None and waited <= ANSWER_SECONDS:
                 try:
-                    found = self._consumer.get_watermark_offsets(TopicPartition(self._topic, 0), timeout=ANSWER_SECONDS)
+                    found = self._consumer.get_watermark_offsets(
+                        TopicPartition(self._topic, self._partition), timeout=ANSWER_SECONDS
+                    )
                 except KafkaException as error:  # a topic that was just made may have no leader yet
                     if waited + POLL_SECONDS > ANSWER_SECONDS or error.args[0].code() not in LEADERLESS:
                         raise

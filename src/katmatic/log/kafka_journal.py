@@ -15,21 +15,21 @@ import xxhash
 
 from katmatic.errors import LogError
 
-FORM = 1
+FORM = 2
 MARK_BYTES = struct.Struct(">BQII")  # kind, number, part, parts
 
 
 class Kind(IntEnum):
     """How a record got into its topic."""
 
-    POSTED = 0  # by somebody else: it has no mark, and its number is its offset
+    POSTED = 0  # by somebody else: it has no mark, and its number is its offset in its partition
     APPENDED = 1  # handed in to the owner; its number is its position
     FED = 2  # by a commit, to be read; what is fed is numbered over all topics
     WRITTEN = 3  # by a commit; its number is its position in its topic
 
 
 class Run(msgspec.Struct, array_like=True, frozen=True):
-    """Records of one topic and one kind that are read in a row: `first` and `last` are numbers of their kind."""
+    """Records of one topic, kind and partition that are read in a row: `first` and `last` are numbers of their kind."""
 
     topic: str
     kind: int
@@ -37,6 +37,7 @@ class Run(msgspec.Struct, array_like=True, frozen=True):
     first: int
     last: int
     checksum: int  # of what was posted: somebody else may delete or compact it
+    partition: int = 0  # what is ours is in the first one
 
 
 class Place(msgspec.Struct, array_like=True, frozen=True):
@@ -44,7 +45,7 @@ class Place(msgspec.Struct, array_like=True, frozen=True):
 
     way: int
     end: int  # the position after its last record
-    next: int = 0  # the offset from which on records that were posted were not read
+    next: list[int] = []  # by partition: the offset from which on records that were posted were not read
     own: int = 0  # an offset that no record appended by this batch, or later, lies before
     fed: int = 0  # an offset that no record that was fed, and not read before this batch, lies before
     unread: int = 0  # records that were fed and not read yet

@@ -31,7 +31,7 @@ class _Entry:
     size: int  # of the values that are not settled, in bytes
     promise: Future[range] | None  # None: it is durable already, under `number`, `number + 1`, ...
     number: int = 0
-    origin: int = 0  # whatever the log that made them durable calls it
+    origin: tuple[int, ...] = ()  # whatever the log that made them durable calls it
     done: int = 0  # how many of the values are settled
     first: int = 0  # position of the first value
 
@@ -44,7 +44,7 @@ class Origin:
     count: int
     durable: bool
     number: int = 0
-    origin: int = 0
+    origin: tuple[int, ...] = ()
 
 
 class _Promise(Future[range]):
@@ -85,7 +85,7 @@ class Tail:
             self._add(_Entry(topic, values, size, promise))
         return promise
 
-    def put_durable(self, topic: str, values: list[bytes], number: int, origin: int = 0) -> None:
+    def put_durable(self, topic: str, values: list[bytes], number: int, origin: tuple[int, ...] = ()) -> None:
         """Let records be read that are durable already, under `number`, `number + 1`, ...; they go above any limit."""
         with self._lock:
             self._add(_Entry(topic, values, sum(map(len, values)), None, number, origin))
