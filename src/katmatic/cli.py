@@ -1,4 +1,4 @@
-"""The commands: init, run, demo, replay, train, backtest, models, rollback, deploy, doctor, bench."""
+"""The commands: init, run, serve, demo, replay, train, backtest, models, rollback, deploy, doctor, bench."""
 
 from __future__ import annotations
 
@@ -116,25 +116,43 @@ def run(
     training: Annotated[bool | None, typer.Option(help="Whether models are trained by themselves.")] = None,
 ) -> None:
     """Run an application until it is told to stop. Stopped in any way, it goes on where it was."""
+    _run(file, _settings(data=data, log=log, host=host, port=port, training=training), follows=False)
+
+
+@app.command()
+def serve(
+    file: File,
+    data: Data = None,
+    log: LogAt = None,
+    host: Annotated[str | None, typer.Option(help="What to bind to.", show_default="127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(help="The port of the page and the API.", show_default="8000")] = None,
+) -> None:
+    """Answer for an application that runs elsewhere: a copy that follows its log. Start as many as you need."""
+    _run(file, _settings(data=data, log=log, host=host, port=port), follows=True)
+
+
+def _run(file: Path, settings: Settings, *, follows: bool) -> None:
     from katmatic.runtime import Runtime, load_app, stopped_by_signals
     from katmatic.serving.api import make_api
     from katmatic.serving.server import Server
 
-    settings = _settings(data=data, log=log, host=host, port=port, training=training)
     application = load_app(file)
     stop = stopped_by_signals()
-    with (
-        Runtime(
-            application, file, settings, progress=lambda n: err.print(f"{n:,} records read again", end="\r")
-        ) as runtime,
-    ):
+    with Runtime(
+        application,
+        file,
+        settings,
+        follows=follows,
+        progress=lambda n: err.print(f"{n:,} records read again", end="\r"),
+    ) as runtime:
         api = make_api(runtime.live, token=settings.token or None)
         server = Server(
             api, host=settings.host, port=settings.port, token=settings.token or None, closing=runtime.live.hub.close
         )
         server.start()
-        _say(f"[bold]{escape(application.name)}[/] runs: {server.url}  (Ctrl-C stops it)")
-        worker = threading.Thread(target=runtime.work, args=(stop,), name="katmatic-pipeline")
+        _say(f"[bold]{escape(application.name)}[/] {'answers' if follows else 'runs'}: {server.url}  (Ctrl-C stops it)")
+        work = runtime.follow if follows else runtime.work
+        worker = threading.Thread(target=work, args=(stop,), name="katmatic-pipeline")
         worker.start()
         while worker.is_alive() and not stop.wait(0.5):
             pass

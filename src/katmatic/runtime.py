@@ -18,6 +18,7 @@ from katmatic.clock import Clock, SystemClock
 from katmatic.errors import DeclarationError, KatmaticError, LogError, LogLost, SettingsError
 from katmatic.live import Live
 from katmatic.log.base import Log
+from katmatic.log.follow import Followed
 from katmatic.log.sqlite import SqliteHistory, SqliteLog, open_readonly
 from katmatic.metrics import Metrics
 from katmatic.pipeline import Pipeline
@@ -26,7 +27,7 @@ from katmatic.settings import Settings
 from katmatic.sources.calendar import Calendars
 from katmatic.spec.app import App
 from katmatic.spec.event import schema
-from katmatic.state.checkpoint import Checkpoints
+from katmatic.state.checkpoint import Borrowed, Checkpoints
 from katmatic.state.files import FileCheckpoints
 from katmatic.trainer import Trainer, train_command
 
@@ -90,6 +91,18 @@ def open_log(app: App, settings: Settings) -> tuple[Log, Checkpoints]:
     return log, KafkaCheckpoints(*log.checkpoints())
 
 
+def open_copy(app: App, settings: Settings) -> tuple[Log, Checkpoints]:
+    """A log that another process owns, to be followed, and its checkpoints to begin with; LogError if there is none."""
+    history = open_history(app, settings)
+    if not settings.log:
+        return Followed(history), Borrowed(FileCheckpoints(settings.folder / "checkpoints"))
+    from katmatic.log.kafka import KafkaHistory
+    from katmatic.state.kafka import KafkaCheckpoints
+
+    assert isinstance(history, KafkaHistory)
+    return Followed(history), Borrowed(KafkaCheckpoints(*history.checkpoints()))
+
+
 def open_history(app: App, settings: Settings) -> SqliteHistory | KafkaHistory:
     """What is committed in the application's log, whose owner may be at work; LogError if there is none."""
     if not settings.log:
@@ -134,7 +147,8 @@ def keep_for_good() -> None:
 class Runtime:
     """One application with its log, its state, its models and its page.
 
-    `clock` and `waits` are for simulated time. Use it in a `with`: leaving saves the state and lets go of the files.
+    `clock` and `waits` are for simulated time. One that `follows` is a copy: the log is another's, who trains and acts.
+    Use it in a `with`: leaving saves the state and lets go of the files.
     """
 
     def __init__(
@@ -146,6 +160,7 @@ class Runtime:
         clock: Clock | None = None,
         waits: bool = False,
         acts: bool = True,
+        follows: bool = False,
         progress: Callable[[int], None] = lambda records: None,
     ) -> None:
         self.app, self.settings, self.clock = app, settings, clock or SystemClock()
@@ -160,18 +175,18 @@ class Runtime:
                 do="choose another: --data FOLDER",
             ) from error
         self.metrics = Metrics()
-        self.log, checkpoints = open_log(app, settings)
+        self.log, checkpoints = open_copy(app, settings) if follows else open_log(app, settings)
         self.pipeline = Pipeline(app, self.log, self.clock, checkpoints=checkpoints, metrics=self.metrics)
         self.live = Live(self.pipeline)
         self.calendars = Calendars(app)
         self.replayed = self.pipeline.recover(progress)
         self.live.rebuild()
         self.pipeline.watchers.append(self.live)
-        self.actor = Actor(self.pipeline, self.live.acted) if acts else None
+        self.actor = Actor(self.pipeline, self.live.acted) if acts and not follows else None
         if self.actor is not None:
             self.pipeline.watchers.append(self.actor)
         self.trainer: Trainer | None = None
-        if settings.training:
+        if settings.training and not follows:
             self.trainer = Trainer(
                 self.pipeline,
                 train_command(path, folder, settings.registry, settings.log),
@@ -230,6 +245,21 @@ class Runtime:
             except LogLost as error:
                 self.live.trouble = str(error)
                 return
+            except LogError as error:
+                self.live.trouble = str(error)
+                stop.wait(COMMIT_RETRY_SECONDS)
+            else:
+                self.live.trouble = ""
+
+    def follow(self, stop: threading.Event) -> None:
+        """Apply what the owner commits until `stop`; for a thread of its own.
+
+        While the log cannot be read, it tries again and again, and the page says why.
+        """
+        keep_for_good()
+        while not stop.is_set():
+            try:
+                self.pipeline.turn(self.settings.tick)
             except LogError as error:
                 self.live.trouble = str(error)
                 stop.wait(COMMIT_RETRY_SECONDS)

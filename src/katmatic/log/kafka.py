@@ -61,6 +61,7 @@ TRANSACTION_SECONDS = 30  # a worker that was killed holds up readers for so lon
 INTAKE_RECORDS_LIMIT = 20_000  # taken in and not yet read: more waits on the broker
 TOLD_ROUNDS = 10  # of the intake: a second while nothing comes
 LOOK_ROUNDS = 300  # of the intake between two looks for further partitions: half a minute while nothing comes
+FOLLOW_SECONDS = 0.5  # that a broker holds back its answer to a copy while nothing comes
 RESERVED = 10_000  # sequences at a time, so that ticks that are not kept cost no commit
 
 Partition = tuple[str, int]  # a topic, and the number of one of its partitions
@@ -72,6 +73,9 @@ class KafkaHistory:
     def __init__(self, address: str, application: str) -> None:
         self._connection = Connection(address, application)
         self._journal = self._connection.topic(JOURNAL)
+        self._posting = threading.Lock()
+        self._poster: Producer | None = None
+        self._posted: set[str] = set()  # topics that may be posted to
         self._closed = False
 
     def batches(self, after: int = 0) -> Iterator[Batch]:
@@ -79,15 +83,26 @@ class KafkaHistory:
 
         LogError if `after` was never reached, or if somebody has deleted or changed what was read.
         """
-        last = self._newest()
-        if not 0 <= after <= last.reserved:
-            raise LogError(
-                self._connection.where(self._journal),
-                found=f"a checkpoint at batch {after}",
-                expected=f"one up to {last.reserved}, which is what the log holds",
-                do="restore the topics and the checkpoints from one backup, or start with a new log",
-            )
-        return self._batches(after, last)
+        return self._batches(after, self._checked_after(after))
+
+    def follow(self, after: int = 0) -> Iterator[Batch | None]:
+        """The committed batches above `after`, and those to come, without end; None when none came for a moment."""
+        self._checked_after(after)
+        with Cursor(self._connection, self._journal) as cursor:
+            start = offset_before(cursor, lambda message: self._entry(message).sequence > after)
+        with (
+            Cursor(self._connection, self._journal, start, wait_seconds=FOLLOW_SECONDS) as cursor,
+            _Streams(self._connection, wait_seconds=FOLLOW_SECONDS) as streams,
+        ):
+            number: int | None = None
+            while True:
+                messages, _ = cursor.some()
+                for entry in self._in_order(messages, number):
+                    number = entry.number
+                    if entry.is_batch and entry.sequence > after:
+                        yield Batch(entry.sequence, entry.now, tuple(self._slices(entry, streams)))
+                if not messages:
+                    yield None
 
     def scan(self, topic: str, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, bytes]]:
         """Committed records of one topic with their positions, from `start` up to but without `stop`."""
@@ -126,25 +141,32 @@ class KafkaHistory:
         values = list(values)
         checked(topic, values, limit=PART_BYTES)
         name = self._connection.topic(topic)
-        place = self._newest().places.get(topic)
-        if place is not None:
-            claim(self._connection.where(), {topic: place.way}, topic, READ)
-        self._connection.ensure([name])
-        errors: list[KafkaError] = []
-
-        def told(error: KafkaError | None, _: Message) -> None:
-            if error is not None:
-                errors.append(error)
-
-        with self._connection.explained(name):
-            producer = Producer(self._connection.options(enable_idempotence=True))
+        told: list[KafkaError | None] = []
+        with self._posting, self._connection.explained(name):
+            is_new = topic not in self._posted
+            if is_new:
+                place = self._newest().places.get(topic)
+                if place is not None:
+                    claim(self._connection.where(), {topic: place.way}, topic, READ)
+                self._connection.ensure([name])
+            producer = self._poster or Producer(self._connection.options(enable_idempotence=True))
+            self._poster = None  # if it fails, the next one begins anew
             for i, value in enumerate(values):
-                producer.produce(name, value, on_delivery=told)
-                if i == 0:
+                producer.produce(name, value, on_delivery=lambda error, _: told.append(error))
+                if is_new and i == 0:
                     producer.flush(ANSWER_SECONDS)  # the first goes alone, as in a commit
-            left = producer.flush(ANSWER_SECONDS)
-            if errors or left:
+            producer.flush(ANSWER_SECONDS)
+            errors = [error for error in told if error is not None]
+            if errors or len(told) < len(values):
                 raise KafkaException(errors[0] if errors else KafkaError(KafkaError._TIMED_OUT))
+            self._poster = producer
+            self._posted.add(topic)
+
+    def checkpoints(self) -> tuple[dict[str, Any], str]:
+        """The options of a client and a compacted topic, made if it is not there: for checkpoints of the state."""
+        topic = self._connection.topic(CHECKPOINTS)
+        self._connection.ensure([topic], {"cleanup.policy": "compact"})
+        return self._connection.options(), topic
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -180,17 +202,35 @@ class KafkaHistory:
         with Cursor(self._connection, self._journal) as cursor:
             start = offset_before(cursor, lambda message: is_there(self._entry(message)))
         with Cursor(self._connection, self._journal, start) as cursor:
-            number = None
+            number: int | None = None
             while number is None or number < last.number:
-                for message in cursor.take():
-                    entry = self._entry(message)
-                    if number is not None and entry.number != number + 1:
-                        raise self._changed(self._journal, f"entry {entry.number} after {number}")
+                for entry in self._in_order(cursor.take(), number):
                     number = entry.number
                     if number > last.number:
                         return
                     if is_there(entry):
                         yield entry
+
+    def _in_order(self, messages: Iterable[Message], number: int | None) -> Iterator[Entry]:
+        """The entries of the journal after the one with a number; LogError if one is missing."""
+        for message in messages:
+            entry = self._entry(message)
+            if number is not None and entry.number != number + 1:
+                raise self._changed(self._journal, f"entry {entry.number} after {number}")
+            number = entry.number
+            yield entry
+
+    def _checked_after(self, after: int) -> Entry:
+        """The newest entry, if the log has come as far as batch `after`."""
+        last = self._newest()
+        if not 0 <= after <= last.reserved:
+            raise LogError(
+                self._connection.where(self._journal),
+                found=f"a checkpoint at batch {after}",
+                expected=f"one up to {last.reserved}, which is what the log holds",
+                do="restore the topics and the checkpoints from one backup, or start with a new log",
+            )
+        return last
 
     def _batches(self, after: int, last: Entry) -> Iterator[Batch]:
         with _Streams(self._connection) as streams:
@@ -275,8 +315,8 @@ class KafkaHistory:
 class _Streams:
     """The records that the journal names, each kind of each partition in its order."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    def __init__(self, connection: Connection, *, wait_seconds: float = 0.01) -> None:
+        self._connection, self._wait_seconds = connection, wait_seconds
         self._cursors: dict[tuple[str, int, int], tuple[Cursor, list[tuple[int, bytes]]]] = {}
 
     def take(self, run: Run, place: Place) -> list[bytes]:
@@ -284,7 +324,8 @@ class _Streams:
         topic, stream = self._connection.topic(run.topic), (run.topic, run.kind, run.partition)
         if stream not in self._cursors:
             start = {Kind.POSTED: run.first, Kind.APPENDED: place.own, Kind.FED: place.fed}[Kind(run.kind)]
-            self._cursors[stream] = Cursor(self._connection, topic, start, partition=run.partition), []
+            cursor = Cursor(self._connection, topic, start, partition=run.partition, wait_seconds=self._wait_seconds)
+            self._cursors[stream] = cursor, []
         cursor, there = self._cursors[stream]
         while len(there) < run.count:
             for message in cursor.take():
@@ -411,12 +452,6 @@ class KafkaLog(KafkaHistory):
     def sequence(self) -> int:
         """The sequence of the last batch that was committed, kept or not."""
         return self._sequence
-
-    def checkpoints(self) -> tuple[dict[str, Any], str]:
-        """The options of a client and a compacted topic, made if it is not there: for checkpoints of the state."""
-        topic = self._connection.topic(CHECKPOINTS)
-        self._connection.ensure([topic], {"cleanup.policy": "compact"})
-        return self._connection.options(), topic
 
     def close(self) -> None:
         """Let go of the connections; promises that are open are broken."""

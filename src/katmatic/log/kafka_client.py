@@ -149,12 +149,20 @@ class Cursor:
     Moved about, it may still give a record from where it was before: whoever needs every one takes a new cursor.
     """
 
-    def __init__(self, connection: Connection, topic: str, offset: int | None = None, *, partition: int = 0) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        topic: str,
+        offset: int | None = None,
+        *,
+        partition: int = 0,
+        wait_seconds: float = 0.01,
+    ) -> None:
         self._connection, self._topic, self._partition = connection, topic, partition
         self._consumer = connection.consumer(
             enable_partition_eof=True,
             auto_offset_reset="earliest",
-            fetch_wait_max_ms=10,  # it moves about, and a move waits for the fetch before it
+            fetch_wait_max_ms=round(wait_seconds * 1000),  # a move waits for the fetch before it
         )
         if offset is not None:
             self.move(offset)
@@ -187,7 +195,7 @@ class Cursor:
         found: list[Message] = []
         waited = 0.0
         while not found:
-            found, _ = self._some()
+            found, _ = self.some()
             waited += 0.0 if found else POLL_SECONDS
             if waited > PATIENCE_SECONDS:
                 raise self._missing("no more records")
@@ -197,23 +205,13 @@ class Cursor:
         """The records that are committed by now."""
         waited, at_end = 0.0, False
         while not at_end:
-            found, at_end = self._some()
+            found, at_end = self.some()
             yield from found
             waited = 0.0 if found else waited + POLL_SECONDS
             if waited > PATIENCE_SECONDS:
                 raise self._missing("no answer")
 
-    def close(self) -> None:
-        """Let go of the connection."""
-        self._consumer.close()
-
-    def __enter__(self) -> Cursor:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _some(self) -> tuple[list[Message], bool]:
+    def some(self) -> tuple[list[Message], bool]:
         """What has come, perhaps after a moment; and whether that is all there is."""
         with self._connection.explained(self._topic):
             first = self._consumer.poll(POLL_SECONDS)
@@ -232,6 +230,16 @@ class Cursor:
                 with self._connection.explained(self._topic):
                     raise KafkaException(error)
         return messages, at_end
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._consumer.close()
+
+    def __enter__(self) -> Cursor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _missing(self, found: str) -> LogError:
         return LogError(

@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from katmatic.clock import sleep
 from katmatic.errors import LogError
 from katmatic.log.base import Batch, Slice
 from katmatic.log.sqlite_file import (
@@ -64,6 +65,7 @@ from katmatic.log.tail import (
     not_given,
 )
 
+FOLLOW_LOOK_SECONDS = 0.02  # how soon a copy notices what was committed
 INBOX_LOOK_SECONDS = 0.2  # how soon a post is noticed when nothing else comes
 CHUNK_BYTES = 4 * 2**20  # read in one go, so that a long scan holds nobody up and needs little memory
 CHUNK_BATCHES = 1000
@@ -100,6 +102,26 @@ class SqliteHistory:
 
         LogError if they were forgotten, if `after` was never reached, or if the disk has changed one.
         """
+        self._check_after(after)
+        found, position = self._some_batches(after, None)
+        while found:
+            yield from found
+            found, position = self._some_batches(found[-1].sequence, position)
+
+    def follow(self, after: int = 0) -> Iterator[Batch | None]:
+        """The committed batches above `after`, and those to come, without end; None when none came for a moment."""
+        self._check_after(after)
+        position: int | None = None
+        while True:
+            found, end = self._some_batches(after, position)
+            yield from found
+            if found:
+                after, position = found[-1].sequence, end
+            else:
+                yield None
+                sleep(FOLLOW_LOOK_SECONDS)
+
+    def _check_after(self, after: int) -> None:
         with self._reading() as past:
             reserved, forgotten = read_facts(past)
         if not forgotten <= after <= reserved:
@@ -109,10 +131,6 @@ class SqliteHistory:
                 expected=f"one between {forgotten} and {reserved}, which is what the log holds",
                 do="restore the log and its checkpoints from one backup, or start with a new log",
             )
-        found, position = self._some_batches(after, None)
-        while found:
-            yield from found
-            found, position = self._some_batches(found[-1].sequence, position)
 
     def scan(self, topic: str, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, bytes]]:
         """Committed records of one topic with their positions, from `start` up to but without `stop`."""

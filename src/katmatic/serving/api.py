@@ -103,7 +103,8 @@ class _Api:
             raise Refused(404, "topic", found=topic, expected=" or ".join(sorted(self._topics)), do="name one of these")
         values = body.split(await body.read(request), request.headers.get("content-type", ""))
         positions = await asyncio.wrap_future(self._pipeline.submit(topic, values))
-        return answer({"accepted": len(positions), "first": positions.start}, 202)
+        known = {"first": positions.start} if positions.start >= 0 else {}  # of a copy, the owner gives the positions
+        return answer({"accepted": len(positions), **known}, 202)
 
     async def latest(self, request: Request) -> Response:
         predictor = self._predictor(request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 
@@ -19,3 +20,20 @@ class Checkpoints(Protocol):
     def drop(self, name: str, before: int) -> None:
         """Forget the checkpoints of sequences below `before`, but never the newest."""
         ...
+
+
+@dataclass(frozen=True)
+class Borrowed:
+    """Another's checkpoints, for a copy that begins with the latest and keeps none."""
+
+    checkpoints: Checkpoints
+
+    def save(self, name: str, sequence: int, state: bytes) -> None:
+        """Keep nothing: the owner does."""
+
+    def latest(self, name: str) -> tuple[int, bytes] | None:
+        """The newest intact checkpoint, or None."""
+        return self.checkpoints.latest(name)
+
+    def drop(self, name: str, before: int) -> None:
+        """Forget nothing: the owner does."""
