@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import asdict
 
 import pytest
 from river import linear_model
 
+from katmatic import Retrain
 from katmatic.clock import ManualClock
 from katmatic.drive import drive, pass_until
 from katmatic.errors import InputError, LogError, LogFull
@@ -162,10 +164,25 @@ def facts(world):
     return {
         "counts": status.vitals.counts,
         "latest": [world.live.latest("open", (f"v{i}",)) for i in range(12)],
-        "quality": (status.quality["open"].model, status.quality["open"].rule),
+        "quality": [
+            {name: value and round(value, 9) for name, value in asdict(scores).items()}  # summed up in another order
+            for scores in (status.quality["open"].model, status.quality["open"].rule)
+        ],
         "rows": world.live.rows("open"),
         "dead": world.live.dead(100),
     }
+
+
+def test_a_model_is_reviewed_only_where_its_policy_says_so():
+    world = World()
+    assert world.live.review("open", "the alert A") == "its policy declares no on_decline"
+    assert world.live.review("close", "the alert A") == "there is no predictor 'close'"
+    world = World(retrain=Retrain(on_decline="7d"))
+    assert world.live.review("open", "the alert A") == "this is a copy: tell the pipeline itself"
+    asked = []
+    world.live.reviewer = lambda predictor, why: asked.append((predictor, why)) or ""
+    assert world.live.review("open", "the alert A") == ""
+    assert asked == [("open", "the alert A")]
 
 
 def test_rows_count_once_they_are_ripe():

@@ -31,7 +31,7 @@ def record(action, now, *, rows=0, version=1, predictor="absence", **more):
 class World:
     """A pipeline that is told of turns, and trainings that print what they are told to."""
 
-    def __init__(self, retrain=None):
+    def __init__(self, retrain=None, *, by_itself=True):
         self.rows, self.drifted, self.version = 0, False, 0
         self.now, self.started, self.written = 50 * DAY, [], []
         self.prints = lambda now: msgspec.json.encode(record("promoted", now, rows=self.rows)).decode()
@@ -42,12 +42,20 @@ class World:
             log=SimpleNamespace(append=lambda topic, values: self.written.extend(decode(topic, v) for v in values)),
         )
         self.pipeline = pipeline
+        self.declined, self.reviews = False, []
         self.trainer = Trainer(
-            pipeline, self.command, rows=lambda name: self.rows, has_drifted=lambda name: self.drifted, waits=True
+            pipeline,
+            self.command,
+            rows=lambda name: self.rows,
+            has_drifted=lambda name: self.drifted,
+            has_declined=lambda name: self.declined,
+            by_itself=by_itself,
+            waits=True,
         )
 
-    def command(self, predictor, now):
+    def command(self, predictor, now, is_review):
         self.started.append(now)
+        self.reviews.append(is_review)
         return [sys.executable, "-S", "-c", self.code or f"print({self.prints(now)!r})"]
 
     def turn(self, *, models=()):
@@ -166,9 +174,47 @@ def test_drift_is_looked_for_every_hour_and_is_a_reason_every_three_days():
     assert world.passes(1)
 
 
+def test_a_decline_is_reviewed_four_times_in_the_time_over_which_it_is_seen():
+    world = World(Retrain(rows=40, on_decline="8d")).has_a_model()
+    world.declined = True
+    assert not world.passes(2 * DAY - 1)
+    assert world.passes(1)
+    assert not world.passes(2 * DAY - 1)
+    assert world.passes(1)
+    world.declined = False
+    assert not world.passes(100 * DAY)
+    assert world.reviews == [False, True, True]
+
+
+def test_a_review_that_is_asked_for_begins_at_once_also_of_one_who_does_not_train_by_itself():
+    world = World(Retrain(rows=40, every="1d", on_decline="8d"), by_itself=False)
+    world.rows, world.declined, world.drifted = 100_000, True, True
+    assert not world.passes(100 * DAY), "trainings are somebody else's"
+    assert world.trainer.review("absence", "the alert A") == ""
+    assert world.trainer.review("absence", "the alert A") == "it is being reviewed already"
+    assert world.turn()
+    assert not world.turn()
+    assert world.trainer.review("absence", "the alert B") == ""
+    assert world.turn()
+    assert world.reviews == [True, True]
+
+
+def test_a_review_that_ends_without_a_word_says_who_asked_for_it():
+    world = World(by_itself=False)
+    world.code = "raise SystemExit(3)"
+    world.trainer.review("absence", "the alert A")
+    world.turn()
+    assert [each.reason for each in world.written] == ["the training (the alert A) ended with code 3 and said nothing"]
+
+
+def test_what_learns_from_every_event_is_not_reviewed():
+    world = World()
+    assert "learns from every event" in world.trainer.review("online", "the alert A")
+
+
 def test_what_was_not_asked_for_is_no_reason():
     world = World().has_a_model()
-    world.rows, world.drifted = 100_000, True
+    world.rows, world.drifted, world.declined = 100_000, True, True
     assert not world.passes(1000 * DAY)
 
 
@@ -249,7 +295,7 @@ def test_a_broken_training_of_a_champion_is_tried_again_within_the_hour():
 
 def test_a_program_that_is_not_there_is_said(tmp_path):
     world = World()
-    world.trainer._command = lambda predictor, now: [str(tmp_path / "nothing")]
+    world.trainer._command = lambda predictor, now, is_review: [str(tmp_path / "nothing")]
     world.rows = 40
     world.turn()
     assert "could not be started" in world.written[0].reason
@@ -280,10 +326,11 @@ def test_stopping_ends_a_training_that_is_under_way(monkeypatch):
 
 def test_the_command_trains_one_predictor_as_of_a_moment(tmp_path):
     file = tmp_path / "app.py"
-    command = train_command(file, tmp_path, "")("absence", 7)
+    command = train_command(file, tmp_path, "")("absence", 7, False)
     assert command[1:6] == ["-m", "katmatic", "train", str(file), "--predictor"]
     assert command[6:] == ["absence", "--data", str(tmp_path), "--now", "7", "--record"]
-    assert train_command(tmp_path / "app.py", tmp_path, "http://x")("absence", 7)[-2:] == ["--registry", "http://x"]
+    reviewed = train_command(tmp_path / "app.py", tmp_path, "http://x")("absence", 7, True)
+    assert reviewed[-3:] == ["--review", "--registry", "http://x"]
 
 
 # ----------------------------------------------------------------------------------------------------- the real process

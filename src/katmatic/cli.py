@@ -223,6 +223,9 @@ def train(
     log: LogAt = None,
     registry: Annotated[str | None, typer.Option(help="An MLflow tracking server.", show_default="SQLite")] = None,
     now: Annotated[int | None, typer.Option(help="As known at this moment (microseconds since 1970).")] = None,
+    review: Annotated[
+        bool, typer.Option(help="Let an earlier version answer again if it does better than the champion and the new.")
+    ] = False,
     record: Annotated[bool, typer.Option(hidden=True)] = False,
     as_json: Json = False,
 ) -> None:
@@ -237,7 +240,9 @@ def train(
     folder = settings.folder
     moment = now if now is not None else SystemClock().now()
     with contextlib.closing(open_history(application, settings)) as history:
-        found = train_now(application, name, history, _registry(settings), folder / "models", now=moment)
+        found = train_now(
+            application, name, history, _registry(settings), folder / "models", now=moment, may_go_back=review
+        )
     if record:
         print(msgspec.json.encode(found).decode())
         return
@@ -341,19 +346,23 @@ def deploy(
     file: File,
     folder: Annotated[Path, typer.Option("--out", help="Where to write them.")] = Path("deploy"),
     address: Annotated[str, typer.Option(help="Host and port of the running pipeline.")] = "127.0.0.1:8000",
+    alertmanager: Annotated[str, typer.Option(help="Host and port of Alertmanager.")] = "127.0.0.1:9093",
+    token_file: Annotated[str, typer.Option(help="Where both find the pipeline's token.", show_default="none")] = "",
     as_json: Json = False,
 ) -> None:
-    """Write the files by which others watch an application: for Prometheus where to scrape, rules and their tests."""
+    """Write the files by which others watch an application: for Prometheus and Alertmanager, with tests."""
     from katmatic.deploy import prometheus
     from katmatic.errors import SettingsError
     from katmatic.runtime import load_app
 
-    makers = {"prometheus": prometheus.files}
+    makers = {
+        "prometheus": lambda app: prometheus.files(app, address, alertmanager=alertmanager, token_file=token_file)
+    }
     if what not in makers:
         raise SettingsError("deploy", found=what, expected=f"one of {', '.join(makers)}", do="choose one")
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for name, text in makers[what](load_app(file), address).items():
+    for name, text in makers[what](load_app(file)).items():
         (folder / name).write_text(text, "utf-8")
         written.append(str(folder / name))
     _show(as_json, {"files": written}, lambda: _say("\n".join(f"wrote {escape(path)}" for path in written)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Any
@@ -14,13 +14,14 @@ import msgspec
 import numpy as np
 
 from katmatic.clock import monotonic_seconds, to_datetime
+from katmatic.duration import micros, parse
 from katmatic.engine.ask import ask, candidates
 from katmatic.errors import LogFull, ModelError
 from katmatic.labels.join import Joiner
 from katmatic.labels.ripe import ripens_after
 from katmatic.log.codec import decode, decode_labels, decode_predictions
 from katmatic.monitoring import gauges
-from katmatic.monitoring.alerts import Facts, Rules, from_decision
+from katmatic.monitoring.alerts import UNDER_BASELINE, Facts, Rules, from_decision
 from katmatic.monitoring.board import Board
 from katmatic.monitoring.drift import Shift, Watch
 from katmatic.monitoring.quality import Quality
@@ -50,7 +51,8 @@ from katmatic.spec.app import App
 
 SHOWN_LIMIT = 1_000  # alerts and dead letters that are kept to be shown
 REBUILT_RECORDS = 20_000  # records of predictions and labels that a restart reads for its pages
-RULES_EVERY = 60_000_000  # microseconds of the log's time between two checks of the rules
+RULES_EVERY = 15_000_000  # microseconds of the log's time between two checks of the rules
+JUDGED_OVER = "7d"  # how far back the live answers are judged for alerts, unless a policy says so
 DRIFT_EVERY = 3_600_000_000  # and between two comparisons of what is asked with what was learnt from
 TOLD_EVERY = 86_400_000_000  # and between two alerts about one function of the user's that raises
 UNKNOWN_FIELDS_LIMIT = 100  # names of fields that no event declares, that are told
@@ -77,6 +79,11 @@ class Live:
         self._board = Board(app)
         self._pulse = Pulse(self.metrics, tuple(pipeline.plan.by_topic))
         self._rules = Rules()
+        self._windows = {
+            name: micros(parse(predictor.retrain.on_decline or JUDGED_OVER))
+            for name, predictor in app.predictors.items()
+        }
+        self.reviewer: Callable[[str, str], str] | None = None  # who reviews models; None: nobody here
         self._checked = self._compared = 0
         self._trained: list[ModelVersion] = []  # since the last check
         self._shifts: dict[str, list[Shift]] = {}
@@ -254,7 +261,11 @@ class Live:
                 vitals=self._pulse.vitals(),
                 silent=sorted(self._pipeline.state.silent(self._pipeline.plan)),
                 reports=[
-                    quality.report(turn.batch.now) for name, quality in self.quality.items() if self._answers(name)
+                    quality.since(
+                        max(turn.batch.now - self._windows[name], self._card(name).since or 0), turn.batch.now
+                    )
+                    for name, quality in self.quality.items()
+                    if self._answers(name)
                 ],
                 shifts=self._shifts,
                 models=self._trained,
@@ -274,6 +285,10 @@ class Live:
             card = self._card(name)
             gauges.answers(self.metrics, name, card.version, card.since)
             gauges.moved(self.metrics, name, facts.shifts.get(name, ()))
+
+    def has_declined(self, name: str) -> bool:
+        """Whether a predictor's newest answers were no better than a simple rule's, as of the last look."""
+        return any(alert.name == UNDER_BASELINE and alert.predictor == name for alert in self._rules.open)
 
     def shifts(self, name: str) -> list[Shift]:
         """What has moved of a predictor's features, scores and outcomes, as of the last comparison."""
@@ -394,6 +409,16 @@ class Live:
                 do="`katmatic models` shows what has answered",
             )
         return self._pipeline.switch(record, "asked for by hand")
+
+    def review(self, predictor: str, why: str) -> str:
+        """Have a predictor's model reviewed, if its policy says so; why not, or nothing."""
+        if predictor not in self.app.predictors:
+            return f"there is no predictor {predictor!r}"
+        if self.app.predictors[predictor].retrain.on_decline is None:
+            return "its policy declares no on_decline"
+        if self.reviewer is None:
+            return "this is a copy: tell the pipeline itself"
+        return self.reviewer(predictor, why)
 
     def alerts(self, limit: int) -> Sequence[Alert]:
         """The newest alerts, newest first."""

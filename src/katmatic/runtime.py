@@ -186,14 +186,17 @@ class Runtime:
         if self.actor is not None:
             self.pipeline.watchers.append(self.actor)
         self.trainer: Trainer | None = None
-        if settings.training and not follows:
+        if not follows:
             self.trainer = Trainer(
                 self.pipeline,
                 train_command(path, folder, settings.registry, settings.log),
                 rows=self.live.rows,
                 has_drifted=lambda name: any(shift.has_moved for shift in self.live.shifts(name)),
+                has_declined=self.live.has_declined,
+                by_itself=settings.training,
                 waits=waits,
             )
+            self.live.reviewer = self.trainer.review
             for name in app.predictors:
                 for record in reversed(self.live.models(name)):
                     self.trainer.know(record)

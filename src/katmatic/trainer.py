@@ -23,6 +23,7 @@ from katmatic.spec.app import Predictor
 
 DRIFT_EVERY = 3_600_000_000  # microseconds of the log's time between two looks for drift
 DRIFT_PAUSE = 3 * 86_400_000_000  # and between two trainings, if it is because of that
+PAUSES_IN_WINDOW = 4  # trainings because of a decline, in the time over which it is seen
 RETRY_PAUSE = 3_600_000_000  # and between two trainings, if the first led to no model and did not say when one could
 RETRY_GROWTH = 1.1  # and by how much the rows must have grown, if it was not broken off
 SECONDS_LIMIT = 6 * 3600.0  # that a training may take; then it is killed
@@ -42,6 +43,7 @@ class _Course:
     not_before: int = 0
     broke_off: bool = False
     looked: int = 0
+    asked: str = ""  # by whom a review was asked for, and not begun yet
 
 
 @dataclass
@@ -59,21 +61,24 @@ class _Training:
 class Trainer:
     """A watcher that starts trainings when they are due, and hands their result to the log.
 
-    `rows` and `has_drifted` are asked about a predictor. While `waits`, the pipeline stands still for a training: for
-    simulated time, which would run ahead.
+    `rows`, `has_drifted` and `has_declined` are asked about a predictor. Unless it works `by_itself`, it only does what
+    it is asked for. While `waits`, the pipeline stands still for a training: for simulated time, which would run ahead.
     """
 
     def __init__(
         self,
         pipeline: Pipeline,
-        command: Callable[[str, int], list[str]],
+        command: Callable[[str, int, bool], list[str]],
         *,
         rows: Callable[[str], int],
         has_drifted: Callable[[str], bool],
+        has_declined: Callable[[str], bool],
+        by_itself: bool = True,
         waits: bool = False,
     ) -> None:
-        self._pipeline, self._command, self._rows, self._has_drifted = pipeline, command, rows, has_drifted
-        self.waits = waits
+        self._pipeline, self._command, self._rows = pipeline, command, rows
+        self._has_drifted, self._has_declined = has_drifted, has_declined
+        self._by_itself, self.waits = by_itself, waits
         self._courses = {name: _Course(pipeline.app.predictors[name]) for name in pipeline.scorers}
         self._running: _Training | None = None
 
@@ -81,6 +86,19 @@ class Trainer:
     def process(self) -> int | None:
         """The id of the process that trains, if one does."""
         return self._running.process.pid if self._running is not None else None
+
+    def review(self, predictor: str, why: str) -> str:
+        """Train a predictor soon, and let an earlier version answer if it does better; why not, or nothing.
+
+        Callable from any thread.
+        """
+        course = self._courses.get(predictor)
+        if course is None:
+            return "it learns from every event, and is not trained"
+        if course.asked or (self._running is not None and self._running.name == predictor):
+            return "it is being reviewed already"
+        course.asked = why
+        return ""
 
     def know(self, record: ModelVersion) -> None:
         """A training was done, now or in an earlier life."""
@@ -97,9 +115,12 @@ class Trainer:
         self._collect()
         if self._running is None:
             for name, course in self._courses.items():
-                why = self._due(name, course, turn.batch.now)
+                now, asked = turn.batch.now, course.asked
+                course.asked = ""
+                has_declined = not asked and self._declines(name, course, now)
+                why = asked or (has_declined and "decline") or self._due(name, course, now)
                 if why:
-                    self._start(name, why, course, turn.batch.now)
+                    self._start(name, why, course, now, is_review=bool(asked) or has_declined)
                     break
 
     def stop(self) -> None:
@@ -111,6 +132,8 @@ class Trainer:
 
     def _due(self, name: str, course: _Course, now: int) -> str:
         """Why a model is to be trained now; empty if it is not."""
+        if not self._by_itself:
+            return ""
         policy, rows = course.predictor.retrain, self._rows(name)
         since = RETRY_PAUSE + DRIFT_PAUSE if course.tried is None else now - course.tried
         if course.broke_off:
@@ -129,12 +152,22 @@ class Trainer:
             return "drift" if self._has_drifted(name) else ""
         return ""
 
-    def _start(self, name: str, why: str, course: _Course, now: int) -> None:
+    def _declines(self, name: str, course: _Course, now: int) -> bool:
+        window = course.predictor.retrain.on_decline
+        if window is None or not self._by_itself or not self._pipeline.scorers[name].version:
+            return False
+        pause = duration.micros(duration.parse(window)) // PAUSES_IN_WINDOW
+        return (course.tried is None or now - course.tried >= pause) and self._has_declined(name)
+
+    def _start(self, name: str, why: str, course: _Course, now: int, *, is_review: bool) -> None:
         course.tried, course.rows, course.broke_off = now, self._rows(name), False
         said = tempfile.TemporaryFile()  # noqa: SIM115 (closed when the training has ended)
         try:
             process = subprocess.Popen(
-                self._command(name, now), stdout=said, stdin=subprocess.DEVNULL, env={**ENVIRONMENT, **os.environ}
+                self._command(name, now, is_review),
+                stdout=said,
+                stdin=subprocess.DEVNULL,
+                env={**ENVIRONMENT, **os.environ},
             )
         except OSError as error:  # no memory for another process
             said.close()
@@ -193,13 +226,14 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def train_command(app: Path, folder: Path, registry: str, log: str = "") -> Callable[[str, int], list[str]]:
-    """The command line that trains a predictor of the application in file `app`."""
+def train_command(app: Path, folder: Path, registry: str, log: str = "") -> Callable[[str, int, bool], list[str]]:
+    """The command line that trains, or reviews, a predictor of the application in file `app`."""
 
-    def command(predictor: str, now: int) -> list[str]:
+    def command(predictor: str, now: int, is_review: bool) -> list[str]:
         found = [sys.executable, "-m", "katmatic", "train", str(app), "--predictor", predictor]
         found += ["--data", str(folder), "--now", str(now), "--record"]
         found += ["--log", log] if log else []
+        found += ["--review"] if is_review else []
         return [*found, "--registry", registry] if registry else found
 
     return command

@@ -123,6 +123,7 @@ class FakePipeline:
         self._seen: set[bytes] = set()
         self._version = 0 if learning else 3
         self._history: list[ModelVersion] = []
+        self.reviewed: list[str] = []
         self.pupils = {
             f"P{c * size + i + 1:04d}": f"{c // 3 + 1}{'abc'[c % 3]}" for c in range(classes) for i in range(size)
         }
@@ -236,6 +237,14 @@ class FakePipeline:
             change = self._change("rolled-back", "asked for by hand", version)
         self._publish("status", {"rolled back": version})
         return change
+
+    def review(self, predictor: str, why: str) -> str:
+        if predictor != "absence":
+            return f"there is no predictor {predictor!r}"
+        if self.reviewed:
+            return "it is being reviewed already"
+        self.reviewed.append(why)
+        return ""
 
     def alerts(self, limit: int) -> list[Alert]:
         return list(self._alerts)[:limit]

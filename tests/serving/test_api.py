@@ -201,6 +201,37 @@ def test_models_and_going_back(web):
     is_problem(web.get("/v1/models/nothing"), 404)
 
 
+def test_alertmanager_has_models_reviewed(web, pipeline):
+    told = {"version": "4", "status": "firing", "alerts": [fired("absence"), fired("absence"), fired("other"), fired()]}
+    assert web.post("/v1/hooks/alertmanager", json=told).json() == {
+        "reviewed": ["absence"],
+        "passed_over": [
+            {"alert": "Declined", "why": "there is no predictor 'other'"},
+            {"alert": "Declined", "why": "it names no predictor"},
+        ],
+    }
+    assert pipeline.reviewed == ["the alert Declined"]
+    again = web.post("/v1/hooks/alertmanager", json={"alerts": [fired("absence")]}).json()
+    assert again["passed_over"] == [{"alert": "Declined", "why": "it is being reviewed already"}]
+
+
+def test_an_alert_that_has_ended_is_no_reason(web, pipeline):
+    told = {"alerts": [{**fired("absence"), "status": "resolved"}]}
+    assert web.post("/v1/hooks/alertmanager", json=told).json() == {"reviewed": [], "passed_over": []}
+    assert pipeline.reviewed == []
+
+
+@pytest.mark.parametrize("wrong", [b"", b"{", b"[]", b"{}", b'{"alerts": [{"labels": {}}]}', b'{"alerts": 3}', b"\xff"])
+def test_what_alertmanager_would_not_send_is_refused(web, pipeline, wrong):
+    is_problem(web.post("/v1/hooks/alertmanager", content=wrong), 422)
+    assert pipeline.reviewed == []
+
+
+def fired(predictor=None):
+    labels = {"alertname": "Declined", "severity": "warning", **({"predictor": predictor} if predictor else {})}
+    return {"status": "firing", "labels": labels, "annotations": {}, "startsAt": "2026-11-23T08:00:00Z"}
+
+
 def test_alerts(web, pipeline):
     assert web.get("/v1/alerts").json() == []
     pipeline.move_to(pipeline.bell)

@@ -62,9 +62,9 @@ class World:
         write(self.log, predictions=predictions, labels=labels)
         return after(first + days)
 
-    def train(self, app, now):
+    def train(self, app, now, **more):
         """The record of a training, which the log then holds, as it does when the pipeline has read it."""
-        record = train(app, "absence", self.log, self.registry, self.folder, now=now)
+        record = train(app, "absence", self.log, self.registry, self.folder, now=now, **more)
         write(self.log, models=[record])
         return record
 
@@ -121,6 +121,34 @@ def test_a_better_challenger_is_promoted(world):
     found = world.train(school(), now=world.lived(60, seed=2, first=20))
     assert (found.action, world.registry.promoted) == ("promoted", 2)
     assert "the champion's" in found.reason
+
+
+def test_a_review_lets_an_earlier_version_answer_if_it_does_better_than_the_new_and_the_one_that_answers(world):
+    first = world.train(school(), now=world.lived(40))
+    worse = msgspec.structs.replace(world.train(school(DummyClassifier()), now=after(40)), action="promoted")
+    write(world.log, models=[worse])
+    world.registry.promote("absence", worse.version)
+    now = world.lived(40, seed=2, first=40)
+    found = world.train(school(DummyClassifier()), now=now, may_go_back=True)
+    assert (found.action, found.version, found.artifact, found.now) == ("rolled-back", 1, first.artifact, now)
+    assert found.reason.startswith("log_loss 0.")
+    assert "; the new version 3 was refused: log_loss" in found.reason
+    assert world.registry.promoted == 1
+    again = world.train(school(DummyClassifier()), now=now, may_go_back=True)
+    assert again.action == "refused", "the first answers again, and none before it does better"
+
+
+def test_only_a_review_goes_back(world):
+    world.train(school(), now=world.lived(40))
+    worse = msgspec.structs.replace(world.train(school(DummyClassifier()), now=after(40)), action="promoted")
+    write(world.log, models=[worse])
+    assert world.train(school(DummyClassifier()), now=world.lived(40, seed=2, first=40)).action == "refused"
+
+
+def test_a_review_promotes_a_new_version_that_does_better(world):
+    world.train(school(LogisticRegression(C=1e-3)), now=world.lived(20))
+    found = world.train(school(), now=world.lived(60, seed=2, first=20), may_go_back=True)
+    assert (found.action, world.registry.promoted) == ("promoted", 2)
 
 
 def test_a_margin_is_to_be_beaten(world):

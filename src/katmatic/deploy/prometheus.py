@@ -1,7 +1,8 @@
 """What Prometheus needs to watch an application: where to scrape, rules from its policies, and a test of every rule.
 
 The rules are in Prometheus' format; `promtool test rules katmatic.test.yml` proves that each alert fires when it
-should, and that none does while all is well.
+should, and that none does while all is well. Alertmanager is told to hand on what the pipeline itself can mend: a model
+that has declined, if its policy says `on_decline`.
 """
 
 from __future__ import annotations
@@ -10,14 +11,19 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from katmatic.spec.app import App, SourcePolicy
+from katmatic import duration
+from katmatic.spec.app import App, Predictor, SourcePolicy
 from katmatic.spec.event import schema
 
-RULES, TEST, CONFIG = "katmatic.rules.yml", "katmatic.test.yml", "prometheus.yml"
+RULES, TEST, CONFIG, ALERTS = "katmatic.rules.yml", "katmatic.test.yml", "prometheus.yml", "alertmanager.yml"
 JUDGED_ROWS = 500  # before a model is held against its baselines
 LAG_SECONDS = 60
 DEAD_SHARE = 0.01
-INTERVAL = "15s"
+INTERVAL = 15  # seconds between two looks
+LASTS = 3600  # seconds that a model answers badly before its alert fires; of a short `on_decline`, a part of it
+PARTS = 6
+AGAIN = 4  # times in an `on_decline` the pipeline is told again, while it goes on
+REVIEW = "review"  # label of alerts that the pipeline itself can mend
 
 
 @dataclass(frozen=True)
@@ -30,15 +36,20 @@ class Rule:
     severity: str
     summary: str
     series: Mapping[str, str]  # that make it fire, in promtool's notation, a value a minute
-    labels: Mapping[str, str] = field(default_factory=dict)  # that the alert then has, beside its severity
+    labels: Mapping[str, str] = field(default_factory=dict)  # that the alert then has, beside its severity and these:
+    marks: Mapping[str, str] = field(default_factory=dict)
     after: str = "3h"  # when the test looks
 
 
-def files(app: App, address: str) -> dict[str, str]:
-    """The files by name. `address`: host and port of the running pipeline."""
+def files(app: App, address: str, *, alertmanager: str = "127.0.0.1:9093", token_file: str = "") -> dict[str, str]:
+    """The files by name. `address` and `alertmanager`: host and port of the running pipeline, and of Alertmanager.
+
+    `token_file`: where both of them find the pipeline's token, if it has one.
+    """
     rules = list(_rules(app))
     return {
-        CONFIG: _config(app, address),
+        CONFIG: _config(app, address, alertmanager, token_file),
+        ALERTS: _alertmanager(app, address, token_file),
         RULES: _written(app, rules),
         TEST: _test(app, rules),
     }
@@ -147,7 +158,7 @@ def _predictors(app: App, me: str) -> Iterator[Rule]:
             f'max by (job, predictor) ({quality},who="model"}})'
             f' >= on (job, predictor) min by (job, predictor) ({quality},who!="model"}})'
             f" and on (job, predictor) katmatic_model_judged_rows{{{mine}}} >= {JUDGED_ROWS}",
-            "1h",
+            f"{_lasts(predictor)}s",
             "warning",
             f"The model of {name} answers no better than a simple rule",
             {
@@ -157,6 +168,7 @@ def _predictors(app: App, me: str) -> Iterator[Rule]:
                 f"katmatic_model_judged_rows{{{mine}}}": f"{JUDGED_ROWS}x200",
             },
             {"job": app.name, "predictor": name},
+            marks={"katmatic": REVIEW} if predictor.retrain.on_decline else {},
         )
         is_met = "it is trained again" if predictor.retrain.on_drift else "train it again, or declare on_drift=True"
         yield Rule(
@@ -193,19 +205,69 @@ def _name(text: str) -> str:
     return "".join(letter if letter.isalnum() else "_" for letter in text)
 
 
-def _config(app: App, address: str) -> str:
-    return f"""# Prometheus for {app.name}: prometheus --config.file={CONFIG}
-global:
-  scrape_interval: {INTERVAL}
-  evaluation_interval: {INTERVAL}
-rule_files:
-  - {RULES}
-scrape_configs:
-  - job_name: {_text(app.name)}
-    metrics_path: /metrics
-    static_configs:
-      - targets: [{_text(address)}]
-"""
+def _lasts(predictor: Predictor) -> int:
+    """For how many seconds a model answers badly before that is an alert."""
+    window = predictor.retrain.on_decline
+    return LASTS if window is None else min(LASTS, max(1, int(duration.parse(window).total_seconds()) // PARTS))
+
+
+def _interval(app: App) -> int:
+    """How many seconds lie between two looks: fewer where a decline is to be seen sooner."""
+    return min([INTERVAL, *(_lasts(predictor) for predictor in app.predictors.values())])
+
+
+def _config(app: App, address: str, alertmanager: str, token_file: str) -> str:
+    lines = [
+        f"# Prometheus for {app.name}: prometheus --config.file={CONFIG}",
+        "global:",
+        f"  scrape_interval: {_interval(app)}s",
+        f"  evaluation_interval: {_interval(app)}s",
+        f"rule_files: [{RULES}]",
+        "alerting:",
+        "  alertmanagers:",
+        "    - static_configs:",
+        f"        - targets: [{_text(alertmanager)}]",
+        "scrape_configs:",
+        f"  - job_name: {_text(app.name)}",
+        "    metrics_path: /metrics",
+        *(["    authorization:", f"      credentials_file: {_text(token_file)}"] if token_file else []),
+        "    static_configs:",
+        f"      - targets: [{_text(address)}]",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _alertmanager(app: App, address: str, token_file: str) -> str:
+    lasts = min([LASTS, *(_lasts(predictor) for predictor in app.predictors.values())])
+    windows = [predictor.retrain.on_decline for predictor in app.predictors.values() if predictor.retrain.on_decline]
+    again = min((int(duration.parse(window).total_seconds()) // AGAIN for window in windows), default=LASTS)
+    lines = [
+        f"# Alertmanager for {app.name}: alertmanager --config.file={ALERTS}",
+        "route:",
+        "  receiver: people",
+        "  group_by: [alertname, job, predictor]",
+        f"  group_wait: {min(30, lasts)}s",
+        f"  group_interval: {min(300, lasts)}s",
+        "  repeat_interval: 4h",
+        "  routes:",
+        "    - receiver: pipeline",
+        f"      matchers: [katmatic={REVIEW}]",
+        f"      repeat_interval: {max(lasts, again)}s",
+        "      continue: true",
+        f"    - matchers: [katmatic={REVIEW}]",
+        "receivers:",
+        "  - name: people  # add here how they are told: email_configs, slack_configs, pagerduty_configs, ...",
+        "  - name: pipeline  # trains again, or lets an earlier version answer, as the policies say",
+        "    webhook_configs:",
+        f"      - url: {_text(f'http://{address}/v1/hooks/alertmanager')}",
+        "        send_resolved: false",
+        *(
+            ["        http_config:", "          authorization:", f"            credentials_file: {_text(token_file)}"]
+            if token_file
+            else []
+        ),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _written(app: App, rules: list[Rule]) -> str:
@@ -228,7 +290,7 @@ def _written(app: App, rules: list[Rule]) -> str:
             f"      - alert: {rule.name}",
             f"        expr: {_text(rule.expr)}",
             f"        for: {rule.lasts}",
-            f"        labels: {{severity: {rule.severity}}}",
+            f"        labels: {json.dumps({'severity': rule.severity, **rule.marks})}",
             f"        annotations: {{summary: {_text(rule.summary)}}}",
         ]
     return "\n".join(lines) + "\n"
@@ -253,7 +315,7 @@ def _test(app: App, rules: list[Rule]) -> str:
             f"      - eval_time: {rule.after}",
             f"        alertname: {rule.name}",
             "        exp_alerts:",
-            f"          - exp_labels: {json.dumps({'severity': rule.severity, **rule.labels})}",
+            f"          - exp_labels: {json.dumps({'severity': rule.severity, **rule.marks, **rule.labels})}",
             f"            exp_annotations: {json.dumps({'summary': summary}, ensure_ascii=False)}",
         ]
     lines += ["  - interval: 1m", "    name: all is well", "    input_series:"]

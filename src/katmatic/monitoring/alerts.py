@@ -12,6 +12,7 @@ from katmatic.records import Alert, Decision, ModelVersion
 from katmatic.spec.app import App
 
 INFO, WARNING, CRITICAL = "info", "warning", "critical"
+UNDER_BASELINE = "model-under-baseline"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +74,7 @@ class Rules:
         for report in facts.reports:
             if report.model.rows >= limits.quality_rows and report.is_above_baselines is False:
                 text = f"The model of {report.predictor} answers no better than a simple rule"
-                yield Alert(
-                    name="model-under-baseline", severity=WARNING, text=text, now=now, predictor=report.predictor
-                )
+                yield Alert(name=UNDER_BASELINE, severity=WARNING, text=text, now=now, predictor=report.predictor)
         for predictor, shifts in facts.shifts.items():
             moved = [shift for shift in shifts if shift.has_moved]
             if moved:

@@ -197,6 +197,13 @@ class Quality:
             self._reported[days] = report
             return report
 
+    def since(self, start: int, now: int) -> Report:
+        """The figures over the rows ripe at `now` that were asked about at or after `start`, without days and bins."""
+        with self._lock:
+            self._ripen(max(self._now, now))
+            rows = [row for (_, at), row in self._rows.items() if at >= start]
+            return Report(self._predictor.name, self._is_binary, *self._scores(rows), (), ())
+
     def _takes(self, anchor: int) -> bool:
         return (anchor * 0x9E3779B97F4A7C15 >> 32) % self._every == 0
 

@@ -24,7 +24,7 @@ HELP = {
     "lag_seconds": "For how long the oldest of the waiting events has been waiting.",
     "unknown_fields_total": "How often the newest event of a batch had fields that are not declared, by topic.",
     "answer_seconds": "From the arrival of an event to its logged prediction.",
-    "model_quality": "How good the live answers are, by metric; who: the model, the base_rate or the own_past_rate.",
+    "model_quality": "How good the newest answers are, by metric; who: the model, the base_rate or the own_past_rate.",
     "model_judged_rows": "Labelled answers that the quality is measured by.",
     "model_version": "The version that answers; 0 is none.",
     "model_promoted_seconds": "When the version that answers was promoted, in seconds since 1970.",

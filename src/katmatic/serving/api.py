@@ -25,7 +25,7 @@ from katmatic.monitoring import prometheus
 from katmatic.monitoring.gauges import process
 from katmatic.monitoring.vitals import HELP
 from katmatic.predictions.rank import asked_keys, ranked_key
-from katmatic.serving import answers, body, stream
+from katmatic.serving import answers, body, hook, stream
 from katmatic.serving.access import Access
 from katmatic.serving.answers import answer
 from katmatic.serving.base import KINDS, Pipeline, QueueFull, Subscription
@@ -60,6 +60,7 @@ def make_api(
         Route("/v1/predict/{predictor}", api.predict, methods=["POST"]),
         Route("/v1/models/{predictor}", api.models, methods=["GET"]),
         Route("/v1/models/{predictor}/rollback", api.rollback, methods=["POST"]),
+        Route("/v1/hooks/alertmanager", api.alertmanager, methods=["POST"]),
         Route("/v1/alerts", api.alerts, methods=["GET"]),
         Route("/v1/dead", api.dead, methods=["GET"]),
         Route("/v1/status", api.status, methods=["GET"]),
@@ -158,6 +159,20 @@ class _Api:
             )
         change = await run_in_threadpool(self._pipeline.rollback, predictor.name, version)
         return answer(answers.model(self._app, change))
+
+    async def alertmanager(self, request: Request) -> Response:
+        told = hook.read(await body.read(request))
+        reviewed, passed_over = dict[str, None](), list[dict[str, str]]()
+        for alert in told.alerts:
+            predictor, name = alert.labels.get("predictor", ""), alert.labels.get("alertname", "")
+            if not alert.is_firing or predictor in reviewed:
+                continue
+            why_not = self._pipeline.review(predictor, f"the alert {name}") if predictor else "it names no predictor"
+            if why_not:
+                passed_over.append({"alert": name, "why": why_not})
+            else:
+                reviewed[predictor] = None
+        return answer({"reviewed": list(reviewed), "passed_over": passed_over})
 
     async def alerts(self, request: Request) -> Response:
         found = await run_in_threadpool(self._pipeline.alerts, _limit(request))

@@ -141,6 +141,10 @@ class Pipeline(Protocol):
         """Let `version` answer again (None: the one before). Raises `ModelError` if there is no such version."""
         ...
 
+    def review(self, predictor: str, why: str) -> str:
+        """Have a predictor's model trained again, or an earlier one put in its place; why not, or nothing."""
+        ...
+
     def alerts(self, limit: int) -> Sequence[Alert]:
         """The newest alerts, newest first."""
         ...

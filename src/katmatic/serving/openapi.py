@@ -197,6 +197,21 @@ def _predictors(app: App) -> dict[str, Any]:
 def _rest() -> dict[str, Any]:
     limit = {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 1000}}
     return {
+        "/v1/hooks/alertmanager": {
+            "post": {
+                "operationId": "alertmanager",
+                "tags": ["models"],
+                "summary": "For Alertmanager: models whose alerts fire are trained again, or an earlier one answers",
+                "requestBody": {"content": {"application/json": {"schema": {"type": "object"}}}},
+                "responses": {
+                    "200": _json(
+                        "Predictors that are reviewed, and alerts that were passed over",
+                        _object(reviewed=_list(_STRING), passed_over=_list(_object(alert=_STRING, why=_STRING))),
+                    ),
+                    **_problems(413, 422),
+                },
+            }
+        },
         "/v1/alerts": {"parameters": [limit], "get": _get("The newest alerts, newest first", _list(_ref("Alert")))},
         "/v1/dead": {
             "parameters": [limit],

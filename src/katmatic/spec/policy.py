@@ -14,19 +14,22 @@ from katmatic.spec.past import Past
 
 @dataclass(frozen=True, kw_only=True)
 class Retrain:
-    """When a predictor is trained again: every so often, after so many new final labels, or when drift is seen.
+    """When a predictor is trained again: every so often, after so many final labels, when drift is seen, or on decline.
 
-    Training waits until `rows` labelled rows exist; `history` keeps rows older than that out of it (None: all rows).
+    `on_decline="7d"`: when over so long its live answers were no better than a simple rule's. Then an earlier version
+    answers again, if it does better than both the champion and the new one. Training waits until `rows` labelled rows
+    exist; `history` keeps rows older than that out of it (None: all rows).
     """
 
     every: str | None = None
     labels: int | None = None
     on_drift: bool = False
+    on_decline: str | None = None
     rows: int = 100
     history: str | None = None
 
     def __post_init__(self) -> None:
-        for name, text in (("every", self.every), ("history", self.history)):
+        for name, text in (("every", self.every), ("history", self.history), ("on_decline", self.on_decline)):
             if text is not None:
                 duration.parse(text, where=f"Retrain {name}=", least=duration.SHORTEST)
         for name, number, least in (("rows", self.rows, 2), ("labels", self.labels, 1)):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from katmatic import duration
@@ -26,17 +27,22 @@ from katmatic.training.model import fit
 from katmatic.training.promote import verdict
 
 JUDGED_SHARE = 0.2  # of the anchors, the newest
+EARLIER_LIMIT = 4  # versions that are looked at, with the one that answers
 JUDGED_LEAST = 30  # rows; with fewer, what the champion was trained on is judged, too
 
 
-def train(app: App, name: str, log: History, registry: Registry, artifacts: Path, *, now: int) -> ModelVersion:
+def train(
+    app: App, name: str, log: History, registry: Registry, artifacts: Path, *, now: int, may_go_back: bool = False
+) -> ModelVersion:
     """Train predictor `name` as of `now`: the record of what came of it ("promoted", "refused" or "failed").
 
     The model that is promoted is fitted again on all rows; its figures are those of one that was fitted on what was
-    known before the newest rows were asked. Nothing is raised for a model that cannot be trained: the record says why.
+    known before the newest rows were asked. If it `may_go_back`, a refused one may be told by an earlier version that
+    does better than the champion ("rolled-back"). Nothing is raised for a model that cannot be trained: the record
+    says why.
     """
     try:
-        return _train(app, app.predictors[name], log, registry, artifacts, now)
+        return _train(app, app.predictors[name], log, registry, artifacts, now, may_go_back=may_go_back)
     except KatmaticError as error:
         reason = str(error)
     except Exception as error:  # model, disk and registry are not ours: whatever they raise is told
@@ -44,13 +50,16 @@ def train(app: App, name: str, log: History, registry: Registry, artifacts: Path
     return _failed(name, reason, now, rows=0)
 
 
-def _train(app: App, predictor: Predictor, log: History, registry: Registry, artifacts: Path, now: int) -> ModelVersion:
+def _train(
+    app: App, predictor: Predictor, log: History, registry: Registry, artifacts: Path, now: int, *, may_go_back: bool
+) -> ModelVersion:
     name, is_binary = predictor.name, predictor.label.is_binary
     rows = _rows(app, predictor, log, now, since=now)
     if rows is None or len(rows) < predictor.retrain.rows:
         found = 0 if rows is None else len(rows)
         return _failed(name, f"{found} labelled rows of {predictor.retrain.rows}", now, rows=found)
-    champion = _champion(log, predictor)
+    answered_before = _answered_before(log, predictor)
+    champion = answered_before[0] if answered_before else None
     known, asked = _split(app, predictor, log, rows, champion, now)
     if known is None or not len(known):
         reason = "there are no rows from before those that it would be judged on"
@@ -65,9 +74,7 @@ def _train(app: App, predictor: Predictor, log: History, registry: Registry, art
     challenger = figures["model"]
     baselines = {rival: found for rival, found in figures.items() if rival != "model"}
     metric = predictor.promote.metric or default_metric(predictor.label)
-    told = None
-    if champion is not None:
-        told = _figures(predictor, known, asked, champion.model.predict(asked.values, asked.texts))
+    told = None if champion is None else _judge(predictor, known, asked, champion)
     is_better, reason = verdict(predictor.promote, metric, challenger, told, baselines)
     folder = _free(artifacts.resolve() / name / str(now))
     digest = rows.digest()
@@ -81,6 +88,13 @@ def _train(app: App, predictor: Predictor, log: History, registry: Registry, art
     version = registry.save(name, folder, told_of)
     if is_better:
         registry.promote(name, version)
+    elif may_go_back and told is not None:
+        for earlier in answered_before[1:]:
+            does_better, why = verdict(predictor.promote, metric, _judge(predictor, known, asked, earlier), told, {})
+            if does_better:
+                registry.promote(name, earlier.record.version)
+                reason = f"{why}; the new version {version} was refused: {reason}"
+                return msgspec.structs.replace(earlier.record, action="rolled-back", reason=reason, now=now)
     return ModelVersion(
         predictor=name,
         version=version,
@@ -120,6 +134,11 @@ def _rows(app: App, predictor: Predictor, log: History, now: int, *, since: int)
 class _Champion:
     model: Exported
     trained_at: int
+    record: ModelVersion
+
+
+def _judge(predictor: Predictor, known: Dataset, asked: Dataset, version: _Champion) -> dict[str, float]:
+    return _figures(predictor, known, asked, version.model.predict(asked.values, asked.texts))
 
 
 def _split(
@@ -154,20 +173,28 @@ def _figures(predictor: Predictor, known: Dataset, asked: Dataset, answer: Any) 
     return metrics(asked.label, told, asked.weight, is_binary=predictor.label.is_binary)
 
 
-def _champion(log: History, predictor: Predictor) -> _Champion | None:
-    """Who answers, if it takes the features that are declared now, and can be loaded."""
-    found = None
+def _answered_before(log: History, predictor: Predictor) -> list[_Champion]:
+    """Who answers, and who did before, newest first: those that take the features of now, and can be loaded.
+
+    Empty if that is not so of the one that answers.
+    """
+    records: dict[int, ModelVersion] = {}
     for value in (*(value for _, value in log.scan(MODELS)), *log.pending(MODELS)):
         record = decode(MODELS, value)
         if record.predictor == predictor.name and record.action in ("promoted", "rolled-back"):
-            found = record
-    if found is None:
-        return None
-    try:
-        model = load(Path(found.artifact))
-    except ModelError:
-        return None
-    return _Champion(model, model.trained_at) if model.columns == tuple(predictor.features) else None
+            records.pop(record.version, None)
+            records[record.version] = record
+    found: list[_Champion] = []
+    for record in itertools.islice(reversed(records.values()), EARLIER_LIMIT):
+        try:
+            model = load(Path(record.artifact))
+        except ModelError:
+            model = None
+        if model is not None and model.columns == tuple(predictor.features):
+            found.append(_Champion(model, model.trained_at, record))
+        elif not found:
+            return []
+    return found
 
 
 def _free(folder: Path) -> Path:
