@@ -4,55 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import sys
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from katmatic import cli
 from katmatic.demo import EXAMPLES
 from katmatic.log.codec import decode, encode
 from katmatic.log.sqlite import open_readonly
 from katmatic.records import MODELS
 from katmatic.registry.mlflow import MlflowRegistry
-from tests.apps import visits
-from tests.test_replay import lines
-from tests.test_runtime import DOOR
 
-COMMANDS = ("init", "run", "demo", "replay", "train", "backtest", "models", "rollback", "deploy", "doctor", "bench")
-
-
-@pytest.fixture
-def katmatic(tmp_path, monkeypatch, capsys):
-    """A function that runs a command in an empty folder: exit code, what it printed, what it said."""
-    monkeypatch.chdir(tmp_path)
-    root = Path(__file__).parents[1]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(root), str(root / "src")]))  # for the processes that train
-    (tmp_path / "app.py").write_text(DOOR, "utf-8")
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["katmatic", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as ended:
-            code = ended.code or 0
-        printed = capsys.readouterr()
-        return code, printed.out, " ".join(printed.err.split())
-
-    return run
-
-
-@pytest.fixture
-def recorded(tmp_path):
-    """A file of rings and one of openings, as arguments of a command."""
-    history = [each for each in visits(400) if each[2] != b"{nothing"]
-    return [
-        f"{topic}={lines(tmp_path / f'{topic}.jsonl', [value for _, name, value in history if name == topic])}"
-        for topic in ("ring", "opened")
-    ]
+COMMANDS = (
+    "init",
+    "run",
+    "serve",
+    "demo",
+    "replay",
+    "train",
+    "step",
+    "backtest",
+    "models",
+    "rollback",
+    "deploy",
+    "doctor",
+    "bench",
+)
 
 
 def last_line(printed):
@@ -71,7 +48,7 @@ def test_each_command_teaches(katmatic, command):
     assert code == 0
     assert len(printed.split()) > 20
     assert "Usage: katmatic" in printed
-    if command not in ("init", "run"):
+    if command not in ("init", "run", "serve"):
         assert "--json" in printed
 
 

@@ -1,4 +1,4 @@
-"""The commands: init, run, serve, demo, replay, train, backtest, models, rollback, deploy, doctor, bench."""
+"""The commands: init, run, serve, demo, replay, train, step, backtest, models, rollback, deploy, doctor, bench."""
 
 from __future__ import annotations
 
@@ -250,6 +250,32 @@ def train(
         history.post(MODELS, [encode(found)])
     shown = msgspec.to_builtins(found)
     _show(as_json, shown, lambda: _table(f"{name}: {found.action}", shown))
+
+
+@app.command()
+def step(
+    stage: Annotated[str, typer.Argument(help="validate, dataset, fit, evaluate, gate or promote: in this order.")],
+    file: File,
+    work: Annotated[Path, typer.Option(help="Folder in which the stages of one training meet.")],
+    predictor: Name = None,
+    data: Data = None,
+    log: LogAt = None,
+    registry: Annotated[str | None, typer.Option(help="An MLflow tracking server.", show_default="SQLite")] = None,
+    now: Annotated[str | None, typer.Option(help="As known at this moment (ISO 8601).", show_default="now")] = None,
+    since: Annotated[str | None, typer.Option(help="What came since is validated.", show_default="7 days")] = None,
+    as_json: Json = False,
+) -> None:
+    """Do one stage of a training, for a scheduler such as Airflow. Code 99: there is nothing more to do."""
+    from katmatic.runtime import load_app
+    from katmatic.steps import SKIP, do
+
+    settings = _settings(data=data, log=log, registry=registry)
+    application = load_app(file)
+    name = _chosen(application, predictor)
+    found, goes_on = do(stage, application, name, settings, _registry, work, now=now, since=since)
+    _show(as_json, found, lambda: _table(f"{name}: {stage}", found))
+    if not goes_on:
+        sys.exit(SKIP)
 
 
 @app.command()
