@@ -60,6 +60,8 @@ lock: .venv/dev.stamp  ## Pin the newest versions that fit pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-header --no-annotate \
 		pyproject.toml --extra kafka --extra river --extra parquet --extra plots -c requirements-dev.txt \
 		-o requirements.txt
+	echo 'apache-airflow>=3.3,<4' | $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-header \
+		--no-annotate - -o requirements-airflow.txt
 
 clean:  ## Remove the environment and every cache
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist

@@ -30,7 +30,7 @@ class Opened(Event):
     at: Time
 
 
-def door(*, model=None, retrain=None, features=None) -> App:
+def door(*, model=None, retrain=None, features=None, **more) -> App:
     """Rings and openings may come five seconds late."""
     app = App("door")
     app.source(Ring, lateness="5s")
@@ -48,6 +48,7 @@ def door(*, model=None, retrain=None, features=None) -> App:
         },
         model=model or HistGradientBoostingClassifier(max_iter=20),
         retrain=retrain or Retrain(rows=50),
+        **more,
     )
     return app
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.airflow import Airflow, AirflowError
 from tests.kafka_broker import BrokerError, address
 
 CHROMIUM = "/usr/bin/chromium"
@@ -28,6 +29,15 @@ def need_chromium() -> str:
     found = CHROMIUM if Path(CHROMIUM).exists() else shutil.which("chromium") or shutil.which("google-chrome")
     need("Chromium", found, "apt-get install chromium")
     return str(found)
+
+
+def need_airflow(folder: Path) -> Airflow:
+    """An Apache Airflow with its files in `folder`, not started yet."""
+    try:
+        return Airflow(folder)
+    except AirflowError as error:
+        need("Apache Airflow", None, str(error))
+        raise
 
 
 def need_kafka() -> str:

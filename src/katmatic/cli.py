@@ -368,21 +368,34 @@ def rollback(
 
 @app.command()
 def deploy(
-    what: Annotated[str, typer.Argument(help="What the files are for: prometheus.")],
+    what: Annotated[str, typer.Argument(help="What the files are for: airflow or prometheus.")],
     file: File,
     folder: Annotated[Path, typer.Option("--out", help="Where to write them.")] = Path("deploy"),
     address: Annotated[str, typer.Option(help="Host and port of the running pipeline.")] = "127.0.0.1:8000",
     alertmanager: Annotated[str, typer.Option(help="Host and port of Alertmanager.")] = "127.0.0.1:9093",
     token_file: Annotated[str, typer.Option(help="Where both find the pipeline's token.", show_default="none")] = "",
+    command: Annotated[str, typer.Option(help="How Airflow's tasks call katmatic.")] = "katmatic",
+    data: Data = None,
+    log: LogAt = None,
+    registry: Annotated[str | None, typer.Option(help="An MLflow tracking server.", show_default="SQLite")] = None,
     as_json: Json = False,
 ) -> None:
-    """Write the files by which others watch an application: for Prometheus and Alertmanager, with tests."""
-    from katmatic.deploy import prometheus
+    """Write the files by which others train and watch an application: for Airflow; for Prometheus and Alertmanager."""
+    from katmatic.deploy import airflow, prometheus
     from katmatic.errors import SettingsError
     from katmatic.runtime import load_app
 
+    settings = _settings(data=data, log=log, registry=registry)
     makers = {
-        "prometheus": lambda app: prometheus.files(app, address, alertmanager=alertmanager, token_file=token_file)
+        "airflow": lambda app: airflow.files(
+            app,
+            file.resolve(),
+            command=command,
+            data=settings.folder.resolve(),
+            log=settings.log,
+            registry=settings.registry,
+        ),
+        "prometheus": lambda app: prometheus.files(app, address, alertmanager=alertmanager, token_file=token_file),
     }
     if what not in makers:
         raise SettingsError("deploy", found=what, expected=f"one of {', '.join(makers)}", do="choose one")
