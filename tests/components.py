@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.airflow import Airflow, AirflowError
+from tests.docker_engine import Engine, EngineError
 from tests.kafka_broker import BrokerError, address
 
 CHROMIUM = "/usr/bin/chromium"
@@ -38,6 +41,18 @@ def need_airflow(folder: Path) -> Airflow:
     except AirflowError as error:
         need("Apache Airflow", None, str(error))
         raise
+
+
+@contextmanager
+def need_docker() -> Iterator[Engine]:
+    """A real Docker Engine of our own."""
+    with ExitStack() as undo:
+        try:
+            engine = undo.enter_context(Engine())
+        except EngineError as error:
+            need("Docker Engine", None, str(error))
+            raise
+        yield engine
 
 
 def need_kafka() -> str:
