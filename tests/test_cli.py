@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -12,8 +13,12 @@ import pytest
 from katmatic.demo import EXAMPLES
 from katmatic.log.codec import decode, encode
 from katmatic.log.sqlite import open_readonly
+from katmatic.predictions.artifact import load
 from katmatic.records import MODELS
 from katmatic.registry.mlflow import MlflowRegistry
+from katmatic.runtime import Runtime, load_app
+from katmatic.settings import Settings
+from tests.object_store import CREDENTIALS, object_store
 
 COMMANDS = (
     "init",
@@ -180,3 +185,36 @@ def test_the_bench_measures(katmatic):
     found = last_line(printed)
     assert found["predictions"] == found["events"]
     assert 0 < found["p50_ms"] <= found["p99_ms"] <= found["p999_ms"]
+
+
+def test_a_model_is_trained_from_an_archive_and_handed_over_through_a_bucket(katmatic, recorded, tmp_path, monkeypatch):
+    """The same training set, wherever it is built; the pipeline needs nothing of the machine that trained."""
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    assert katmatic("replay", "app.py", *recorded)[0] == 0
+    with object_store(tmp_path) as bucket:
+        assert last_line(katmatic("archive", "app.py", "--to", bucket, "--json")[1])["records"] > 400
+        now = ("--now", "1750000000000000")  # June 2025: after all of it
+        shutil.copytree(tmp_path / ".katmatic", tmp_path / "there")
+        here = last_line(katmatic("train", "app.py", *now, "--data", "there", "--json")[1])
+        registry = ("--registry", f"sqlite:///{tmp_path / 'registry.db'}")
+        models = bucket.replace("/logs", "/models")
+        away = ("--from", bucket, "--data", "elsewhere", "--models", models, *registry)
+        far = last_line(katmatic("train", "app.py", *now, *away, "--json")[1])
+        assert far["action"] == "promoted", far["reason"]
+        assert far["artifact"].startswith("s3://school/models/open/")
+        assert {**far, "artifact": ""} == {**here, "artifact": ""}
+        mine, other = (
+            MlflowRegistry(f"sqlite:///{tmp_path / file}").versions("open")[0].tags["rows_sha256"]
+            for file in ("registry.db", "there/registry.db")
+        )
+        assert mine == other
+        code, printed, _ = katmatic("promote", "app.py", *registry, "--json")
+        assert (code, last_line(printed)["artifact"]) == (0, far["artifact"])
+        with contextlib.closing(open_readonly(tmp_path / ".katmatic" / "log.db")) as log:
+            (record,) = (decode(MODELS, value) for value in log.pending(MODELS))
+        assert load(record.artifact).columns == ("rings_1h", "loudness_1h", "opened_1d", "hour")
+        with Runtime(load_app(tmp_path / "app.py"), tmp_path / "app.py", Settings(training=False)) as runtime:
+            runtime.pipeline.drain()
+            assert runtime.live.status().models["open"].version == 1
+        assert katmatic("promote", "app.py", "--version", "9", *registry)[0] == 2

@@ -38,7 +38,7 @@ def test_yes_and_no(text, expected):
         ({"KATMATIC_TRAINING": "perhaps"}, "", "setting training: found 'perhaps', expected a value of type bool"),
         ({"KATMATIC_TICK": ""}, "", "setting tick: found '', expected a value of type float"),
         ({"KATMATIC_PROT": "80"}, "", "setting prot: found no such setting"),
-        ({}, "prot = 80", "expected one of batch, data, host, log, port"),
+        ({}, "prot = 80", "expected one of batch, data, host, log, models, port"),
         ({}, "data = 7", "setting data: found 7, expected a value of type str"),
         ({}, "port = [1]", "setting port: found [1], expected a value of type int"),
         ({}, "port = = 1", "katmatic.toml: found"),

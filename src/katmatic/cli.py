@@ -1,4 +1,4 @@
-"""The commands: init, run, serve, demo, replay, train, step, backtest, models, rollback, deploy, doctor, bench."""
+"""The commands: init, run, serve, demo, replay, train, step, backtest, models, rollback, promote, archive, ..."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,6 +42,10 @@ Data = Annotated[
 LogAt = Annotated[
     str | None,
     typer.Option("--log", help="kafka://host:port, to keep the log on Apache Kafka.", show_default="a file in --data"),
+]
+ModelsAt = Annotated[
+    str | None,
+    typer.Option("--models", help="Where trained models are put: a folder, s3:// or gs://.", show_default="in --data"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 Name = Annotated[str | None, typer.Option("--predictor", "-p", help="Which predictor; needed if there are several.")]
@@ -222,6 +227,10 @@ def train(
     data: Data = None,
     log: LogAt = None,
     registry: Annotated[str | None, typer.Option(help="An MLflow tracking server.", show_default="SQLite")] = None,
+    models: ModelsAt = None,
+    archive: Annotated[
+        str | None, typer.Option("--from", help="Learn from an archive: a folder, s3:// or gs://.")
+    ] = None,
     now: Annotated[int | None, typer.Option(help="As known at this moment (microseconds since 1970).")] = None,
     review: Annotated[
         bool, typer.Option(help="Let an earlier version answer again if it does better than the champion and the new.")
@@ -234,20 +243,20 @@ def train(
     from katmatic.runtime import load_app, open_history
     from katmatic.training.job import train as train_now
 
-    settings = _settings(data=data, log=log, registry=registry)
+    settings = _settings(data=data, log=log, registry=registry, models=models)
     application = load_app(file)
     name = _chosen(application, predictor)
-    folder = settings.folder
     moment = now if now is not None else SystemClock().now()
-    with contextlib.closing(open_history(application, settings)) as history:
+    with contextlib.closing(_history(application, settings, archive)) as history:
         found = train_now(
-            application, name, history, _registry(settings), folder / "models", now=moment, may_go_back=review
+            application, name, history, _registry(settings), settings.artifacts, now=moment, may_go_back=review
         )
     if record:
         print(msgspec.json.encode(found).decode())
         return
-    with contextlib.closing(open_history(application, settings)) as history:
-        history.post(MODELS, [encode(found)])
+    if archive is None:
+        with contextlib.closing(open_history(application, settings)) as history:
+            history.post(MODELS, [encode(found)])
     shown = msgspec.to_builtins(found)
     _show(as_json, shown, lambda: _table(f"{name}: {found.action}", shown))
 
@@ -261,6 +270,7 @@ def step(
     data: Data = None,
     log: LogAt = None,
     registry: Annotated[str | None, typer.Option(help="An MLflow tracking server.", show_default="SQLite")] = None,
+    models: ModelsAt = None,
     now: Annotated[str | None, typer.Option(help="As known at this moment (ISO 8601).", show_default="now")] = None,
     since: Annotated[str | None, typer.Option(help="What came since is validated.", show_default="7 days")] = None,
     as_json: Json = False,
@@ -269,7 +279,7 @@ def step(
     from katmatic.runtime import load_app
     from katmatic.steps import SKIP, do
 
-    settings = _settings(data=data, log=log, registry=registry)
+    settings = _settings(data=data, log=log, registry=registry, models=models)
     application = load_app(file)
     name = _chosen(application, predictor)
     found, goes_on = do(stage, application, name, settings, _registry, work, now=now, since=since)
@@ -367,6 +377,83 @@ def rollback(
 
 
 @app.command()
+def promote(
+    file: File,
+    version: Annotated[int | None, typer.Option(help="Which version; without it, the newest.")] = None,
+    predictor: Name = None,
+    data: Data = None,
+    log: LogAt = None,
+    registry: Annotated[str | None, typer.Option(help="An MLflow tracking server.", show_default="SQLite")] = None,
+    as_json: Json = False,
+) -> None:
+    """Let a version of the registry answer, wherever it was trained. A running pipeline takes it up at once."""
+    from katmatic.errors import ModelError
+    from katmatic.log.codec import encode
+    from katmatic.runtime import load_app, open_history
+
+    settings = _settings(data=data, log=log, registry=registry)
+    application = load_app(file)
+    name = _chosen(application, predictor)
+    mlflow = _registry(settings)
+    known = {each.version: each for each in mlflow.versions(name)}
+    wanted = known.get(version if version is not None else max(known, default=0))
+    if wanted is None:
+        raise ModelError(
+            name,
+            found="no version" if version is None else f"version {version}",
+            expected=f"one of {sorted(known)}" if known else "one that was trained",
+            do="train it first: katmatic train",
+        )
+    record = ModelVersion(
+        predictor=name,
+        version=wanted.version,
+        action="promoted",
+        reason=f"asked for by hand; {wanted.tags.get('reason', 'nothing is known of its training')}",
+        now=SystemClock().now(),
+        artifact=wanted.folder,
+        metrics=dict(wanted.metrics),
+        rows=int(wanted.tags.get("rows", 0)),
+    )
+    with contextlib.closing(open_history(application, settings)) as history:
+        history.post(MODELS, [encode(record)])
+    mlflow.promote(name, wanted.version)
+    _show(as_json, msgspec.to_builtins(record), lambda: _say(f"{name}: version {wanted.version} answers"))
+
+
+@app.command()
+def archive(
+    file: File,
+    to: Annotated[str, typer.Option("--to", help="A folder, s3://bucket/path or gs://bucket/path.")],
+    every: Annotated[str | None, typer.Option(help="Go on, and look so often, e.g. 10m.", show_default="once")] = None,
+    data: Data = None,
+    log: LogAt = None,
+    as_json: Json = False,
+) -> None:
+    """Copy what the log holds to Parquet files: each time what has come since. The pipeline may be running."""
+    from katmatic import duration
+    from katmatic.errors import KatmaticError
+    from katmatic.log.archive import Archive
+    from katmatic.runtime import load_app, open_history, stopped_by_signals
+
+    settings = _settings(data=data, log=log)
+    application = load_app(file)
+    pause = None if every is None else duration.parse(every, where="--every", least=duration.SHORTEST).total_seconds()
+    stop = stopped_by_signals() if pause is not None else threading.Event()
+    while True:
+        try:
+            with contextlib.closing(open_history(application, settings)) as history:
+                found = Archive(to, application.name).extend(history)
+        except KatmaticError as error:
+            if pause is None:
+                raise
+            _say(f"not archived, and tried again in {every}: {escape(str(error))}")
+        else:
+            _show(as_json, {"to": to, **found}, partial(_say, f"archived {found['records']:,} records"))
+        if pause is None or stop.wait(pause):
+            return
+
+
+@app.command()
 def deploy(
     what: Annotated[str, typer.Argument(help="What the files are for: airflow or prometheus.")],
     file: File,
@@ -394,6 +481,7 @@ def deploy(
             data=settings.folder.resolve(),
             log=settings.log,
             registry=settings.registry,
+            models=settings.models,
         ),
         "prometheus": lambda app: prometheus.files(app, address, alertmanager=alertmanager, token_file=token_file),
     }
@@ -462,6 +550,14 @@ def _registry(settings: Settings) -> Any:
     from katmatic.registry.mlflow import MlflowRegistry
 
     return MlflowRegistry(settings.registry or f"sqlite:///{(settings.folder / 'registry.db').resolve()}")
+
+
+def _history(application: Any, settings: Settings, archive: str | None) -> Any:
+    """What is committed: in the log, or in an archive of it."""
+    from katmatic.log.archive import Archive
+    from katmatic.runtime import open_history
+
+    return open_history(application, settings) if archive is None else Archive(archive, application.name)
 
 
 def _versions(application: Any, settings: Settings, predictor: str) -> list[ModelVersion]:

@@ -171,5 +171,5 @@ def _models(path: Path) -> Iterator[Finding]:
                     if record.action in ("promoted", "rolled-back"):
                         champions[record.predictor] = record
     for name, record in champions.items():
-        load(Path(record.artifact))
+        load(record.artifact)
         yield Finding(what=f"model of {name}", found=f"version {record.version} answers as it did when it was made")

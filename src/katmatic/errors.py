@@ -43,5 +43,9 @@ class ModelError(KatmaticError):
     """A model cannot be trained, loaded or asked."""
 
 
+class PlaceError(KatmaticError):
+    """A folder or a bucket cannot be reached, read or written."""
+
+
 class SettingsError(KatmaticError):
     """The environment or `katmatic.toml` holds something that we cannot use."""

@@ -6,7 +6,6 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import msgspec
@@ -199,7 +198,7 @@ class Pipeline:
         if scorer is None or record.action not in ("promoted", "rolled-back"):
             return False
         try:
-            model = load(Path(record.artifact))
+            model = load(record.artifact)
             if model.columns != tuple(scorer.predictor.features):
                 raise ModelError(
                     f"{record.predictor} version {record.version}",

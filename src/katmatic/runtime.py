@@ -189,7 +189,7 @@ class Runtime:
         if not follows:
             self.trainer = Trainer(
                 self.pipeline,
-                train_command(path, folder, settings.registry, settings.log),
+                train_command(path, folder, settings.registry, settings.log, settings.models),
                 rows=self.live.rows,
                 has_drifted=lambda name: any(shift.has_moved for shift in self.live.shifts(name)),
                 has_declined=self.live.has_declined,

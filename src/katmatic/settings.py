@@ -23,10 +23,16 @@ class Settings:
     host: str = "127.0.0.1"  # what the HTTP server binds to; anything but loopback needs a token
     port: int = 8000
     token: str = ""  # what callers show as `Authorization: Bearer ...`
+    models: str = ""  # where trained models are put: a folder, s3:// or gs://; empty: the data folder's models
     registry: str = ""  # address of an MLflow tracking server; empty: SQLite in the data folder
     tick: float = 0.25  # seconds: how often time passes when nothing comes
     batch: int = 5_000  # records of one commit at most
     training: bool = True  # whether models are trained by themselves
+
+    @property
+    def artifacts(self) -> str:
+        """Where trained models are put."""
+        return self.models or str((self.folder / "models").resolve())
 
     @property
     def folder(self) -> Path:

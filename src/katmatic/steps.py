@@ -57,9 +57,9 @@ def do(
                     sizes = {part: len(getattr(prepared, part)) for part in ("rows", "known", "asked")}
                     return {"now": moment, "rows_sha256": prepared.rows.digest(), **sizes}, True
                 case "fit":
-                    fitted = stages.fit(predictor, work.prepared(), settings.folder / "models")
+                    fitted = stages.fit(predictor, work.prepared(), settings.artifacts)
                     work.put_fitted(fitted)
-                    return {"artifact": str(fitted.folder), "kind": fitted.kind}, True
+                    return {"artifact": fitted.folder, "kind": fitted.kind}, True
                 case "evaluate":
                     evaluated = work.evaluated() or stages.evaluate(
                         app, predictor, history, registry(settings), work.prepared(), work.fitted()

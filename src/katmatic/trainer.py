@@ -226,13 +226,16 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def train_command(app: Path, folder: Path, registry: str, log: str = "") -> Callable[[str, int, bool], list[str]]:
+def train_command(
+    app: Path, folder: Path, registry: str, log: str = "", models: str = ""
+) -> Callable[[str, int, bool], list[str]]:
     """The command line that trains, or reviews, a predictor of the application in file `app`."""
 
     def command(predictor: str, now: int, is_review: bool) -> list[str]:
         found = [sys.executable, "-m", "katmatic", "train", str(app), "--predictor", predictor]
         found += ["--data", str(folder), "--now", str(now), "--record"]
         found += ["--log", log] if log else []
+        found += ["--models", models] if models else []
         found += ["--review"] if is_review else []
         return [*found, "--registry", registry] if registry else found
 

@@ -46,7 +46,7 @@ def test_a_version_is_remembered_with_all_that_was_said_of_it(registry, tmp_path
     folder.mkdir(parents=True)
     registry.save("absence", folder, run(metrics={"log_loss": 0.1 + 0.2, "brier": 1e-9}))
     (found,) = registry.versions("absence")
-    assert (found.predictor, found.version, found.folder, found.is_champion) == ("absence", 1, folder, False)
+    assert (found.predictor, found.version, found.folder, found.is_champion) == ("absence", 1, str(folder), False)
     assert found.metrics == {"log_loss": 0.1 + 0.2, "brier": 1e-9}, "to the last bit"
     assert found.tags == {"kind": "trees"}
 

@@ -68,6 +68,7 @@ def files(
     data: Path,
     log: str,
     registry: str,
+    models: str = "",
     retry_seconds: int = RETRY_SECONDS,
 ) -> dict[str, str]:
     """The files by name, one for each predictor that is trained; what learns from every event has none.
@@ -76,7 +77,9 @@ def files(
     """
     trained = [p for p in app.predictors.values() if not hasattr(p.model, "learn_one")]
     return {
-        f"{app.name}_{predictor.name}.py": _dag(app, predictor, file, command, data, log, registry, retry_seconds)
+        f"{app.name}_{predictor.name}.py": _dag(
+            app, predictor, file, command, data, log, registry, models, retry_seconds
+        )
         for predictor in trained
     }
 
@@ -89,11 +92,13 @@ def _dag(
     data: Path,
     log: str,
     registry: str,
+    models: str,
     retry_seconds: int,
 ) -> str:
     where = [str(file), "--predictor", predictor.name, "--data", str(data)]
     where += ["--log", log] if log else []
     where += ["--registry", registry] if registry else []
+    where += ["--models", models] if models else []
     every = predictor.retrain.every
     seconds = duration.parse(every).total_seconds() if every else 0
     return _DAG.format(

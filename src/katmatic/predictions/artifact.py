@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from katmatic.errors import ModelError
+from katmatic.errors import ModelError, PlaceError
+from katmatic.places import Place
 from katmatic.predictions.trees import Trees
 
 TOLERANCE = 1e-9  # relative: how near a loaded model must come to its known rows
@@ -75,20 +76,21 @@ class Exported:
         return x
 
 
-def load(folder: Path) -> Exported:
-    """The model in a folder.
+def load(folder: Path | str) -> Exported:
+    """The model in a folder, or in a part of a bucket.
 
     Raises ModelError if a file is missing or was changed, or if the model does not give its known answers.
     """
     try:
-        manifest: dict[str, str] = json.loads((folder / "manifest.json").read_text("utf-8"))
-        files = {name: (folder / name).read_bytes() for name in {**dict.fromkeys(_ALWAYS), **manifest}}
+        place = Place(folder)
+        manifest: dict[str, str] = json.loads(place.read("manifest.json"))
+        files = {name: place.read(name) for name in {**dict.fromkeys(_ALWAYS), **manifest}}
         digests = {name: manifest[name] for name in files}
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (PlaceError, OSError, ValueError, TypeError, KeyError) as error:
         raise _wrong(folder, f"{type(error).__name__}: {error}", "the files of an exported model") from error
     for name, digest in digests.items():
         if hashlib.sha256(files[name]).hexdigest() != digest:
-            raise _wrong(folder / name, "a file that was changed", f"SHA-256 {digest[:12]}...")
+            raise _wrong(f"{folder}/{name}", "a file that was changed", f"SHA-256 {digest[:12]}...")
     try:
         model, known = _read(files)
         told = model.predict(known["known_rows"], known["known_texts"])
@@ -134,5 +136,5 @@ def _expit(raw: Floats) -> Floats:
     return np.where(raw >= 0, 1 / (1 + e), e / (1 + e))
 
 
-def _wrong(path: Path, found: str, expected: str) -> ModelError:
+def _wrong(path: Path | str, found: str, expected: str) -> ModelError:
     return ModelError(str(path), found=found, expected=expected, do="train again, or roll back to another version")

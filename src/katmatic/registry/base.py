@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 
@@ -14,7 +13,7 @@ class Version:
 
     predictor: str
     version: int
-    folder: Path
+    folder: str  # where its exported model is: a folder, or a part of a bucket
     metrics: Mapping[str, float]
     tags: Mapping[str, str]
     is_champion: bool
@@ -38,8 +37,8 @@ class Run:
 class Registry(Protocol):
     """Keeps versions: 1, 2, 3, ... per predictor. At most one is the champion."""
 
-    def save(self, predictor: str, folder: Path, run: Run) -> int:
-        """Register the exported model in `folder`, and what is told of its training; gives back its version."""
+    def save(self, predictor: str, folder: str, run: Run) -> int:
+        """Register the exported model in `folder`, or a part of a bucket, and what is told of it; gives the version."""
         ...
 
     def promote(self, predictor: str, version: int) -> None:

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import platform
-import shutil
 import tempfile
 import warnings
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from katmatic.clock import SystemClock
 from katmatic.errors import ModelError
+from katmatic.places import Place
 from katmatic.registry.base import Run, Version
 
 CHAMPION, CHALLENGER = "champion", "challenger"  # aliases: who is to answer, and who came last and is not
@@ -41,7 +41,7 @@ class MlflowRegistry:
             self._uri = uri
             self._client: Any = MlflowClient(tracking_uri=uri, registry_uri=uri)
 
-    def save(self, predictor: str, folder: Path, run: Run) -> int:
+    def save(self, predictor: str, folder: str, run: Run) -> int:
         """Log the training as a run and register its model; gives back the version, which is the challenger."""
         if self._model(predictor) is None:
             self._client.create_registered_model(predictor)
@@ -58,7 +58,7 @@ class MlflowRegistry:
             predictor,
             source=f"{logged.info.artifact_uri}/model",
             run_id=number,
-            tags={**run.tags, **figures, FOLDER: str(folder)},
+            tags={**run.tags, **figures, FOLDER: folder},
         )
         self._client.set_registered_model_alias(predictor, CHALLENGER, made.version)
         return int(made.version)
@@ -74,7 +74,7 @@ class MlflowRegistry:
         )
         return str(self._client.create_experiment(name, artifact_location=place))
 
-    def _log(self, number: str, predictor: str, folder: Path, run: Run) -> None:
+    def _log(self, number: str, predictor: str, folder: str, run: Run) -> None:
         from mlflow.entities import Metric, Param, RunTag
 
         now = SystemClock().now() // 1000
@@ -88,7 +88,10 @@ class MlflowRegistry:
             self._client.log_batch(number, part, params if first == 0 else (), tags if first == 0 else ())
         with tempfile.TemporaryDirectory(prefix="katmatic-") as place:
             made = Path(place)
-            shutil.copytree(folder, made / "model" / "data")
+            exported, data = Place(folder), made / "model" / "data"
+            data.mkdir(parents=True)
+            for name in exported.names():
+                (data / name).write_bytes(exported.read(name))
             (made / "model" / "MLmodel").write_text(_mlmodel(run, number), "utf-8")
             for name, picture in run.pictures.items():
                 (made / "plots").mkdir(exist_ok=True)
@@ -156,5 +159,5 @@ def _version(found: Any, champion: int) -> Version:
         name.removeprefix("metric."): float(value) for name, value in found.tags.items() if name.startswith("metric.")
     }
     tags = {name: value for name, value in found.tags.items() if not name.startswith("metric.")}
-    folder = Path(tags.pop(FOLDER, found.source))  # without it, somebody else registered the version
+    folder = str(tags.pop(FOLDER, found.source))  # without it, somebody else registered the version
     return Version(found.name, number, folder, metrics, tags, number == champion)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import os
 import platform
 import sys
 from collections.abc import Iterable
@@ -135,7 +134,7 @@ def _writable() -> Path:
     for folder in _folders():
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            probe = folder / f".{os.getpid()}"
+            probe = folder / f".{id(folder)}"
             probe.touch()
             probe.unlink()
         except OSError:
@@ -179,7 +178,7 @@ def _c() -> Any:
 def _make(file: Path, cpu: Cpu) -> Path:
     from katmatic.state.compile import object_code
 
-    partial = file.with_suffix(f".{os.getpid()}")
+    partial = file.with_suffix(f".{id(file)}")
     partial.write_bytes(msgspec.msgpack.encode(object_code(cpu)))
     partial.replace(file)
     return file

@@ -44,13 +44,13 @@ class Work:
 
     def put_fitted(self, fitted: Fitted) -> None:
         """Keep what was fitted, and where it is."""
-        facts = {"folder": str(fitted.folder), "kind": fitted.kind, "answer": fitted.answer.tobytes().hex()}
+        facts = {"folder": fitted.folder, "kind": fitted.kind, "answer": fitted.answer.tobytes().hex()}
         self._write("fitted.json", json.dumps(facts).encode())
 
     def fitted(self) -> Fitted:
         """What was fitted."""
         facts = json.loads(self._read("fitted.json", "fit"))
-        return Fitted(Path(facts["folder"]), facts["kind"], np.frombuffer(bytes.fromhex(facts["answer"])))
+        return Fitted(facts["folder"], facts["kind"], np.frombuffer(bytes.fromhex(facts["answer"])))
 
     def put(self, facts: msgspec.Struct) -> None:
         """Keep facts under the name of their kind."""

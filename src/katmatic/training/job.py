@@ -16,7 +16,7 @@ from katmatic.training.promote import verdict
 
 
 def train(
-    app: App, name: str, log: History, registry: Registry, artifacts: Path, *, now: int, may_go_back: bool = False
+    app: App, name: str, log: History, registry: Registry, artifacts: str | Path, *, now: int, may_go_back: bool = False
 ) -> ModelVersion:
     """Train predictor `name` as of `now`: the record of what came of it ("promoted", "refused" or "failed").
 
@@ -40,7 +40,14 @@ def train(
 
 
 def _train(
-    app: App, predictor: Predictor, log: History, registry: Registry, artifacts: Path, now: int, *, may_go_back: bool
+    app: App,
+    predictor: Predictor,
+    log: History,
+    registry: Registry,
+    artifacts: str | Path,
+    now: int,
+    *,
+    may_go_back: bool,
 ) -> ModelVersion:
     prepared = stages.prepare(app, predictor, log, now)
     fitted = stages.fit(predictor, prepared, artifacts)

@@ -7,6 +7,7 @@ the next is a value, which `handover` keeps in files.
 from __future__ import annotations
 
 import itertools
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from katmatic.errors import ModelError
 from katmatic.labels.ripe import ripens_after
 from katmatic.log.base import History
 from katmatic.log.codec import decode, decode_predictions
+from katmatic.places import Place
 from katmatic.predictions.artifact import Exported, answers, load
 from katmatic.records import DEAD, MODELS, PREDICTIONS, ModelVersion
 from katmatic.registry.base import Registry
@@ -70,9 +72,9 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A model that was fitted to all rows and exported to a folder."""
+    """A model that was fitted to all rows and exported to a folder, or to a part of a bucket."""
 
-    folder: Path
+    folder: str
     kind: str
     answer: Floats  # to the rows `asked`, of the same model fitted to what was `known`
 
@@ -141,13 +143,17 @@ def prepare(app: App, predictor: Predictor, log: History, now: int) -> Prepared:
     return Prepared(now, rows, known, asked)
 
 
-def fit(predictor: Predictor, prepared: Prepared, artifacts: Path) -> Fitted:
-    """Fit the model to what was known, to be judged, and to all rows, to answer; export that below `artifacts`."""
+def fit(predictor: Predictor, prepared: Prepared, artifacts: str | Path) -> Fitted:
+    """Fit the model to what was known, to be judged, and to all rows, to answer; export that below `artifacts`.
+
+    `artifacts` is a folder or the address of a part of a bucket.
+    """
     rows, known, is_binary = prepared.rows, prepared.known, predictor.label.is_binary
     answer = _told(fitted_to(predictor, known), replace(prepared.asked, tables=known.tables), is_binary)
-    folder = _free(artifacts.resolve() / predictor.name / str(prepared.now))
     about = {"trained_at": prepared.now, "rows_sha256": rows.digest()}
-    kind = export(fitted_to(predictor, rows), rows, folder, is_binary=is_binary, about=about)
+    with tempfile.TemporaryDirectory(prefix="katmatic-") as made:
+        kind = export(fitted_to(predictor, rows), rows, Path(made), is_binary=is_binary, about=about)
+        folder = _put(Path(made), Place(artifacts) / predictor.name, str(prepared.now))
     load(folder)
     return Fitted(folder, kind, np.asarray(answer, np.float64))
 
@@ -179,7 +185,7 @@ def evaluate(
         predictor=predictor.name,
         version=version,
         now=prepared.now,
-        artifact=str(fitted.folder),
+        artifact=fitted.folder,
         rows=len(rows),
         metrics=challenger,
         baselines={rival: found[metric] for rival, found in figures.items() if metric in found},
@@ -235,7 +241,7 @@ def answered_before(log: History, predictor: Predictor) -> list[Answering]:
     found: list[Answering] = []
     for record in itertools.islice(reversed(records.values()), EARLIER_LIMIT):
         try:
-            model = load(Path(record.artifact))
+            model = load(record.artifact)
         except ModelError:
             model = None
         if model is not None and model.columns == tuple(predictor.features):
@@ -296,7 +302,16 @@ def _figures(predictor: Predictor, known: Dataset, asked: Dataset, answer: Any) 
     return metrics(asked.label, told, asked.weight, is_binary=predictor.label.is_binary)
 
 
-def _free(folder: Path) -> Path:
-    """`folder`, or the first of `folder-2`, `folder-3`, ... that is not there: a version is never written over."""
-    numbered = (folder.with_name(f"{folder.name}-{n}") for n in itertools.count(2))
-    return folder if not folder.exists() else next(other for other in numbered if not other.exists())
+def _put(made: Path, place: Place, name: str) -> str:
+    """Put the files of a folder under a name, or the first of name-2, name-3, ... that is free; where that is.
+
+    A version is never written over.
+    """
+    taken = {each.partition("/")[0] for each in place.names()}
+    names = itertools.chain([name], (f"{name}-{n}" for n in itertools.count(2)))
+    target = place / next(each for each in names if each not in taken)
+    for file in sorted(
+        made.iterdir(), key=lambda file: file.name == "manifest.json"
+    ):  # by which the others count, last
+        target.write(file.name, file.read_bytes())
+    return target.address
