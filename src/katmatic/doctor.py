@@ -57,11 +57,11 @@ def examine(file: Path | None, settings: Settings) -> list[Finding]:
 
 def _machine() -> Iterator[Finding]:
     yield Finding(what="katmatic", found=f"{metadata.version('katmatic')}, Python {platform.python_version()}")
-    is_ready = loop.is_ready()
+    ready = loop.ready()
     yield Finding(
         what="compiled loops",
-        found=str(loop.path().name) if is_ready else "none for this machine",
-        is_well=is_ready,
+        found=ready.name if ready else "none for this machine",
+        is_well=ready is not None,
         do=f"{Path(sys.executable).name} -m katmatic.state.compile  (half a minute; else the first start does it)",
     )
     now = SystemClock().now()

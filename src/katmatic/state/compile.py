@@ -1,17 +1,19 @@
 """The compiler of the inner loops: Numba's work, done once per machine and kept as object code.
 
 What runs the pipeline loads that code (state/loop.py) and needs neither a compiler nor Numba, which takes 90 MB of
-memory and a third of a second at every start. `python -m katmatic.state.compile` makes it ahead of time.
+memory and a third of a second at every start. `python -m katmatic.state.compile` makes it ahead of time; with `--any`
+for every processor of this architecture, which is what an image needs that is built in one place and runs in others.
 """
 
 from __future__ import annotations
 
+import sys
 from types import ModuleType
 from typing import Any
 
 import llvmlite.binding as llvm
 from llvmlite import ir
-from numba import cfunc, njit, types
+from numba import cfunc, config, njit, types
 from numba.core import cgutils
 from numba.core.typing.templates import signature
 from numba.extending import intrinsic
@@ -55,8 +57,11 @@ def _prefetch(typing_context: Any, words: Any, at: Any) -> Any:
     return signature(types.none, words, types.int64), generate
 
 
-def object_code() -> tuple[dict[str, str], list[bytes]]:
-    """Every loop's symbol, by name, and the object code of each."""
+def object_code(cpu: loop.Cpu) -> tuple[dict[str, str], list[bytes]]:
+    """Every loop's symbol, by name, and the object code of each. One process compiles for one processor."""
+    if cpu != loop.host():
+        for name, value in (("CPU_NAME", cpu.name), ("CPU_FEATURES", cpu.features)):
+            setattr(config, name, value)  # asked when Numba compiles its first function
     symbols, objects = {}, []
     before = {module: dict(vars(module)) for module in (kernel, forest)}
     try:
@@ -64,7 +69,7 @@ def object_code() -> tuple[dict[str, str], list[bytes]]:
         for module in (kernel, forest):
             for name in module.COMPILED:
                 setattr(module, name, njit(error_model="numpy")(before[module][name]))
-        machine = loop.target_machine()
+        machine = loop.target_machine(cpu)
         for name, (module, kind) in SIGNATURES.items():
             made = cfunc(kind, error_model="numpy")(before[module][name])
             compiled = llvm.parse_assembly(made.inspect_llvm())
@@ -77,5 +82,7 @@ def object_code() -> tuple[dict[str, str], list[bytes]]:
 
 
 if __name__ == "__main__":
-    loop.load()
-    print(f"compiled: {loop.path()}")
+    processor = loop.ANY if sys.argv[1:] == ["--any"] else loop.host()
+    if not loop.path(processor).exists():
+        loop.make(loop.path(processor), processor)
+    print(f"compiled: {loop.path(processor)}")

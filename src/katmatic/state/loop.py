@@ -7,7 +7,7 @@ import hashlib
 import sys
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import llvmlite
 import llvmlite.binding as llvm
@@ -39,6 +39,17 @@ _FAILURES = {
     kernel.OUTPUTS_OVER: "one event made too many predictions or label versions",
 }
 _SOURCES = ("kernel.py", "compile.py", "forest.py")
+_HERE, _OWN = Path(__file__).parent, Path.home() / ".cache" / "katmatic"
+
+
+class Cpu(NamedTuple):
+    """A processor, as LLVM names it."""
+
+    name: str
+    features: str
+
+
+ANY = Cpu("generic", "")  # every processor of this architecture: what an image carries
 
 
 def run(
@@ -74,16 +85,17 @@ def add_up(x: NDArray[np.float64], arrays: list[NDArray[Any]], out: NDArray[np.f
 @cache
 def load() -> dict[str, Any]:
     """The loops by name; compiled and kept in a file if this machine has none yet, which takes about half a minute."""
-    file = path()
-    if not file.exists():
-        _make(file)
+    file = ready()
+    if file is None:
+        file = path()
+        make(file)
     symbols, objects = msgspec.msgpack.decode(file.read_bytes(), type=tuple[dict[str, str], list[bytes]])
     library = _c()
     for name in _CALLED:
         llvm.add_symbol(name, ctypes.cast(getattr(library, name), _P).value)
     for name in _NEVER_CALLED:
         llvm.add_symbol(name, ctypes.cast(library.abort, _P).value)
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target_machine())
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target_machine(host()))
     for code in objects:
         engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
@@ -91,42 +103,47 @@ def load() -> dict[str, Any]:
     return {**found, "engine": engine}  # the code lives as long as its engine
 
 
-def is_ready() -> bool:
-    """Whether the loops need not be compiled first."""
-    return path().exists()
-
-
-def path() -> Path:
-    """Where the object code of this version lies, for this machine."""
-    here = Path(__file__).parent
-    facts = [(here / name).read_bytes() for name in _SOURCES]
-    facts += [llvmlite.__version__.encode(), _cpu()[0].encode(), _cpu()[1].encode()]
-    digest = hashlib.sha256(b"\0".join(facts)).hexdigest()[:20]
-    folder = here / "__pycache__"
+def path(cpu: Cpu | None = None) -> Path:
+    """Where the object code of this version is kept: for `cpu`, or for this machine."""
+    name = _name(cpu or host())
+    folder = _HERE / "__pycache__"
     try:
         folder.mkdir(exist_ok=True)
-        probe = folder / f".{digest}"
+        probe = folder / f".{name}"
         probe.touch()
         probe.unlink()
     except OSError:
-        folder = Path.home() / ".cache" / "katmatic"
-    return folder / f"loops-{digest}.bin"
+        folder = _OWN
+    return folder / name
 
 
-@cache
-def target_machine() -> Any:
-    """What the loops are compiled for: this machine."""
+def ready() -> Path | None:
+    """The object code that is there: this machine's, or else the one for any; None if it has to be compiled first."""
+    names, folders = (_name(host()), _name(ANY)), (_HERE / "__pycache__", _OWN)
+    return next((folder / name for name in names for folder in folders if (folder / name).exists()), None)
+
+
+def _name(cpu: Cpu) -> str:
+    facts = [(_HERE / name).read_bytes() for name in _SOURCES]
+    facts += [llvmlite.__version__.encode(), cpu.name.encode(), cpu.features.encode()]
+    digest = hashlib.sha256(b"\0".join(facts)).hexdigest()[:20]
+    return f"loops-{digest}.bin"
+
+
+def target_machine(cpu: Cpu) -> Any:
+    """What the loops are compiled for."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    name, features = _cpu()
+    name, features = cpu
     return llvm.Target.from_default_triple().create_target_machine(
         cpu=name, features=features, opt=3, reloc="default", codemodel="jitdefault"
     )
 
 
 @cache
-def _cpu() -> tuple[str, str]:
-    return llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
+def host() -> Cpu:
+    """The processor of this machine."""
+    return Cpu(llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten())
 
 
 def _c() -> Any:
@@ -134,10 +151,11 @@ def _c() -> Any:
     return ctypes.CDLL(None) if sys.platform != "win32" else ctypes.cdll.msvcrt
 
 
-def _make(file: Path) -> None:
+def make(file: Path, cpu: Cpu | None = None) -> None:
+    """Compile the loops into a file, for `cpu` or for this machine: half a minute, once."""
     from katmatic.state.compile import object_code
 
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(f".{id(file)}")
-    partial.write_bytes(msgspec.msgpack.encode(object_code()))
+    partial.write_bytes(msgspec.msgpack.encode(object_code(cpu or host())))
     partial.replace(file)
