@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.airflow import Airflow, AirflowError
+from tests.docker_engine import Engine, EngineError
 from tests.kafka_broker import BrokerError, address
 
 CHROMIUM = "/usr/bin/chromium"
@@ -38,6 +39,17 @@ def need_airflow(folder: Path) -> Airflow:
     except AirflowError as error:
         need("Apache Airflow", None, str(error))
         raise
+
+
+def need_docker(folder: Path) -> Engine:
+    """A Docker Engine with its socket in `folder`, started; who asks for it stops it."""
+    try:
+        engine = Engine(folder)
+        engine.start()
+    except EngineError as error:
+        need("Docker Engine", None, str(error))
+        raise
+    return engine
 
 
 def need_kafka() -> str:

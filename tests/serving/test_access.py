@@ -42,6 +42,7 @@ def test_with_the_token_all_is_answered(guarded):
 
 def test_health_needs_no_token(guarded):
     assert guarded.get("/healthz").status_code == 200
+    assert guarded.get("/readyz").status_code == 200
 
 
 def test_a_browser_signs_in(guarded):

@@ -19,7 +19,7 @@ from katmatic.serving.problem import problem
 
 TOKEN_LENGTH_LEAST = 16
 COOKIE = "katmatic_session"
-OPEN_PATHS = ("/healthz", "/login", "/static/katmatic.css", "/static/icon.svg")
+OPEN_PATHS = ("/healthz", "/readyz", "/login", "/static/katmatic.css", "/static/icon.svg")
 LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 POLICY = (

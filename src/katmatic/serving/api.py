@@ -49,7 +49,7 @@ def make_api(
 ) -> Starlette:
     """The web application of `pipeline`.
 
-    With a `token` every request must bring it, but for /healthz and signing in; without one only requests that name
+    With a `token` every request must bring it, but for health and signing in; without one only requests that name
     this machine (or one of `hosts`) are answered. `names` gives the pages a name to show for a first key.
     """
     api = _Api(pipeline)
