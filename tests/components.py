@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -41,15 +43,16 @@ def need_airflow(folder: Path) -> Airflow:
         raise
 
 
-def need_docker(folder: Path) -> Engine:
-    """A Docker Engine with its socket in `folder`, started; who asks for it stops it."""
-    try:
-        engine = Engine(folder)
-        engine.start()
-    except EngineError as error:
-        need("Docker Engine", None, str(error))
-        raise
-    return engine
+@contextmanager
+def need_docker() -> Iterator[Engine]:
+    """A real Docker Engine of our own."""
+    with ExitStack() as undo:
+        try:
+            engine = undo.enter_context(Engine())
+        except EngineError as error:
+            need("Docker Engine", None, str(error))
+            raise
+        yield engine
 
 
 def need_kafka() -> str:

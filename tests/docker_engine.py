@@ -1,120 +1,173 @@
-"""A real Docker Engine for tests, started by hand beside whatever else runs, with a base image made from Debian.
+"""A real Docker Engine for tests, started by hand: its data in the user's cache, its socket in a folder of its own.
 
-It keeps its images outside of the repository, so what has been built once is there the next time. Nothing is pulled:
-the image that the Dockerfile begins with is made here by mmdebstrap, from the same Debian and with the same Python. It
-gets this machine's certificates, so that what is installed in it comes the way it comes to this machine.
+Where no image can be pulled, the base of our Dockerfile is made from Debian's packages (mmdebstrap), under the name
+that the Dockerfile asks for. `python -m tests.docker_engine` builds the image, and says how large it is.
 """
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from tests.program import ROOT
+
+CLIENT = "/usr/bin/docker"  # Debian's, which has BuildKit
 BASE = "python:3.11-slim-bookworm"
-PACKAGES = "python3,python3-pip,python3-venv,ca-certificates,tzdata"
-DOCKER = "/usr/bin/docker"  # Debian's: it builds with BuildKit, and fetches nothing for that
+IMAGE = "katmatic:test"
 START_SECONDS = 60.0
-STOP_SECONDS = 30.0
-CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
+BUILD_SECONDS = 1500.0
+CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")  # of this machine, which may stand behind a proxy
+_BASE = """FROM debian-minbase
+RUN ln -s /usr/bin/python3 /usr/local/bin/python && ln -s /usr/bin/pip3 /usr/local/bin/pip \\
+    && rm -f /usr/lib/python3*/EXTERNALLY-MANAGED
+COPY ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
+ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt PIP_CERT=/etc/ssl/certs/ca-certificates.crt
+"""
 
 
 class EngineError(Exception):
-    """A Docker Engine cannot be had here; the text says why, and what would help."""
-
-
-def cache() -> Path:
-    """The folder of its images."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "katmatic" / "docker"
+    """No Docker Engine can be had here; the text says why."""
 
 
 class Engine:
-    """A Docker Engine with its socket in `folder`, from `start()` to `stop()`. One at a time: others wait for it."""
+    """A Docker Engine of our own, or the one that DOCKER_HOST names; use it in a `with`."""
 
-    def __init__(self, folder: Path) -> None:
-        missing = [name for name in ("dockerd", "iptables", "mmdebstrap") if not shutil.which(name)]
-        missing += [] if Path(DOCKER).exists() else [DOCKER]
-        if missing:
-            how = "apt-get install docker.io docker-compose iptables mmdebstrap"
-            raise EngineError(f"no {', '.join(missing)} on this machine: {how}")
-        if os.geteuid() != 0:
-            raise EngineError("a Docker Engine is started by root")
-        self._folder, self._said = folder, folder / "said.txt"
-        self.host = f"unix://{folder / 'docker.sock'}"
-        self._engine: subprocess.Popen[bytes] | None = None
-        self._lock: IO[str] | None = None
+    def __init__(self) -> None:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "katmatic"
+        self._cache, self._data = cache, cache / "docker"
+        self._undo = ExitStack()
+        self._environment = {**os.environ, "DOCKER_BUILDKIT": "1"}
+        self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        """Start it, and make its base image if it has none."""
-        cache().mkdir(parents=True, exist_ok=True)
-        self._lock = (cache() / "lock").open("w")
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
-        command = ["dockerd", "--data-root", str(cache() / "data"), "--exec-root", str(self._folder / "exec")]
-        command += ["--host", self.host, "--pidfile", str(self._folder / "pid"), "--storage-driver", "overlay2"]
-        with self._said.open("ab") as said:
-            self._engine = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True
-            )
-        deadline = time.monotonic() + START_SECONDS
-        while self.run("version", check=False).returncode:
-            if self._engine.poll() is not None or time.monotonic() > deadline:
-                text = self._said.read_text("utf-8", "replace")[-2000:]
-                self.stop()
-                raise EngineError(f"the Docker Engine did not start: {text}")
-            time.sleep(0.1)
-        if self.run("image", "inspect", BASE, check=False).returncode:
-            self._make_base()
+    def __enter__(self) -> Engine:
+        try:
+            self._start()
+            self._have_base()
+        except BaseException:
+            self._undo.close()
+            raise
+        return self
 
-    def stop(self) -> None:
-        """End it with all that runs in it; its images stay."""
-        if self._engine is not None and self._engine.poll() is None:
-            if left := self.run("ps", "--all", "--quiet", check=False).stdout.split():
-                self.run("rm", "--force", "--volumes", *left, check=False)
-            self._engine.terminate()
-            try:
-                self._engine.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                self._engine.kill()
-                self._engine.wait()
-        self._engine = None
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+    def __exit__(self, *_: object) -> None:
+        self._undo.close()
 
-    def run(self, *arguments: str, check: bool = True, **given: Any) -> subprocess.CompletedProcess[str]:
-        """What `docker ARGUMENTS` did; if it failed and `check`, the failure shows what it said."""
-        return self.call([DOCKER, *arguments], check=check, **given)
-
-    def call(self, command: list[str], *, check: bool = True, **given: Any) -> subprocess.CompletedProcess[str]:
-        """What a command did that talks to this engine."""
-        environment = {**os.environ, "DOCKER_HOST": self.host, "DOCKER_BUILDKIT": "1", **given.pop("env", {})}
+    def run(self, *arguments: str, check: bool = True, seconds: float = 120.0) -> str:
+        """What a command of Docker's prints on standard output."""
         done = subprocess.run(
-            command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, env=environment, **given
+            [CLIENT, *arguments],
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=seconds,
         )
-        if check and done.returncode:
-            raise AssertionError(f"{' '.join(command)}: {done.returncode}\n{(done.stdout + done.stderr)[-4000:]}")
-        return done
+        assert done.returncode == 0 or not check, f"docker {' '.join(arguments)}: {done.stdout}{done.stderr}"
+        return done.stdout.strip()
 
-    def _make_base(self) -> None:
-        with tempfile.TemporaryDirectory(dir=cache()) as making:
-            root, archive = Path(making) / "root", Path(making) / "base.tar"
-            done = subprocess.run(
-                ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={PACKAGES}", "bookworm", str(root)],
-                capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
-            )  # fmt: skip
+    def compose(self, *arguments: str, seconds: float = 300.0) -> str:
+        """What a command of docker-compose's prints, on either channel."""
+        done = subprocess.run(
+            ["docker-compose", *arguments],
+            cwd=ROOT,
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=seconds,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def build(self) -> str:
+        """Build the image from the Dockerfile; its name."""
+        self.run("build", "--tag", IMAGE, str(ROOT), seconds=BUILD_SECONDS)
+        return IMAGE
+
+    def inspect(self, name: str) -> dict[str, Any]:
+        """All that is known of a container or an image."""
+        found: dict[str, Any] = json.loads(self.run("inspect", name))[0]
+        return found
+
+    def _start(self) -> None:
+        if os.environ.get("DOCKER_HOST"):
+            return
+        if os.geteuid():
+            raise EngineError("a Docker Engine is started by root only; DOCKER_HOST names one that runs")
+        missing = [name for name in (CLIENT, "dockerd", "iptables", "mmdebstrap") if not shutil.which(name)]
+        if missing:
+            raise EngineError(f"no {', '.join(missing)}: apt-get install docker.io docker-compose iptables mmdebstrap")
+        self._data.mkdir(parents=True, exist_ok=True)
+        lock = (self._cache / "docker.lock").open("w")
+        self._undo.callback(lock.close)
+        fcntl.flock(lock, fcntl.LOCK_EX)  # its data have one owner
+        folder = Path(self._undo.enter_context(tempfile.TemporaryDirectory(prefix="dk", ignore_cleanup_errors=True)))
+        socket = f"unix://{folder / 's'}"
+        self._environment["DOCKER_HOST"] = socket
+        said = (folder / "said").open("wb")
+        self._undo.callback(said.close)
+        places = ("--data-root", str(self._data), "--exec-root", str(folder / "exec"), "--pidfile", str(folder / "pid"))
+        self._process = subprocess.Popen(
+            ["dockerd", "--host", socket, *places],
+            stdout=said,
+            stderr=said,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        self._undo.callback(self._stop)
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                break
+            done = subprocess.run([CLIENT, "info"], env=self._environment, capture_output=True, check=False)
+            if done.returncode == 0:
+                return
+            time.sleep(0.2)
+        raise EngineError(f"dockerd does not start: {(folder / 'said').read_text('utf-8', 'replace')[-2000:]}")
+
+    def _stop(self) -> None:
+        assert self._process is not None
+        for container in self.run("ps", "--quiet", check=False).split():
+            self.run("kill", container, check=False)
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def _have_base(self) -> None:
+        """The image that ours is built on; made from Debian's packages if there is none."""
+        if self.run("images", "--quiet", BASE):
+            return
+        tar = self._cache / "debian-minbase.tar"
+        if not tar.exists():
+            partial = tar.with_suffix(".partial.tar")
+            packages = "python3,python3-pip,python3-venv,ca-certificates,tzdata"
+            command = ["mmdebstrap", "--variant=minbase", f"--include={packages}", "bookworm", str(partial)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
             if done.returncode:
-                raise EngineError(f"mmdebstrap could not make a base image: {done.stderr[-2000:]}")
-            for name in ("python3", "python"):
-                (root / "usr/local/bin" / name).symlink_to("/usr/bin/python3.11")
-            (root / "usr/local/bin/pip").symlink_to("/usr/bin/pip3")
-            (root / "usr/lib/python3.11/EXTERNALLY-MANAGED").unlink(missing_ok=True)
-            if Path(CERTIFICATES).exists():
-                shutil.copyfile(CERTIFICATES, root / CERTIFICATES.removeprefix("/"))
-            subprocess.run(["tar", "-C", str(root), "-cf", str(archive), "."], check=True)
-            change = f"ENV PIP_CERT={CERTIFICATES} SSL_CERT_FILE={CERTIFICATES}"
-            self.run("import", "--change", change, str(archive), BASE)
+                raise EngineError(f"mmdebstrap failed: {done.stderr[-2000:]}")
+            partial.rename(tar)
+        self.run("import", str(tar), "debian-minbase", seconds=300)
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "Dockerfile").write_text(_BASE, "utf-8")
+            shutil.copy(CERTIFICATES, Path(folder) / "ca-certificates.crt")
+            self.run("build", "--tag", BASE, folder, seconds=300)
+
+
+if __name__ == "__main__":
+    with Engine() as engine:
+        name = engine.build()
+        print(f"{name}: {engine.inspect(name)['Size'] / 1e6:,.0f} MB")
+        if len(sys.argv) > 1:
+            print(engine.run(*sys.argv[1:], check=False, seconds=600))

@@ -57,11 +57,11 @@ def examine(file: Path | None, settings: Settings) -> list[Finding]:
 
 def _machine() -> Iterator[Finding]:
     yield Finding(what="katmatic", found=f"{metadata.version('katmatic')}, Python {platform.python_version()}")
-    ready = loop.ready()
+    there = loop.found()
     yield Finding(
         what="compiled loops",
-        found=ready.name if ready else "none for this machine",
-        is_well=ready is not None,
+        found=there.name if there else "none for this machine",
+        is_well=there is not None,
         do=f"{Path(sys.executable).name} -m katmatic.state.compile  (half a minute; else the first start does it)",
     )
     now = SystemClock().now()

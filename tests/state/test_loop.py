@@ -1,6 +1,8 @@
-"""The compiled loops: for this machine, or for any, also where nothing can be written."""
+"""The compiled loops: for this machine, or for nearly all of its kind, also where nothing can be written."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 
@@ -10,44 +12,45 @@ from katmatic.state import loop
 @pytest.fixture
 def folders(tmp_path, monkeypatch):
     """The two places of the loops, empty: beside the source, and the user's own."""
-    beside, own = tmp_path / "beside", tmp_path / "own"
-    (beside / "__pycache__").mkdir(parents=True)
-    own.mkdir()
-    for name in ("kernel.py", "compile.py", "forest.py"):
-        (beside / name).write_text(name, "utf-8")
-    monkeypatch.setattr(loop, "_HERE", beside)
-    monkeypatch.setattr(loop, "_OWN", own)
-    return beside / "__pycache__", own
+    found = [tmp_path / "beside", tmp_path / "own"]
+    for folder in found:
+        folder.mkdir()
+    monkeypatch.setattr(loop, "_folders", lambda: found)
+    return found
 
 
-def test_with_nothing_compiled_nothing_is_ready(folders):
-    assert loop.ready() is None
-    assert loop.path().parent == folders[0]
+@pytest.fixture
+def portable():
+    """The kind of processor that an image is compiled for."""
+    kinds = loop._portable()
+    if not kinds:
+        pytest.skip("this processor has less than every server since 2013")
+    return kinds[0]
 
 
-def test_the_loops_for_any_processor_do_until_there_are_this_machines_own(folders):
+def test_with_nothing_compiled_nothing_is_found(folders):
+    assert loop.found() is None
+
+
+def test_portable_loops_do_until_there_are_this_machines_own(folders, portable):
     beside, own = folders
-    loop.path(loop.ANY).write_bytes(b"any")
-    assert loop.ready() == loop.path(loop.ANY), "an image is built in one place and runs in others"
-    (own / loop.path().name).write_bytes(b"mine")
-    assert loop.ready() == own / loop.path().name
-    assert own != beside
+    carried = loop.path(portable, beside)
+    carried.write_bytes(b"carried")
+    assert loop.found() == carried, "an image is built in one place and runs in others"
+    mine = loop.path(loop._cpu(), own)
+    mine.write_bytes(b"mine")
+    assert loop.found() == mine
+    assert loop.prepare() == mine, "it is not compiled again"
 
 
-def test_loops_beside_the_source_are_found_where_nothing_can_be_written(folders, monkeypatch):
-    beside, own = folders
-    compiled = loop.path()
-    compiled.write_bytes(b"mine")
+def test_loops_beside_the_source_are_found_where_nothing_can_be_written(folders, portable, monkeypatch):
+    carried = loop.path(portable, folders[0])
+    carried.write_bytes(b"carried")
 
     def refuse(*_, **__):
         raise PermissionError
 
-    monkeypatch.setattr(type(beside), "touch", refuse)
-    assert loop.path().parent == own, "what is compiled now would go there"
-    assert loop.ready() == compiled
-
-
-def test_loops_of_another_version_are_not_taken(folders):
-    loop.path(loop.ANY).write_bytes(b"any")
-    (folders[0].parent / "kernel.py").write_text("changed", "utf-8")
-    assert loop.ready() is None
+    monkeypatch.setattr(Path, "touch", refuse)
+    assert loop.found() == carried
+    with pytest.raises(OSError, match="can be written to"):
+        loop._writable()

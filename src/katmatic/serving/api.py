@@ -49,7 +49,7 @@ def make_api(
 ) -> Starlette:
     """The web application of `pipeline`.
 
-    With a `token` every request must bring it, but for health and signing in; without one only requests that name
+    With a `token` every request must bring it, but for /healthz and signing in; without one only requests that name
     this machine (or one of `hosts`) are answered. `names` gives the pages a name to show for a first key.
     """
     api = _Api(pipeline)
@@ -205,8 +205,8 @@ class _Api:
         return answer({"status": "alive"})
 
     async def readyz(self, request: Request) -> Response:
-        found = self._pipeline.status()
-        return answer({"ready": found.ready, "reason": found.reason}, 200 if found.ready else 503)
+        is_ready = self._pipeline.status().ready  # why not is in /v1/status: this may be asked without a token
+        return answer({"ready": is_ready}, 200 if is_ready else 503)
 
     async def figures(self, request: Request) -> Response:
         text = prometheus.text(self._pipeline.metrics, HELP) + process()

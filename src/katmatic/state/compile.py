@@ -1,8 +1,8 @@
 """The compiler of the inner loops: Numba's work, done once per machine and kept as object code.
 
 What runs the pipeline loads that code (state/loop.py) and needs neither a compiler nor Numba, which takes 90 MB of
-memory and a third of a second at every start. `python -m katmatic.state.compile` makes it ahead of time; with `--any`
-for every processor of this architecture, which is what an image needs that is built in one place and runs in others.
+memory and a third of a second at every start. `python -m katmatic.state.compile` makes it ahead of time, with
+`--portable` for nearly all machines of this kind.
 """
 
 from __future__ import annotations
@@ -58,10 +58,8 @@ def _prefetch(typing_context: Any, words: Any, at: Any) -> Any:
 
 
 def object_code(cpu: loop.Cpu) -> tuple[dict[str, str], list[bytes]]:
-    """Every loop's symbol, by name, and the object code of each. One process compiles for one processor."""
-    if cpu != loop.host():
-        for name, value in (("CPU_NAME", cpu.name), ("CPU_FEATURES", cpu.features)):
-            setattr(config, name, value)  # asked when Numba compiles its first function
+    """Every loop's symbol, by name, and the object code of each, for a kind of processor."""
+    vars(config).update(CPU_NAME=cpu[0], CPU_FEATURES=cpu[1])  # Numba looks at them when it compiles its first function
     symbols, objects = {}, []
     before = {module: dict(vars(module)) for module in (kernel, forest)}
     try:
@@ -82,7 +80,4 @@ def object_code(cpu: loop.Cpu) -> tuple[dict[str, str], list[bytes]]:
 
 
 if __name__ == "__main__":
-    processor = loop.ANY if sys.argv[1:] == ["--any"] else loop.host()
-    if not loop.path(processor).exists():
-        loop.make(loop.path(processor), processor)
-    print(f"compiled: {loop.path(processor)}")
+    print(f"compiled: {loop.prepare(portable='--portable' in sys.argv)}")

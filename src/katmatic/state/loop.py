@@ -1,13 +1,20 @@
-"""The compiled loops, from a file of object code; made first where there is none."""
+"""The compiled loops, from a file of object code; made first where there is none.
+
+Such a file is for one kind of processor. What is carried to other machines (an image) brings one for a kind that nearly
+all of them are: it is used where there is none for the machine itself.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import hashlib
+import os
+import platform
 import sys
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import llvmlite
 import llvmlite.binding as llvm
@@ -17,6 +24,7 @@ from numpy.typing import NDArray
 
 from katmatic.state import kernel
 
+Cpu = tuple[str, str]  # LLVM's name of a kind of processor, and what it can do
 _P, _I, _D = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 _TYPES = {
     "run": ctypes.CFUNCTYPE(_I, *(_P,) * 13, _I, _I, _I),
@@ -39,17 +47,8 @@ _FAILURES = {
     kernel.OUTPUTS_OVER: "one event made too many predictions or label versions",
 }
 _SOURCES = ("kernel.py", "compile.py", "forest.py")
-_HERE, _OWN = Path(__file__).parent, Path.home() / ".cache" / "katmatic"
-
-
-class Cpu(NamedTuple):
-    """A processor, as LLVM names it."""
-
-    name: str
-    features: str
-
-
-ANY = Cpu("generic", "")  # every processor of this architecture: what an image carries
+# Every x86-64 server since 2013, by the ABI's level 3; on others the name of their plainest kind.
+_LEVEL_3 = "avx avx2 bmi bmi2 cx16 f16c fma fxsr lzcnt mmx movbe popcnt sahf sse sse2 sse3 sse4.1 sse4.2 ssse3 xsave"
 
 
 def run(
@@ -85,65 +84,91 @@ def add_up(x: NDArray[np.float64], arrays: list[NDArray[Any]], out: NDArray[np.f
 @cache
 def load() -> dict[str, Any]:
     """The loops by name; compiled and kept in a file if this machine has none yet, which takes about half a minute."""
-    file = ready()
-    if file is None:
-        file = path()
-        make(file)
+    file = found() or _make(path(_cpu(), _writable()), _cpu())
     symbols, objects = msgspec.msgpack.decode(file.read_bytes(), type=tuple[dict[str, str], list[bytes]])
     library = _c()
     for name in _CALLED:
         llvm.add_symbol(name, ctypes.cast(getattr(library, name), _P).value)
     for name in _NEVER_CALLED:
         llvm.add_symbol(name, ctypes.cast(library.abort, _P).value)
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target_machine(host()))
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target_machine())
     for code in objects:
         engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
-    found = {name: _TYPES[name](engine.get_function_address(symbol)) for name, symbol in symbols.items()}
-    return {**found, "engine": engine}  # the code lives as long as its engine
+    loops = {name: _TYPES[name](engine.get_function_address(symbol)) for name, symbol in symbols.items()}
+    return {**loops, "engine": engine}  # the code lives as long as its engine
 
 
-def path(cpu: Cpu | None = None) -> Path:
-    """Where the object code of this version is kept: for `cpu`, or for this machine."""
-    name = _name(cpu or host())
-    folder = _HERE / "__pycache__"
-    try:
-        folder.mkdir(exist_ok=True)
-        probe = folder / f".{name}"
-        probe.touch()
-        probe.unlink()
-    except OSError:
-        folder = _OWN
-    return folder / name
+def found() -> Path | None:
+    """The object code that will be loaded; None if the loops have to be compiled first."""
+    return _there((_cpu(), *_portable()))
 
 
-def ready() -> Path | None:
-    """The object code that is there: this machine's, or else the one for any; None if it has to be compiled first."""
-    names, folders = (_name(host()), _name(ANY)), (_HERE / "__pycache__", _OWN)
-    return next((folder / name for name in names for folder in folders if (folder / name).exists()), None)
+def prepare(*, portable: bool = False) -> Path:
+    """Compile the loops for this machine, or for nearly all of its kind, unless that was done; where they lie."""
+    cpu = next(iter(_portable()), None) if portable else _cpu()
+    if cpu is None:
+        raise OSError("this processor has less than every server since 2013: leave out --portable")
+    return _there([cpu]) or _make(path(cpu, _writable()), cpu)
 
 
-def _name(cpu: Cpu) -> str:
-    facts = [(_HERE / name).read_bytes() for name in _SOURCES]
-    facts += [llvmlite.__version__.encode(), cpu.name.encode(), cpu.features.encode()]
-    digest = hashlib.sha256(b"\0".join(facts)).hexdigest()[:20]
-    return f"loops-{digest}.bin"
+def _there(cpus: Iterable[Cpu]) -> Path | None:
+    return next((file for cpu in cpus for folder in _folders() if (file := path(cpu, folder)).exists()), None)
 
 
-def target_machine(cpu: Cpu) -> Any:
-    """What the loops are compiled for."""
+def path(cpu: Cpu, folder: Path) -> Path:
+    """Where the object code of this version lies in a folder, for a kind of processor."""
+    here = Path(__file__).parent
+    facts = [(here / name).read_bytes() for name in _SOURCES]
+    facts += [llvmlite.__version__.encode(), cpu[0].encode(), cpu[1].encode()]
+    digest = hashlib.sha256(b"\0".join(facts)).hexdigest()
+    return folder / f"loops-{digest[:20]}.bin"
+
+
+def _folders() -> list[Path]:
+    """Where object code may lie: beside the source, and where the user keeps such things."""
+    return [Path(__file__).parent / "__pycache__", Path.home() / ".cache" / "katmatic"]
+
+
+def _writable() -> Path:
+    """The first of the folders that can be written to."""
+    for folder in _folders():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe = folder / f".{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError:
+            continue
+        return folder
+    raise OSError(
+        f"none of {', '.join(map(str, _folders()))} can be written to, to keep compiled loops in: "
+        "make one of them so, or compile before: python -m katmatic.state.compile"
+    )
+
+
+@cache
+def target_machine(cpu: Cpu | None = None) -> Any:
+    """What the loops are compiled for: a kind of processor, or this machine's."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    name, features = cpu
+    name, features = cpu or _cpu()
     return llvm.Target.from_default_triple().create_target_machine(
         cpu=name, features=features, opt=3, reloc="default", codemodel="jitdefault"
     )
 
 
 @cache
-def host() -> Cpu:
-    """The processor of this machine."""
-    return Cpu(llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten())
+def _cpu() -> Cpu:
+    return llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
+
+
+def _portable() -> list[Cpu]:
+    """The kind that nearly all machines like this one are, if it is one of them."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return [("generic", "")]
+    here, wanted = llvm.get_host_cpu_features(), _LEVEL_3.split()
+    return [("x86-64-v3", ",".join(f"+{name}" for name in wanted))] if all(here.get(n) for n in wanted) else []
 
 
 def _c() -> Any:
@@ -151,11 +176,10 @@ def _c() -> Any:
     return ctypes.CDLL(None) if sys.platform != "win32" else ctypes.cdll.msvcrt
 
 
-def make(file: Path, cpu: Cpu | None = None) -> None:
-    """Compile the loops into a file, for `cpu` or for this machine: half a minute, once."""
+def _make(file: Path, cpu: Cpu) -> Path:
     from katmatic.state.compile import object_code
 
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(f".{id(file)}")
-    partial.write_bytes(msgspec.msgpack.encode(object_code(cpu or host())))
+    partial = file.with_suffix(f".{os.getpid()}")
+    partial.write_bytes(msgspec.msgpack.encode(object_code(cpu)))
     partial.replace(file)
+    return file
