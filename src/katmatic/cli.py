@@ -368,7 +368,7 @@ def rollback(
 
 @app.command()
 def deploy(
-    what: Annotated[str, typer.Argument(help="What the files are for: airflow or prometheus.")],
+    what: Annotated[str, typer.Argument(help="What the files are for: airflow, docker or prometheus.")],
     file: File,
     folder: Annotated[Path, typer.Option("--out", help="Where to write them.")] = Path("deploy"),
     address: Annotated[str, typer.Option(help="Host and port of the running pipeline.")] = "127.0.0.1:8000",
@@ -380,8 +380,10 @@ def deploy(
     registry: Annotated[str | None, typer.Option(help="An MLflow tracking server.", show_default="SQLite")] = None,
     as_json: Json = False,
 ) -> None:
-    """Write the files by which others train and watch an application: for Airflow; for Prometheus and Alertmanager."""
-    from katmatic.deploy import airflow, prometheus
+    """Write the files by which others train, watch and run an application: Airflow, Prometheus, Docker Compose."""
+    from importlib.metadata import version
+
+    from katmatic.deploy import airflow, docker, prometheus
     from katmatic.errors import SettingsError
     from katmatic.runtime import load_app
 
@@ -395,6 +397,23 @@ def deploy(
             log=settings.log,
             registry=settings.registry,
         ),
+        "docker": lambda app: docker.files(
+            app,
+            file,
+            folder=folder,
+            version=version("katmatic"),
+            watching=prometheus.files(
+                app, "pipeline:8000", alertmanager="alertmanager:9093", token_file=docker.TOKEN_FILE
+            ),
+            dags=airflow.files(
+                app,
+                Path("/app", file.name),
+                command="/opt/katmatic/bin/katmatic",
+                data=Path("/data"),
+                log=docker.KAFKA,
+                registry=docker.MLFLOW,
+            ),
+        ),
         "prometheus": lambda app: prometheus.files(app, address, alertmanager=alertmanager, token_file=token_file),
     }
     if what not in makers:
@@ -402,6 +421,7 @@ def deploy(
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, text in makers[what](load_app(file)).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text, "utf-8")
         written.append(str(folder / name))
     _show(as_json, {"files": written}, lambda: _say("\n".join(f"wrote {escape(path)}" for path in written)))
