@@ -13,7 +13,7 @@ from pathlib import Path
 from katmatic.spec.app import App
 
 COMPOSE, ENVIRONMENT = "compose.yaml", ".env.example"
-TOKEN_FILE = "/tmp/token"  # noqa: S108 - in a container, in memory
+TOKEN_FILE = "/run/katmatic/token"  # in memory
 KAFKA, MLFLOW = "kafka://kafka:9094", "http://mlflow:5000"
 LOCKED = """\
     read_only: true
@@ -33,7 +33,7 @@ services:
     image: {image}
     command: [run, /app/{file}]
     environment:
-      KATMATIC_TOKEN: ${{KATMATIC_TOKEN:?make one: see .env.example}}
+      KATMATIC_TOKEN: ${{KATMATIC_TOKEN:?see .env.example}}
       KATMATIC_LOG: ${{KATMATIC_LOG-{kafka}}}
       KATMATIC_REGISTRY: ${{KATMATIC_REGISTRY-{mlflow}}}
       KATMATIC_TRAINING: ${{KATMATIC_TRAINING-true}}
@@ -109,11 +109,11 @@ services:
       - -c
       - {prometheus}
     environment:
-      KATMATIC_TOKEN: ${{KATMATIC_TOKEN:?make one: see .env.example}}
+      KATMATIC_TOKEN: ${{KATMATIC_TOKEN:?see .env.example}}
     volumes:
       - ./deploy/prometheus:/etc/prometheus:ro
       - prometheus:/prometheus
-    tmpfs: [/tmp]
+    tmpfs: [/tmp, /run/katmatic]
     ports: ["127.0.0.1:9090:9090"]
     healthcheck:
       test: [CMD, wget, -q, -O, /dev/null, "http://127.0.0.1:9090/-/ready"]
@@ -129,11 +129,11 @@ services:
       - -c
       - {alertmanager}
     environment:
-      KATMATIC_TOKEN: ${{KATMATIC_TOKEN:?make one: see .env.example}}
+      KATMATIC_TOKEN: ${{KATMATIC_TOKEN:?see .env.example}}
     volumes:
       - ./deploy/prometheus:/etc/alertmanager:ro
       - alertmanager:/alertmanager
-    tmpfs: [/tmp]
+    tmpfs: [/tmp, /run/katmatic]
     ports: ["127.0.0.1:9093:9093"]
     healthcheck:
       test: [CMD, wget, -q, -O, /dev/null, "http://127.0.0.1:9093/-/ready"]
@@ -145,7 +145,7 @@ services:
   grafana:
     image: grafana/grafana:12.1.1
     environment:
-      GF_SECURITY_ADMIN_PASSWORD: ${{GRAFANA_PASSWORD:?choose one: see .env.example}}
+      GF_SECURITY_ADMIN_PASSWORD: ${{GRAFANA_PASSWORD:?see .env.example}}
       GF_ANALYTICS_REPORTING_ENABLED: "false"
       GF_ANALYTICS_CHECK_FOR_UPDATES: "false"
       GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH: /etc/katmatic/katmatic.json
