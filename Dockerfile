@@ -47,10 +47,10 @@ CMD ["--help"]
 # Airflow, in an environment of its own beside ours; its tasks call katmatic: docker build --target airflow .
 FROM pipeline AS airflow
 USER root
-COPY requirements-airflow.txt /tmp/
-RUN /usr/bin/env -i PATH=/usr/local/bin:/usr/bin:/bin sh -c "python3 -m venv /opt/airflow" \
-    && /opt/airflow/bin/pip install --no-cache-dir --disable-pip-version-check --requirement /tmp/requirements-airflow.txt \
-    && rm /tmp/requirements-airflow.txt \
+COPY requirements-airflow.txt /opt/
+RUN PATH=/usr/local/bin:/usr/bin:/bin python3 -m venv /opt/airflow \
+    && /opt/airflow/bin/pip install --no-cache-dir --disable-pip-version-check --requirement /opt/requirements-airflow.txt \
+    && rm /opt/requirements-airflow.txt \
     && install --directory --owner 10001 --group 10001 /airflow
 ENV AIRFLOW_HOME=/airflow \
     AIRFLOW__CORE__LOAD_EXAMPLES=False \

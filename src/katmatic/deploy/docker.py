@@ -55,7 +55,7 @@ services:
       KAFKA_NODE_ID: 1
       KAFKA_PROCESS_ROLES: broker,controller
       KAFKA_LISTENERS: INSIDE://:9094,OUTSIDE://:9092,CONTROLLER://:9093
-      KAFKA_ADVERTISED_LISTENERS: INSIDE://kafka:9094,OUTSIDE://localhost:9092
+      KAFKA_ADVERTISED_LISTENERS: INSIDE://kafka:9094,OUTSIDE://localhost:${{KAFKA_PORT:-9092}}
       KAFKA_LISTENER_SECURITY_PROTOCOL_MAP: INSIDE:PLAINTEXT,OUTSIDE:PLAINTEXT,CONTROLLER:PLAINTEXT
       KAFKA_INTER_BROKER_LISTENER_NAME: INSIDE
       KAFKA_CONTROLLER_LISTENER_NAMES: CONTROLLER
@@ -68,7 +68,7 @@ services:
       KAFKA_GROUP_INITIAL_REBALANCE_DELAY_MS: 0
       KAFKA_HEAP_OPTS: -Xms256m -Xmx512m
     volumes: ["kafka:/var/lib/kafka/data"]
-    ports: ["127.0.0.1:9092:9092"]
+    ports: ["127.0.0.1:${{KAFKA_PORT:-9092}}:9092"]
     healthcheck:
       test: [CMD, bash, -c, "</dev/tcp/localhost/9092"]
       interval: 5s
@@ -92,7 +92,7 @@ services:
     environment:
       MLFLOW_SERVER_ENABLE_JOB_EXECUTION: "false"
     volumes: ["mlflow:/mlflow"]
-    ports: ["127.0.0.1:5000:5000"]
+    ports: ["127.0.0.1:${{MLFLOW_PORT:-5000}}:5000"]
     healthcheck:
       test: [CMD, python, -c, "import urllib.request as u; u.urlopen('http://127.0.0.1:5000/health', timeout=4)"]
       interval: 5s
@@ -114,7 +114,7 @@ services:
       - ./deploy/prometheus:/etc/prometheus:ro
       - prometheus:/prometheus
     tmpfs: [/tmp, /run/katmatic]
-    ports: ["127.0.0.1:9090:9090"]
+    ports: ["127.0.0.1:${{PROMETHEUS_PORT:-9090}}:9090"]
     healthcheck:
       test: [CMD, wget, -q, -O, /dev/null, "http://127.0.0.1:9090/-/ready"]
       interval: 5s
@@ -134,7 +134,7 @@ services:
       - ./deploy/prometheus:/etc/alertmanager:ro
       - alertmanager:/alertmanager
     tmpfs: [/tmp, /run/katmatic]
-    ports: ["127.0.0.1:9093:9093"]
+    ports: ["127.0.0.1:${{ALERTMANAGER_PORT:-9093}}:9093"]
     healthcheck:
       test: [CMD, wget, -q, -O, /dev/null, "http://127.0.0.1:9093/-/ready"]
       interval: 5s
@@ -154,7 +154,7 @@ services:
       - ./deploy/grafana:/etc/katmatic:ro
       - grafana:/var/lib/grafana
     tmpfs: [/tmp]
-    ports: ["127.0.0.1:3000:3000"]
+    ports: ["127.0.0.1:${{GRAFANA_PORT:-3000}}:3000"]
     depends_on:
       prometheus: {{condition: service_healthy}}
     healthcheck:
@@ -174,7 +174,7 @@ services:
       - data:/data
       - airflow:/airflow
     tmpfs: [/tmp]
-    ports: ["127.0.0.1:8080:8080"]
+    ports: ["127.0.0.1:${{AIRFLOW_PORT:-8080}}:8080"]
     depends_on:
       pipeline: {{condition: service_healthy}}
     mem_limit: 3g
