@@ -368,7 +368,7 @@ def rollback(
 
 @app.command()
 def deploy(
-    what: Annotated[str, typer.Argument(help="What the files are for: airflow, docker or prometheus.")],
+    what: Annotated[str, typer.Argument(help="What the files are for: airflow, docker, kubernetes or prometheus.")],
     file: File,
     folder: Annotated[Path, typer.Option("--out", help="Where to write them.")] = Path("deploy"),
     address: Annotated[str, typer.Option(help="Host and port of the running pipeline.")] = "127.0.0.1:8000",
@@ -380,12 +380,12 @@ def deploy(
     registry: Annotated[str | None, typer.Option(help="An MLflow tracking server.", show_default="SQLite")] = None,
     as_json: Json = False,
 ) -> None:
-    """Write the files by which others train, watch and run an application: Airflow, Prometheus, Docker Compose."""
+    """Write the files by which others train, watch and run an application elsewhere."""
     from importlib.metadata import version
 
-    from katmatic.deploy import airflow, docker, prometheus
+    from katmatic.deploy import airflow, docker, kubernetes, prometheus
     from katmatic.errors import SettingsError
-    from katmatic.runtime import load_app
+    from katmatic.runtime import load_app, neighbours
 
     settings = _settings(data=data, log=log, registry=registry)
     makers = {
@@ -413,6 +413,9 @@ def deploy(
                 log=docker.KAFKA,
                 registry=docker.MLFLOW,
             ),
+        ),
+        "kubernetes": lambda app: kubernetes.files(
+            app, file, modules=neighbours(file), rules=prometheus.files(app, "worker:8000")[prometheus.RULES]
         ),
         "prometheus": lambda app: prometheus.files(app, address, alertmanager=alertmanager, token_file=token_file),
     }
