@@ -52,7 +52,8 @@ RUN PATH=/usr/local/bin:/usr/bin:/bin python3 -m venv /opt/airflow \
     && /opt/airflow/bin/pip install --no-cache-dir --disable-pip-version-check --requirement /opt/requirements-airflow.txt \
     && rm /opt/requirements-airflow.txt \
     && install --directory --owner 10001 --group 10001 /airflow
-ENV AIRFLOW_HOME=/airflow \
+ENV PATH=$PATH:/opt/airflow/bin \
+    AIRFLOW_HOME=/airflow \
     AIRFLOW__CORE__LOAD_EXAMPLES=False \
     AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL=30
 USER 10001:10001

@@ -368,7 +368,9 @@ def rollback(
 
 @app.command()
 def deploy(
-    what: Annotated[str, typer.Argument(help="What the files are for: airflow, docker, kubernetes or prometheus.")],
+    what: Annotated[
+        str, typer.Argument(help="What the files are for: airflow, docker, grafana, kubernetes or prometheus.")
+    ],
     file: File,
     folder: Annotated[Path, typer.Option("--out", help="Where to write them.")] = Path("deploy"),
     address: Annotated[str, typer.Option(help="Host and port of the running pipeline.")] = "127.0.0.1:8000",
@@ -383,9 +385,9 @@ def deploy(
     """Write the files by which others train, watch and run an application elsewhere."""
     from importlib.metadata import version
 
-    from katmatic.deploy import airflow, docker, kubernetes, prometheus
+    from katmatic.deploy import airflow, docker, grafana, kubernetes, prometheus
     from katmatic.errors import SettingsError
-    from katmatic.runtime import load_app, neighbours
+    from katmatic.runtime import load_app
 
     settings = _settings(data=data, log=log, registry=registry)
     makers = {
@@ -405,6 +407,7 @@ def deploy(
             watching=prometheus.files(
                 app, "pipeline:8000", alertmanager="alertmanager:9093", token_file=docker.TOKEN_FILE
             ),
+            shown=grafana.files("http://prometheus:9090"),
             dags=airflow.files(
                 app,
                 Path("/app", file.name),
@@ -414,8 +417,9 @@ def deploy(
                 registry=docker.MLFLOW,
             ),
         ),
+        "grafana": lambda app: grafana.files("http://127.0.0.1:9090"),
         "kubernetes": lambda app: kubernetes.files(
-            app, file, modules=neighbours(file), rules=prometheus.files(app, "worker:8000")[prometheus.RULES]
+            app, file, rules=prometheus.files(app, "worker:8000")[prometheus.RULES]
         ),
         "prometheus": lambda app: prometheus.files(app, address, alertmanager=alertmanager, token_file=token_file),
     }

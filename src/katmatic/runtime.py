@@ -71,14 +71,6 @@ def load_app(path: Path) -> App:
     return apps[0]
 
 
-def neighbours(path: Path) -> dict[str, str]:
-    """The files beside an application's that it has imported, by name."""
-    folder = path.parent.resolve()
-    found = {Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))}
-    beside = {file for file in found if file.parent == folder and file != path.resolve()}
-    return {file.name: file.read_text("utf-8") for file in sorted(beside)}
-
-
 def _place(path: Path, error: Exception) -> str:
     """The line of the user's file in which an error came up, the deepest."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]

@@ -42,7 +42,7 @@ def run(katmatic, tmp_path):
 def test_a_user_gets_what_the_repository_has(run, tmp_path):
     written = run(tmp_path)
     names = [path.relative_to(written) for path in (written / "deploy").rglob("*") if path.is_file()]
-    assert len(names) == 5
+    assert len(names) == 8
     for name in (docker.COMPOSE, docker.ENVIRONMENT, *names):
         assert (written / name).read_bytes() == (ROOT / name).read_bytes(), f"{name}: make setup, then deploy it again"
 
@@ -59,7 +59,7 @@ def test_only_loopback_is_published_and_no_image_is_the_latest(compose):
             assert port.startswith("127.0.0.1:"), f"{name}: {port}"
         assert re.search(r":v?\d", service["image"]), f"{name}: {service['image']}"
         assert service["mem_limit"], name
-        assert "no-new-privileges:true" in service["security_opt"] or name == "kafka"
+        assert "no-new-privileges:true" in service["security_opt"]
     assert compose["services"]["pipeline"]["image"] == f"katmatic:{version('katmatic')}"
 
 

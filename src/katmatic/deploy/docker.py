@@ -50,7 +50,7 @@ services:
     stop_grace_period: 30s
 {locked}
   kafka:
-    image: apache/kafka:4.1.0
+    image: apache/kafka:4.4.0
     environment:
       KAFKA_NODE_ID: 1
       KAFKA_PROCESS_ROLES: broker,controller
@@ -75,11 +75,12 @@ services:
       timeout: 5s
       retries: 24
     mem_limit: 1g
+    security_opt: ["no-new-privileges:true"]
     stop_grace_period: 60s
     restart: unless-stopped
 
   mlflow:
-    image: ghcr.io/mlflow/mlflow:v3.5.0
+    image: ghcr.io/mlflow/mlflow:v3.17.2
     # --allowed-hosts: it answers requests for other names than these with 403.
     command:
       - mlflow
@@ -205,11 +206,18 @@ KATMATIC_TRAINING=true
 
 
 def files(
-    app: App, file: Path, *, folder: Path, version: str, watching: dict[str, str], dags: dict[str, str]
+    app: App,
+    file: Path,
+    *,
+    folder: Path,
+    version: str,
+    watching: dict[str, str],
+    shown: dict[str, str],
+    dags: dict[str, str],
 ) -> dict[str, str]:
     """The files by name, for `folder`; `file` declares the application.
 
-    `watching` are Prometheus' and Alertmanager's files, `dags` Airflow's, both as seen in the containers.
+    `watching` are Prometheus' and Alertmanager's files, `shown` Grafana's, `dags` Airflow's, as seen in the containers.
     """
     near = Path(os.path.relpath(file.resolve().parent, folder.resolve())).as_posix()
     text = _COMPOSE.format(
@@ -233,6 +241,7 @@ def files(
         COMPOSE: text,
         ENVIRONMENT: _ENVIRONMENT,
         **{f"deploy/prometheus/{name}": text for name, text in watching.items()},
+        **{f"deploy/grafana/{name}": text for name, text in shown.items()},
         **{f"deploy/airflow/dags/{name}": text for name, text in dags.items()},
     }
 

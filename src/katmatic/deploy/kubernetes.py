@@ -5,8 +5,9 @@ All else is the same for every application, and lies in `deploy/kubernetes`.
 
 from __future__ import annotations
 
+import ast
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from katmatic.spec.app import App
@@ -52,13 +53,12 @@ spec:
         - {{targetLabel: job, replacement: {job}}}"""
 
 
-def files(app: App, file: Path, *, modules: Mapping[str, str], rules: str) -> dict[str, str]:
-    """The files by name, below the folder of the manifests.
+def files(app: App, file: Path, *, rules: str) -> dict[str, str]:
+    """The files by name, below the folder of the manifests, from the application's `file` and its rules for Prometheus.
 
-    `modules`: the application's own files by name; `rules`: those for Prometheus. The rules are about the worker; copies
-    are watched by a job of their own, or they would count each event again.
+    The rules are about the worker; copies are watched by a job of their own, or they would count each event again.
     """
-    found = {file.name: file.read_text("utf-8"), **modules}
+    found = {one.name: one.read_text("utf-8") for one in _with_imports(file, set())}
     jobs = {"worker": app.name, "serving": f"{app.name}-serving"}
     monitors = (_MONITOR.format(service=service, job=json.dumps(job)) for service, job in jobs.items())
     groups = rules[rules.index("groups:") :]
@@ -73,3 +73,16 @@ def files(app: App, file: Path, *, modules: Mapping[str, str], rules: str) -> di
             rules="".join(f"  {line}\n" for line in groups.splitlines()),
         ),
     }
+
+
+def _with_imports(file: Path, seen: set[Path]) -> Iterator[Path]:
+    """A file, and those beside it that it imports."""
+    if file in seen or not file.is_file():
+        return
+    seen.add(file)
+    yield file
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        for name in names:
+            yield from _with_imports(file.with_name(f"{name.partition('.')[0]}.py"), seen)
