@@ -182,3 +182,40 @@ def test_its_log_may_be_on_kafka(engine, app, tmp_path):
     finally:
         engine.run("stop", container.name, check=False)
     assert container.state()["ExitCode"] == 0
+
+
+def test_it_trains_where_it_runs(engine):
+    said = engine.run(
+        "run", "--rm", *LOCKED, *LIMITS, "katmatic:test", "demo", "--days", "6", "--speed", "max", "--json"
+    )
+    found = json.loads(said.splitlines()[-1])
+    assert found["versions"] >= 1
+    assert found["auc"] > found["auc_rule"]
+
+
+def test_a_copy_follows_a_log_on_kafka_and_writes_nothing(engine, app, tmp_path):
+    """As on Kubernetes: the worker's folder, where its models lie, is shared with it to be read only."""
+    log = ("-e", f"KATMATIC_LOG=kafka://{need_kafka()}/{tmp_path.name}-")
+    ports = free_port(), free_port()
+    worker = Container(engine, app, "katmatic-owner", *log, "-e", f"KATMATIC_PORT={ports[0]}", local=True)
+    worker.start(ports[0])
+    name = "katmatic-copy"
+    engine.run("rm", "--force", name, check=False)
+    engine.run(
+        *("create", "--name", name, *LOCKED, *LIMITS, *log, "--network", "host", "-e", "KATMATIC_HOST=127.0.0.1"),
+        *("-e", f"KATMATIC_PORT={ports[1]}", "-e", f"KATMATIC_TOKEN={TOKEN}", "-e", "HOME=/tmp"),
+        *("-v", f"{app}:/app:ro", "-v", f"{worker.name}:/data:ro", "katmatic:test", "serve", "attendance.py"),
+    )
+    copy = object.__new__(Container)
+    copy.engine, copy.name, copy.local = engine, name, True
+    try:
+        copy.start(ports[1])
+        before = worker.ask("/v1/status")["events"]["applied"]
+        copy.ask("/v1/events/attendance-topic", {"student_id": "A123", "timestamp": time.strftime("%Y-%m-%d %H:%M:%S")})
+        for one in (worker, copy):
+            one.until(lambda one=one: one.ask("/v1/status")["events"]["events"] > before)
+        engine.run("stop", worker.name)
+        assert copy.ask("/readyz")["ready"], "while the worker is away, copies answer"
+    finally:
+        engine.run("stop", copy.name, worker.name, check=False)
+    assert copy.state()["ExitCode"] == worker.state()["ExitCode"] == 0

@@ -23,6 +23,11 @@ class Panel:
     what: str = ""
 
 
+def _quantile(q: float, histogram: str, *by: str) -> str:
+    labels = ", ".join(("le", *by))
+    return f"histogram_quantile({q}, sum by ({labels}) (rate({histogram}_bucket{_ME}[$__rate_interval])))"
+
+
 ROWS: dict[str, tuple[Panel, ...]] = {
     "Events": (
         Panel(
@@ -50,10 +55,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "From an event to its logged prediction",
             "s",
             tuple(
-                (
-                    f"histogram_quantile({q}, sum by (le) (rate(katmatic_answer_seconds_bucket{_ME}[$__rate_interval])))",
-                    name,
-                )
+                (_quantile(q, "katmatic_answer_seconds"), name)
                 for q, name in ((0.5, "p50"), (0.95, "p95"), (0.99, "p99"))
             ),
         ),
@@ -68,13 +70,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel(
             "From a request to its answer, p99",
             "s",
-            (
-                (
-                    "histogram_quantile(0.99, sum by (le, route) "
-                    f"(rate(katmatic_http_request_seconds_bucket{_ME}[$__rate_interval])))",
-                    "{{route}}",
-                ),
-            ),
+            ((_quantile(0.99, "katmatic_http_request_seconds", "route"), "{{route}}"),),
         ),
     ),
     "Models": (
