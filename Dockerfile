@@ -19,7 +19,7 @@ RUN /opt/katmatic/bin/pip install --no-deps /src \
     && /opt/katmatic/bin/pip uninstall --yes pip \
     && find /opt/katmatic -type d -name tests -prune -exec rm -rf {} +
 
-FROM python:3.11-slim-bookworm
+FROM python:3.11-slim-bookworm AS pipeline
 LABEL org.opencontainers.image.title="katmatic" \
       org.opencontainers.image.description="A real-time machine-learning pipeline, declared in one Python file" \
       org.opencontainers.image.licenses="Apache-2.0"
@@ -43,3 +43,26 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
     CMD ["python", "-c", "import os, urllib.request as u; u.urlopen('http://127.0.0.1:' + os.environ.get('KATMATIC_PORT', '8000') + '/readyz', timeout=4)"]
 ENTRYPOINT ["katmatic"]
 CMD ["--help"]
+
+# Airflow, in an environment of its own beside ours; its tasks call katmatic: docker build --target airflow .
+FROM pipeline AS airflow
+USER root
+COPY requirements-airflow.txt /opt/
+RUN PATH=/usr/local/bin:/usr/bin:/bin python3 -m venv /opt/airflow \
+    && /opt/airflow/bin/pip install --no-cache-dir --disable-pip-version-check --requirement /opt/requirements-airflow.txt \
+    && rm /opt/requirements-airflow.txt \
+    && install --directory --owner 10001 --group 10001 /airflow
+ENV PATH=$PATH:/opt/airflow/bin \
+    AIRFLOW_HOME=/airflow \
+    AIRFLOW__CORE__LOAD_EXAMPLES=False \
+    AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL=30
+USER 10001:10001
+VOLUME /airflow
+EXPOSE 8080
+HEALTHCHECK --interval=15s --timeout=5s --start-period=180s --retries=5 \
+    CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8080/api/v2/monitor/health', timeout=4)"]
+ENTRYPOINT ["/opt/airflow/bin/airflow"]
+CMD ["standalone"]
+
+# What is built if nobody says otherwise.
+FROM pipeline

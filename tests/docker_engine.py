@@ -74,12 +74,12 @@ class Engine:
         assert done.returncode == 0 or not check, f"docker {' '.join(arguments)}: {done.stdout}{done.stderr}"
         return done.stdout.strip()
 
-    def compose(self, *arguments: str, seconds: float = 300.0) -> str:
-        """What a command of docker-compose's prints, on either channel."""
+    def compose(self, *arguments: str, seconds: float = 300.0, **environment: str) -> str:
+        """What a command of docker-compose's prints, on either channel; the environment fills in the file."""
         done = subprocess.run(
             ["docker-compose", *arguments],
             cwd=ROOT,
-            env=self._environment,
+            env={**self._environment, **environment},
             capture_output=True,
             text=True,
             check=False,
@@ -88,10 +88,10 @@ class Engine:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
 
-    def build(self) -> str:
-        """Build the image from the Dockerfile; its name."""
-        self.run("build", "--tag", IMAGE, str(ROOT), seconds=BUILD_SECONDS)
-        return IMAGE
+    def build(self, name: str = IMAGE, *arguments: str) -> str:
+        """Build an image from the Dockerfile; its name."""
+        self.run("build", "--tag", name, *arguments, str(ROOT), seconds=BUILD_SECONDS)
+        return name
 
     def inspect(self, name: str) -> dict[str, Any]:
         """All that is known of a container or an image."""

@@ -87,7 +87,7 @@ def test_init_never_writes_over_a_file(katmatic, tmp_path):
         (["init", "--example", "bank"], "attendance, shop, fraud"),
         (["models", "app.py", "--predictor", "close"], "one of open"),
         (["models", "app.py"], "log.db"),
-        (["deploy", "ship", "app.py"], "one of airflow, prometheus"),
+        (["deploy", "ship", "app.py"], "one of airflow, docker, grafana, kubernetes, prometheus"),
         (["rollback", "app.py"], "log.db"),
         (["train", "app.py"], "log.db"),
         (["doctor", "nothing.py", "--data", "app.py"], ""),

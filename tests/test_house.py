@@ -149,7 +149,7 @@ def test_time_and_chance_are_asked_in_one_place(name):
 
 # Written in pieces, so that this file does not find itself.
 MACHINE = re.compile(
-    "|".join(("/" + "work/", "/" + "root/", r"/home" + r"/\w+/", "/" + r"tmp/\w+", r"/Users" + r"/\w+"))
+    "|".join((r"(?<!\w)/" + "work/", "/" + "root/", r"/home" + r"/\w+/", "/" + r"tmp/\w+", r"/Users" + r"/\w+"))
 )
 REGISTRY = re.compile(
     r"(index-url|find-links)[ =]+\S|\"resolved\": *\"http|registry *= *\"http|^\[\[?(tool\.uv\.)?index", re.M

@@ -455,7 +455,9 @@ def archive(
 
 @app.command()
 def deploy(
-    what: Annotated[str, typer.Argument(help="What the files are for: airflow or prometheus.")],
+    what: Annotated[
+        str, typer.Argument(help="What the files are for: airflow, docker, grafana, kubernetes or prometheus.")
+    ],
     file: File,
     folder: Annotated[Path, typer.Option("--out", help="Where to write them.")] = Path("deploy"),
     address: Annotated[str, typer.Option(help="Host and port of the running pipeline.")] = "127.0.0.1:8000",
@@ -467,8 +469,10 @@ def deploy(
     registry: Annotated[str | None, typer.Option(help="An MLflow tracking server.", show_default="SQLite")] = None,
     as_json: Json = False,
 ) -> None:
-    """Write the files by which others train and watch an application: for Airflow; for Prometheus and Alertmanager."""
-    from katmatic.deploy import airflow, prometheus
+    """Write the files by which others train, watch and run an application elsewhere."""
+    from importlib.metadata import version
+
+    from katmatic.deploy import airflow, docker, grafana, kubernetes, prometheus
     from katmatic.errors import SettingsError
     from katmatic.runtime import load_app
 
@@ -483,6 +487,28 @@ def deploy(
             registry=settings.registry,
             models=settings.models,
         ),
+        "docker": lambda app: docker.files(
+            app,
+            file,
+            folder=folder,
+            version=version("katmatic"),
+            watching=prometheus.files(
+                app, "pipeline:8000", alertmanager="alertmanager:9093", token_file=docker.TOKEN_FILE
+            ),
+            shown=grafana.files("http://prometheus:9090"),
+            dags=airflow.files(
+                app,
+                Path("/app", file.name),
+                command="/opt/katmatic/bin/katmatic",
+                data=Path("/data"),
+                log=docker.KAFKA,
+                registry=docker.MLFLOW,
+            ),
+        ),
+        "grafana": lambda app: grafana.files("http://127.0.0.1:9090"),
+        "kubernetes": lambda app: kubernetes.files(
+            app, file, rules=prometheus.files(app, "worker:8000")[prometheus.RULES]
+        ),
         "prometheus": lambda app: prometheus.files(app, address, alertmanager=alertmanager, token_file=token_file),
     }
     if what not in makers:
@@ -490,6 +516,7 @@ def deploy(
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, text in makers[what](load_app(file)).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text, "utf-8")
         written.append(str(folder / name))
     _show(as_json, {"files": written}, lambda: _say("\n".join(f"wrote {escape(path)}" for path in written)))
