@@ -1,4 +1,4 @@
-"""The image, built and run by a real Docker Engine: a user of its own, locked down, stopped and killed without loss."""
+"""The image in a real Docker Engine: as a user of its own, locked down, stopped and killed without loss."""
 
 from __future__ import annotations
 

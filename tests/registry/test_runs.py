@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
 import warnings
 
-import httpx
 import numpy as np
 import pytest
 
@@ -20,39 +13,16 @@ from katmatic.records import ModelVersion
 from katmatic.registry.mlflow import MlflowRegistry
 from katmatic.training.job import train
 from tests.learning import a_term, after, school, write
+from tests.mlflow_server import mlflow_server
 
 pytestmark = pytest.mark.slow
-PATIENCE_SECONDS = 90
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """The address of an MLflow tracking server, on loopback."""
-    folder = tmp_path_factory.mktemp("server")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
-    command += ["--artifacts-destination", str(folder / "artifacts")]
-    env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with (folder / "said").open("wb") as said:
-        process = subprocess.Popen(command, env=env, cwd=folder, stdout=said, stderr=said, start_new_session=True)
-    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + PATIENCE_SECONDS
-    while not _answers(f"{url}/health"):
-        assert process.poll() is None, (folder / "said").read_text()
-        assert time.monotonic() < deadline, (folder / "said").read_text()
-        time.sleep(0.2)
-    yield url
-    os.killpg(process.pid, signal.SIGTERM)
-    process.wait(PATIENCE_SECONDS)
-
-
-def _answers(url):
-    try:
-        return httpx.get(url, timeout=5).status_code == 200
-    except httpx.TransportError:
-        return False
+    with mlflow_server(tmp_path_factory.mktemp("server")) as url:
+        yield url
 
 
 @pytest.fixture(params=["file", "server"])
