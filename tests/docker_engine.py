@@ -111,6 +111,7 @@ class Engine:
         self._undo.callback(lock.close)
         fcntl.flock(lock, fcntl.LOCK_EX)  # its data have one owner
         folder = Path(self._undo.enter_context(tempfile.TemporaryDirectory(prefix="dk", ignore_cleanup_errors=True)))
+        self._folder = folder
         socket = f"unix://{folder / 's'}"
         self._environment["DOCKER_HOST"] = socket
         said = (folder / "said").open("wb")
@@ -144,6 +145,8 @@ class Engine:
         except subprocess.TimeoutExpired:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+        for left in self._folder.glob("exec/netns/*"):  # a mount, which it leaves behind
+            subprocess.run(["umount", str(left)], capture_output=True, check=False)
 
     def _have_base(self) -> None:
         """The image that ours is built on; made from Debian's packages if there is none."""

@@ -23,6 +23,7 @@ MEGABYTES_LIMIT = 1_300  # of the image, of which the base is 250
 PATIENCE_SECONDS = 120
 LOCKED = ("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
 LIMITS = ("--memory", "1500m", "--cpus", "2", "--pids-limit", "300")
+RUN = ("run", "attendance.py", "--no-training")
 
 pytestmark = pytest.mark.slow
 
@@ -47,15 +48,16 @@ def app(tmp_path):
 class Container:
     """One pipeline in a container, with a volume that outlives it."""
 
-    def __init__(self, engine, app, name, *more, local=False):
+    def __init__(self, engine, app, name, *more, local=False, command=RUN, data=None):
         self.engine, self.name = engine, name
         network = ("--network", "host", "-e", "KATMATIC_HOST=127.0.0.1") if local else ("-p", "127.0.0.1::8000")
         engine.run("rm", "--force", "--volumes", name, check=False)
         engine.run("volume", "rm", "--force", name, check=False)
-        mounts = ("-v", f"{app}:/app:ro", "-v", f"{name}:/data")
+        mounts = ("-v", f"{app}:/app:ro", "-v", data or f"{name}:/data")
         environment = ("-e", f"KATMATIC_TOKEN={TOKEN}", *more)
-        command = ("katmatic:test", "run", "attendance.py", "--no-training")
-        engine.run("create", "--name", name, *LOCKED, *LIMITS, *network, *mounts, *environment, *command)
+        engine.run(
+            *("create", "--name", name, *LOCKED, *LIMITS, *network, *mounts, *environment, "katmatic:test", *command)
+        )
         self.local = local
 
     def start(self, port=8000):

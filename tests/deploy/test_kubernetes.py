@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from dataclasses import fields
 
+import confluent_kafka
 import kubernetes_validate
 import pytest
 import yaml
@@ -14,12 +15,14 @@ import yaml
 from katmatic.deploy import kubernetes, prometheus
 from katmatic.runtime import load_app
 from katmatic.settings import PREFIX, Settings
-from tests.components import need
-from tests.program import ROOT
+from tests import kafka_broker
+from tests.components import need, need_kafka
+from tests.program import ROOT, free_port
 
 MANIFESTS = ROOT / "deploy" / "kubernetes"
 OVERLAYS = ("one-node", "production")
 WITH_PODS = ("StatefulSet", "Deployment", "CronJob")
+PATIENCE_SECONDS = 60
 OF_OPERATORS = {"ServiceMonitor", "PrometheusRule"}
 WRITES_TO_ITS_ROOT = {"kafka"}  # its start script
 
@@ -205,6 +208,44 @@ def test_one_node_needs_no_operator_and_production_no_secret_of_ours(objects):
         for name in ("worker", "serving"):
             labels = objects["Service", name]["metadata"]["labels"]
             assert matches(objects["ServiceMonitor", name]["spec"]["selector"]["matchLabels"], labels)
+
+
+@pytest.mark.slow
+def test_the_broker_of_one_node_starts_as_declared_and_commits(tmp_path, monkeypatch):
+    """A real one, with what its image makes of its variables, but on ports that are free here."""
+    need_kafka()
+    manifest = next(yaml.safe_load_all((MANIFESTS / "overlays/one-node/kafka.yaml").read_text("utf-8")))
+    variables = manifest["spec"]["template"]["spec"]["containers"][0]["env"]
+    declared = "".join(
+        f"{one['name'].removeprefix('KAFKA_').replace('_', '.').lower()}={one['value']}\n"
+        for one in variables
+        if one["name"] != "KAFKA_HEAP_OPTS"
+    )
+    here = {"kafka:9092": "127.0.0.1:{port}", "//:9092": "//127.0.0.1:{port}", "9093": "{controller}"}
+    here |= {"controller.quorum.voters=1@": "controller.quorum.bootstrap.servers="}  # as our broker is formatted
+    here |= {"9094": str(free_port()), "/var/lib/kafka/data/logs": "{data}"}
+    for there, instead in here.items():
+        assert there in declared
+        declared = declared.replace(there, instead)
+    monkeypatch.setattr(kafka_broker, "_PROPERTIES", declared)
+    broker = kafka_broker.Broker(tmp_path / "kafka")
+    broker.start()
+    try:
+        producer = confluent_kafka.Producer({"bootstrap.servers": broker.address, "transactional.id": "one"})
+        producer.init_transactions(PATIENCE_SECONDS)
+        for number in range(3):  # the second begins once the markers of the first are written
+            producer.begin_transaction()
+            producer.produce("attendance-topic", str(number).encode())
+            producer.commit_transaction(PATIENCE_SECONDS)
+        reader = confluent_kafka.Consumer(
+            {"bootstrap.servers": broker.address, "group.id": "reader", "auto.offset.reset": "earliest"}
+        )
+        reader.subscribe(["attendance-topic"])
+        read = [message.value() for message in reader.consume(3, PATIENCE_SECONDS)]
+        reader.close()
+        assert read == [b"0", b"1", b"2"]
+    finally:
+        broker.kill()
 
 
 @pytest.fixture
