@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 
@@ -13,6 +14,7 @@ from katmatic.deploy.prometheus import CONFIG, RULES, TEST, files
 from katmatic.runtime import load_app
 from tests.components import need
 from tests.learning import CheckIn, Expected
+from tests.program import ROOT
 
 
 @pytest.fixture
@@ -79,3 +81,10 @@ def test_a_number_is_judged_by_its_squared_error(tmp_path, promtool):
     assert 'metric=\\"rmse\\"' in (folder / RULES).read_text("utf-8")
     ran = promtool(folder, "test", "rules", TEST)
     assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_operations_say_what_to_do_about_every_alert(example):
+    told = (ROOT / "docs" / "operations.md").read_text("utf-8")
+    for name in EXAMPLES:
+        for alert in re.findall(r"alert: (\w+)", files(example(name), "x:1")[RULES]):
+            assert f"`{alert.partition('_')[0]}`" in told
