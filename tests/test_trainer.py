@@ -16,6 +16,7 @@ from katmatic.clock import ManualClock, SystemClock
 from katmatic.log.codec import decode
 from katmatic.log.sqlite import SqliteLog
 from katmatic.records import ModelVersion
+from katmatic.registry.mlflow import CHAMPION, MlflowRegistry
 from katmatic.runtime import Runtime, load_app
 from katmatic.settings import Settings
 from katmatic.trainer import DRIFT_EVERY, DRIFT_PAUSE, RETRY_PAUSE, Trainer, train_command
@@ -402,3 +403,12 @@ def test_a_real_training_is_killed_said_and_tried_again(tmp_path):
         assert again.pipeline.scorers["absence"].version == 1, "a restart finds its model"
         again.pipeline.turn()
         assert again.trainer.process is None, "and is not trained anew"
+        registry = MlflowRegistry(f"sqlite:///{(folder / 'registry.db').resolve()}")
+        registry._client.delete_registered_model_alias("absence", CHAMPION)
+        again.pipeline.switch(said[1], "asked for by hand")
+        for _ in range(600):
+            again.pipeline.turn()
+            if registry.champion("absence"):
+                break
+            patience.wait(0.1)
+        assert registry.champion("absence").version == 1, "the registry hears of who answers again"

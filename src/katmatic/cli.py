@@ -384,6 +384,7 @@ def promote(
     data: Data = None,
     log: LogAt = None,
     registry: Annotated[str | None, typer.Option(help="An MLflow tracking server.", show_default="SQLite")] = None,
+    registry_only: Annotated[bool, typer.Option(hidden=True)] = False,
     as_json: Json = False,
 ) -> None:
     """Let a version of the registry answer, wherever it was trained. A running pipeline takes it up at once."""
@@ -414,8 +415,9 @@ def promote(
         metrics=dict(wanted.metrics),
         rows=int(wanted.tags.get("rows", 0)),
     )
-    with contextlib.closing(open_history(application, settings)) as history:
-        history.post(MODELS, [encode(record)])
+    if not registry_only:
+        with contextlib.closing(open_history(application, settings)) as history:
+            history.post(MODELS, [encode(record)])
     mlflow.promote(name, wanted.version)
     _show(as_json, msgspec.to_builtins(record), lambda: _say(f"{name}: version {wanted.version} answers"))
 

@@ -29,7 +29,7 @@ from katmatic.spec.app import App
 from katmatic.spec.event import schema
 from katmatic.state.checkpoint import Borrowed, Checkpoints
 from katmatic.state.files import FileCheckpoints
-from katmatic.trainer import Trainer, train_command
+from katmatic.trainer import Trainer, tell_command, train_command
 
 if TYPE_CHECKING:
     from katmatic.log.kafka import KafkaHistory
@@ -193,6 +193,7 @@ class Runtime:
                 rows=self.live.rows,
                 has_drifted=lambda name: any(shift.has_moved for shift in self.live.shifts(name)),
                 has_declined=self.live.has_declined,
+                told=tell_command(path, folder, settings.registry),
                 by_itself=settings.training,
                 waits=waits,
             )

@@ -61,7 +61,8 @@ class _Training:
 class Trainer:
     """A watcher that starts trainings when they are due, and hands their result to the log.
 
-    `rows`, `has_drifted` and `has_declined` are asked about a predictor. Unless it works `by_itself`, it only does what
+    `rows`, `has_drifted` and `has_declined` are asked about a predictor; `told` is the command line that lets the
+    registry know which version of a predictor answers again. Unless it works `by_itself`, it only does what
     it is asked for. While `waits`, the pipeline stands still for a training: for simulated time, which would run ahead.
     """
 
@@ -73,14 +74,17 @@ class Trainer:
         rows: Callable[[str], int],
         has_drifted: Callable[[str], bool],
         has_declined: Callable[[str], bool],
+        told: Callable[[str, int], list[str]] | None = None,
         by_itself: bool = True,
         waits: bool = False,
     ) -> None:
         self._pipeline, self._command, self._rows = pipeline, command, rows
         self._has_drifted, self._has_declined = has_drifted, has_declined
-        self._by_itself, self.waits = by_itself, waits
+        self._told, self._by_itself, self.waits = told, by_itself, waits
         self._courses = {name: _Course(pipeline.app.predictors[name]) for name in pipeline.scorers}
         self._running: _Training | None = None
+        self._telling: subprocess.Popen[bytes] | None = None  # the registry, who answers again
+        self._untold: dict[str, int] = {}  # predictor -> version
 
     @property
     def process(self) -> int | None:
@@ -112,6 +116,9 @@ class Trainer:
         """See whether a training has ended, or is due."""
         for record in turn.models:
             self.know(record)
+            if record.action == "rolled-back":
+                self._untold[record.predictor] = record.version
+        self._tell()
         self._collect()
         if self._running is None:
             for name, course in self._courses.items():
@@ -125,10 +132,23 @@ class Trainer:
 
     def stop(self) -> None:
         """End a training that is under way."""
+        if self._telling is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._telling.wait(STOP_SECONDS)
+            _end(self._telling)
         if self._running is not None:
             _end(self._running.process)
             self._running.said.close()
             self._running = None
+
+    def _tell(self) -> None:
+        """Let the registry know who answers again; it is asked for by a process of its own, as trainings are."""
+        if self._telling is not None and self._telling.poll() is not None:
+            self._telling = None
+        if self._telling is None and self._untold and self._told is not None:
+            name, version = self._untold.popitem()
+            with contextlib.suppress(OSError):
+                self._telling = subprocess.Popen(self._told(name, version), stdin=subprocess.DEVNULL)
 
     def _due(self, name: str, course: _Course, now: int) -> str:
         """Why a model is to be trained now; empty if it is not."""
@@ -237,6 +257,17 @@ def train_command(
         found += ["--log", log] if log else []
         found += ["--models", models] if models else []
         found += ["--review"] if is_review else []
+        return [*found, "--registry", registry] if registry else found
+
+    return command
+
+
+def tell_command(app: Path, folder: Path, registry: str) -> Callable[[str, int], list[str]]:
+    """The command line that makes a version the champion in the registry, and nothing else."""
+
+    def command(predictor: str, version: int) -> list[str]:
+        found = [sys.executable, "-m", "katmatic", "promote", str(app), "--predictor", predictor]
+        found += ["--data", str(folder), "--version", str(version), "--registry-only", "--json"]
         return [*found, "--registry", registry] if registry else found
 
     return command

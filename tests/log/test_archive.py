@@ -14,9 +14,11 @@ import pytest
 from katmatic.errors import LogError, PlaceError
 from katmatic.log import archive
 from katmatic.log.archive import Archive
+from katmatic.log.kafka import KafkaHistory, KafkaLog
 from katmatic.log.sqlite import SqliteLog, open_readonly
 from katmatic.places import Place
 from katmatic.records import LABELS, MODELS, PREDICTIONS
+from tests.components import need_kafka
 from tests.object_store import CREDENTIALS, object_store
 from tests.program import ENVIRONMENT
 
@@ -40,6 +42,12 @@ def address(request, tmp_path, monkeypatch):
 @pytest.fixture
 def log(tmp_path):
     with closing(SqliteLog(tmp_path / "log.db")) as found:
+        yield found
+
+
+@pytest.fixture
+def kafka(tmp_path):
+    with closing(KafkaLog(f"kafka://{need_kafka()}/{tmp_path.name}-", "school", ["gate"])) as found:
         yield found
 
 
@@ -79,6 +87,16 @@ def test_it_says_what_the_log_says(address, log):
     assert [b.sequence for b in again.batches(middle)] == [b.sequence for b in log.batches(middle)]
     assert list(again.scan(LABELS, 5, 9)) == list(log.scan(LABELS, 5, 9))
     assert list(again.scan("gate", 5, 90)) == list(log.scan("gate", 5, 90))
+
+
+def test_a_log_on_kafka_is_archived_alike(tmp_path, kafka):
+    lives(kafka, 30)
+    history = KafkaHistory(f"kafka://{need_kafka()}/{tmp_path.name}-", "school")
+    found = Archive(str(tmp_path / "archive"), "school")
+    found.extend(history)
+    lives(kafka, 10, first=30)
+    found.extend(history)
+    assert says(found) == says(kafka)
 
 
 def test_of_nothing_there_is_nothing(address, log):
