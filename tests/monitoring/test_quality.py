@@ -42,6 +42,23 @@ def test_who_knows_the_truth_beats_the_baselines():
     assert sum(found.rows for found in report.bins) == report.model.rows
 
 
+def test_a_decline_shows_in_the_newest_answers_long_before_it_does_in_all(monkeypatch):
+    quality = fed(20)
+    keys = [(f"p{i}", "9b") for i in range(40)]
+    present, wrong = np.zeros(40), np.full(40, 0.9)
+    for day in (21, 22):
+        anchors = range(day * 40, (day + 1) * 40)
+        quality.examples(examples(anchors, keys, present, wrong, time=bell(day), label_now=bell(day) + RIPE))
+    now = bell(22) + RIPE
+    newest = quality.since(bell(21), now)
+    assert (newest.model.rows, newest.is_above_baselines) == (80, False)
+    assert newest.model.brier > 3 * quality.report(now).model.brier
+    assert quality.since(now, now).model.rows == 0
+    monkeypatch.setattr(module, "NEWEST_LIMIT", 50)
+    assert quality.since(0, now).model.rows == 50
+    assert quality.since(0, now).model.brier == pytest.approx(0.81), "the newest of them"
+
+
 def test_nothing_is_known_of_nothing():
     app = school()
     report = Quality(app, app.predictors["absence"]).report()

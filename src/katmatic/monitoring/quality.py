@@ -14,6 +14,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -24,6 +25,7 @@ from katmatic.moment import to_datetime
 from katmatic.spec.app import App, Predictor
 
 ROWS_LIMIT = 50_000  # newest examples kept per predictor for the rolling figures
+NEWEST_LIMIT = 5_000  # of these that are looked at for alerts, again and again
 DAYS_LIMIT = 400
 KEYS_LIMIT = 50_000  # keys whose own past rate is kept; of others the base rate is used
 PRIOR = 2.0  # how many labels the base rate weighs in a key's own past rate
@@ -198,10 +200,11 @@ class Quality:
             return report
 
     def since(self, start: int, now: int) -> Report:
-        """The figures over the rows ripe at `now` that were asked about at or after `start`, without days and bins."""
+        """The figures over the newest rows ripe at `now` that are about `start` or later, without days and bins."""
         with self._lock:
             self._ripen(max(self._now, now))
-            rows = [row for (_, at), row in self._rows.items() if at >= start]
+            mine = (row for (_, at), row in reversed(self._rows.items()) if at >= start)
+            rows = list(islice(mine, NEWEST_LIMIT))
             return Report(self._predictor.name, self._is_binary, *self._scores(rows), (), ())
 
     def _takes(self, anchor: int) -> bool:
