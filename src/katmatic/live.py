@@ -51,7 +51,8 @@ from katmatic.spec.app import App
 
 SHOWN_LIMIT = 1_000  # alerts and dead letters that are kept to be shown
 REBUILT_RECORDS = 20_000  # records of predictions and labels that a restart reads for its pages
-RULES_EVERY = 15_000_000  # microseconds of the log's time between two checks of the rules
+RULES_EVERY = 60_000_000  # microseconds of the log's time between two checks of the rules; fewer where it hurries:
+RULES_IN_WINDOW = 4  # checks in the time over which a decline is seen
 JUDGED_OVER = "7d"  # how far back the live answers are judged for alerts, unless a policy says so
 DRIFT_EVERY = 3_600_000_000  # and between two comparisons of what is asked with what was learnt from
 TOLD_EVERY = 86_400_000_000  # and between two alerts about one function of the user's that raises
@@ -83,6 +84,7 @@ class Live:
             name: micros(parse(predictor.retrain.on_decline or JUDGED_OVER))
             for name, predictor in app.predictors.items()
         }
+        self._rules_every = min([RULES_EVERY, *(window // RULES_IN_WINDOW for window in self._windows.values())])
         self.reviewer: Callable[[str, str], str] | None = None  # who reviews models; None: nobody here
         self._checked = self._compared = 0
         self._trained: list[ModelVersion] = []  # since the last check
@@ -128,7 +130,7 @@ class Live:
             for alert in turn.alerts:
                 self._raised(alert)
         self._publish(turn)
-        if turn.batch.now - self._checked >= RULES_EVERY:
+        if turn.batch.now - self._checked >= self._rules_every:
             self._checked = turn.batch.now
             self._check(turn)
 
