@@ -469,6 +469,7 @@ def deploy(
     data: Data = None,
     log: LogAt = None,
     registry: Annotated[str | None, typer.Option(help="An MLflow tracking server.", show_default="SQLite")] = None,
+    models: ModelsAt = None,
     as_json: Json = False,
 ) -> None:
     """Write the files by which others train, watch and run an application elsewhere."""
@@ -478,7 +479,7 @@ def deploy(
     from katmatic.errors import SettingsError
     from katmatic.runtime import load_app
 
-    settings = _settings(data=data, log=log, registry=registry)
+    settings = _settings(data=data, log=log, registry=registry, models=models)
     makers = {
         "airflow": lambda app: airflow.files(
             app,
