@@ -170,6 +170,7 @@ def test_deploy_writes_and_says_what(katmatic, tmp_path):
     assert {Path(name).name for name in last_line(printed)["files"]} == {each.name for each in Path("watch").iterdir()}
 
 
+@pytest.mark.slow
 def test_a_backtest_leaves_no_trace(katmatic, recorded, tmp_path):
     code, printed, _ = katmatic("backtest", "app.py", *recorded, "--json")
     assert code == 0

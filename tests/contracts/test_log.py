@@ -13,7 +13,7 @@ from katmatic.testing.log import CHECKS, check_log
 from tests.components import need_kafka
 
 
-@pytest.fixture(params=["memory", "sqlite", "kafka"])
+@pytest.fixture(params=["memory", "sqlite", pytest.param("kafka", marks=pytest.mark.slow)])
 def make(request, tmp_path):
     logs = {}
     if request.param == "kafka":

@@ -89,6 +89,7 @@ def test_it_says_what_the_log_says(address, log):
     assert list(again.scan("gate", 5, 90)) == list(log.scan("gate", 5, 90))
 
 
+@pytest.mark.slow
 def test_a_log_on_kafka_is_archived_alike(tmp_path, kafka):
     lives(kafka, 30)
     history = KafkaHistory(f"kafka://{need_kafka()}/{tmp_path.name}-", "school")

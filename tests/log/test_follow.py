@@ -16,7 +16,7 @@ from tests.components import need_kafka
 WAIT_SECONDS = 20.0
 
 
-@pytest.fixture(params=["sqlite", "kafka"])
+@pytest.fixture(params=["sqlite", pytest.param("kafka", marks=pytest.mark.slow)])
 def opened(request, tmp_path):
     """(open the owner's log, open a history of it)."""
     if request.param == "sqlite":

@@ -16,6 +16,7 @@ from tests.components import need, need_kafka
 from tests.kafka_broker import Broker, BrokerError
 
 WAIT_SECONDS = 20.0
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -273,7 +274,6 @@ def test_a_log_that_was_never_begun_cannot_be_read(address):
         list(KafkaHistory(address, "nobody").batches())
 
 
-@pytest.mark.slow
 def test_a_broker_that_goes_away_in_mid_commit_loses_and_doubles_nothing(tmp_path):
     try:
         broker = Broker(tmp_path / "broker")
