@@ -90,6 +90,10 @@ def test_init_never_writes_over_a_file(katmatic, tmp_path):
         (["deploy", "ship", "app.py"], "one of airflow, docker, grafana, kubernetes, prometheus"),
         (["rollback", "app.py"], "log.db"),
         (["train", "app.py"], "log.db"),
+        (["train", "app.py", "--from", "nowhere"], "nothing of door in nowhere"),
+        (["serve", "app.py"], "start the pipeline first"),
+        (["archive", "app.py", "--to", "s3://x"], "log.db"),
+        (["promote", "app.py"], "train it first"),
         (["doctor", "nothing.py", "--data", "app.py"], ""),
     ],
 )

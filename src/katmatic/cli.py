@@ -584,10 +584,21 @@ def _registry(settings: Settings) -> Any:
 
 def _history(application: Any, settings: Settings, archive: str | None) -> Any:
     """What is committed: in the log, or in an archive of it."""
+    from katmatic.errors import SettingsError
     from katmatic.log.archive import Archive
     from katmatic.runtime import open_history
 
-    return open_history(application, settings) if archive is None else Archive(archive, application.name)
+    if archive is None:
+        return open_history(application, settings)
+    found = Archive(archive, application.name)
+    if not found.files:
+        raise SettingsError(
+            "--from",
+            found=f"nothing of {application.name} in {archive.partition('?')[0]}",
+            expected="an archive of its log",
+            do="name the place that was given to `katmatic archive --to`",
+        )
+    return found
 
 
 def _versions(application: Any, settings: Settings, predictor: str) -> list[ModelVersion]:

@@ -48,6 +48,11 @@ class Archive:
         """Where it lies."""
         return self._place.address
 
+    @property
+    def files(self) -> int:
+        """How many files count."""
+        return sum(map(len, self._parts.values()))
+
     # ------------------------------------------------------------------------------------------------------- writing
 
     def extend(self, history: History) -> dict[str, int]:
