@@ -226,7 +226,7 @@ def _tell(story: Story, folder: Path) -> None:
         with story.step("answers carry version 2, and no request has failed") as found:
             program.until(lambda found: found["version"] == 2, "/v1/predictions/absence/A123")
             _until(lambda: reader.versions[-1:] == [2])
-            found |= {"answers": reader.answers, "failures": reader.failures, "versions": reader.versions}
+            found |= {"answers": reader.answers, "failures": reader.failures, "versions": list(reader.versions)}
             assert reader.failures == 0
 
         with story.step("Prometheus sees version 2, and that it is better than a simple rule") as found:
@@ -266,7 +266,7 @@ def _tell(story: Story, folder: Path) -> None:
             status = program.ask("/v1/status")["events"]
             reader.stop()
             found |= {"events": status["events"], "answers": reader.answers, "failures": reader.failures}
-            found["versions"] = reader.versions
+            found["versions"] = list(reader.versions)
             assert status["conserved"]
             assert reader.failures == 0
             assert watching.value("katmatic:events:unaccounted") == 0
