@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,16 @@ def need_docker() -> Iterator[Engine]:
             need("Docker Engine", None, str(error))
             raise
         yield engine
+
+
+def topics_of(folder: Path) -> str:
+    """What stands before the names of a test's topics: on a broker that outlives it, too, no others begin with it."""
+    return f"{folder.name}-{_run()}-"
+
+
+@cache
+def _run() -> str:
+    return f"{time.time_ns():x}"
 
 
 def need_kafka() -> str:

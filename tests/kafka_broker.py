@@ -43,7 +43,7 @@ listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
 advertised.listeners=PLAINTEXT://127.0.0.1:{port}
 controller.listener.names=CONTROLLER
 controller.quorum.bootstrap.servers=127.0.0.1:{controller}
-log.dirs={data}
+log.dirs={folder}/data
 offsets.topic.replication.factor=1
 offsets.topic.num.partitions=1
 transaction.state.log.replication.factor=1
@@ -105,15 +105,18 @@ def fetched() -> Path:
 
 
 class Broker:
-    """One Apache Kafka with its data in `folder`; killed and started again it has the same port and the same data."""
+    """One Apache Kafka with its data in `folder`; killed and started again it has the same port and the same data.
 
-    def __init__(self, folder: Path, *, port: int = 0) -> None:
+    `more` are properties that go before those that it has as it comes; they may name the ports and the folder, too.
+    """
+
+    def __init__(self, folder: Path, *, port: int = 0, more: str = "") -> None:
         self._jars, self._folder = fetched(), folder
         folder.mkdir(parents=True, exist_ok=True)
         self.port, controller = port or _free_port(), _free_port()
         self.address = f"127.0.0.1:{self.port}"
         self._properties, self._logging = folder / "server.properties", folder / "log4j2.properties"
-        text = _PROPERTIES.format(port=self.port, controller=controller, data=folder / "data")
+        text = (_PROPERTIES + more).format(port=self.port, controller=controller, folder=folder)  # the last one counts
         self._properties.write_text(text, "utf-8")
         self._logging.write_text(_LOGGING, "utf-8")
         self._said = folder / "said.txt"

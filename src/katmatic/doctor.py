@@ -153,13 +153,14 @@ def _log(path: Path) -> Iterator[Finding]:
 
 
 def _kafka(file: Path | None, settings: Settings) -> Iterator[Finding]:
+    where = settings.log.partition("?")[0]  # without what lets us in
     if file is None:
-        yield Finding(what="log", found=settings.log, is_well=False, do="name the application, to look at its log, too")
+        yield Finding(what="log", found=where, is_well=False, do="name the application, to look at its log, too")
         return
     with contextlib.closing(open_history(load_app(file), settings)) as log:
         ends = {topic: log.end(topic) for topic in (PREDICTIONS, LABELS, ALERTS, DEAD)}
     told = ", ".join(f"{end:,} {topic.removeprefix('katmatic.')}" for topic, end in ends.items())
-    yield Finding(what="log", found=f"{settings.log} answers: {told}")
+    yield Finding(what="log", found=f"{where} answers: {told}")
 
 
 def _models(path: Path) -> Iterator[Finding]:

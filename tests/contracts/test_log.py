@@ -10,14 +10,14 @@ from katmatic.log.kafka import KafkaLog
 from katmatic.log.memory import MemoryLog
 from katmatic.log.sqlite import SqliteLog
 from katmatic.testing.log import CHECKS, check_log
-from tests.components import need_kafka
+from tests.components import need_kafka, topics_of
 
 
 @pytest.fixture(params=["memory", "sqlite", pytest.param("kafka", marks=pytest.mark.slow)])
 def make(request, tmp_path):
     logs = {}
     if request.param == "kafka":
-        address = f"kafka://{need_kafka()}/{tmp_path.name}-"
+        address = f"kafka://{need_kafka()}/{topics_of(tmp_path)}"
 
     def make(name="log"):
         if request.param == "kafka":

@@ -15,7 +15,7 @@ import pytest
 
 from katmatic.log.kafka import KafkaHistory
 from katmatic.log.sqlite import open_readonly
-from tests.components import need_docker, need_kafka
+from tests.components import need_docker, need_kafka, topics_of
 from tests.program import ROOT, free_port
 
 TOKEN = "a-token-of-the-tests-0123"
@@ -168,7 +168,7 @@ def test_without_a_token_it_refuses_to_be_reached_by_others(engine, app):
 
 
 def test_its_log_may_be_on_kafka(engine, app, tmp_path):
-    log = f"kafka://{need_kafka()}/{tmp_path.name}-"
+    log = f"kafka://{need_kafka()}/{topics_of(tmp_path)}"
     port = free_port()
     more = ("-e", f"KATMATIC_LOG={log}", "-e", f"KATMATIC_PORT={port}")
     container = Container(engine, app, "katmatic-kafka", *more, local=True).start(port)

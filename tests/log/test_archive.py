@@ -18,7 +18,7 @@ from katmatic.log.kafka import KafkaHistory, KafkaLog
 from katmatic.log.sqlite import SqliteLog, open_readonly
 from katmatic.places import Place
 from katmatic.records import LABELS, MODELS, PREDICTIONS
-from tests.components import need_kafka
+from tests.components import need_kafka, topics_of
 from tests.object_store import CREDENTIALS, object_store
 from tests.program import ENVIRONMENT
 
@@ -47,7 +47,7 @@ def log(tmp_path):
 
 @pytest.fixture
 def kafka(tmp_path):
-    with closing(KafkaLog(f"kafka://{need_kafka()}/{tmp_path.name}-", "school", ["gate"])) as found:
+    with closing(KafkaLog(f"kafka://{need_kafka()}/{topics_of(tmp_path)}", "school", ["gate"])) as found:
         yield found
 
 
@@ -92,7 +92,7 @@ def test_it_says_what_the_log_says(address, log):
 @pytest.mark.slow
 def test_a_log_on_kafka_is_archived_alike(tmp_path, kafka):
     lives(kafka, 30)
-    history = KafkaHistory(f"kafka://{need_kafka()}/{tmp_path.name}-", "school")
+    history = KafkaHistory(f"kafka://{need_kafka()}/{topics_of(tmp_path)}", "school")
     found = Archive(str(tmp_path / "archive"), "school")
     found.extend(history)
     lives(kafka, 10, first=30)

@@ -11,7 +11,7 @@ from katmatic.errors import LogError
 from katmatic.log.follow import Followed
 from katmatic.log.kafka import KafkaHistory, KafkaLog
 from katmatic.log.sqlite import SqliteHistory, SqliteLog
-from tests.components import need_kafka
+from tests.components import need_kafka, topics_of
 
 WAIT_SECONDS = 20.0
 
@@ -21,7 +21,7 @@ def opened(request, tmp_path):
     """(open the owner's log, open a history of it)."""
     if request.param == "sqlite":
         return lambda: SqliteLog(tmp_path / "log.db"), lambda: SqliteHistory(tmp_path / "log.db")
-    address = f"kafka://{need_kafka()}/{tmp_path.name}-"
+    address = f"kafka://{need_kafka()}/{topics_of(tmp_path)}"
     return lambda: KafkaLog(address, "school", ["gate"]), lambda: KafkaHistory(address, "school")
 
 

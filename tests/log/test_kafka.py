@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import closing
 
 import pytest
-from confluent_kafka import Producer, TopicPartition
+from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from katmatic.errors import LogError, LogLost
 from katmatic.log.base import Slice
 from katmatic.log.kafka import KafkaHistory, KafkaLog
-from tests.components import need, need_kafka
+from katmatic.log.kafka_client import Connection
+from tests.components import need, need_kafka, topics_of
 from tests.kafka_broker import Broker, BrokerError
 
 WAIT_SECONDS = 20.0
@@ -20,13 +22,18 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def address(tmp_path):
+def prefix(tmp_path):
     """Topics of its own for each test."""
-    return f"kafka://{need_kafka()}/{tmp_path.name}-"
+    return topics_of(tmp_path)
 
 
 @pytest.fixture
-def post(address, tmp_path):
+def address(prefix):
+    return f"kafka://{need_kafka()}/{prefix}"
+
+
+@pytest.fixture
+def post(address, prefix):
     """Post values into a topic as any client does."""
 
     def post(topic, *values, **options):
@@ -35,7 +42,7 @@ def post(address, tmp_path):
             producer.init_transactions()
             producer.begin_transaction()
         for value in values:
-            producer.produce(f"{tmp_path.name}-{topic}", value)
+            producer.produce(f"{prefix}{topic}", value)
         assert producer.flush(WAIT_SECONDS) == 0
         return producer
 
@@ -45,9 +52,13 @@ def post(address, tmp_path):
 def read_all(log, count, *, limit=1000, now=1):
     """Read and commit until so many records were read; the batches."""
     found = []
+    deadline = time.monotonic() + WAIT_SECONDS
     while sum(map(len, found)) < count:
-        assert log.wait(WAIT_SECONDS), f"only {sum(map(len, found))} of {count} records came"
-        batch = log.read(now, limit=limit)
+        assert time.monotonic() < deadline, f"only {sum(map(len, found))} of {count} records came"
+        has_come = log.wait(0.2)
+        batch = log.read(now, limit=limit)  # which says what is wrong, too
+        if not has_come:
+            continue
         log.commit(batch, {"katmatic.labels": [b"made of %d" % len(batch)]})
         found.append(batch)
     return found
@@ -94,11 +105,11 @@ def test_what_is_handed_in_and_what_is_posted_mix_in_one_topic_and_come_again_in
         assert len(set(there.values())) == len(there) == 18 + 15
 
 
-def test_what_a_producer_took_back_is_never_seen(address, post, tmp_path):
+def test_what_a_producer_took_back_is_never_seen(address, post, prefix):
     with closing(KafkaLog(address, "school", ["gate"])) as log:
-        kept = post("gate", b"a", b"b", **{"transactional.id": tmp_path.name})
+        kept = post("gate", b"a", b"b", **{"transactional.id": prefix})
         kept.commit_transaction()
-        post("gate", b"no", **{"transactional.id": tmp_path.name}).abort_transaction()
+        post("gate", b"no", **{"transactional.id": prefix}).abort_transaction()
         post("gate", b"c")
         batches = read_all(log, 3)
         assert [value for _, value in log.scan("gate")] == [b"a", b"b", b"c"]
@@ -166,12 +177,12 @@ def test_a_long_log_is_read_from_any_place(address):
 
 
 @pytest.fixture
-def partitioned(tmp_path):
+def partitioned(prefix):
     """Make a topic of so many partitions, or give it more."""
     admin = AdminClient({"bootstrap.servers": need_kafka()})
 
     def partitioned(topic, count):
-        name = f"{tmp_path.name}-{topic}"
+        name = f"{prefix}{topic}"
         there = name in admin.list_topics(timeout=WAIT_SECONDS).topics
         made = (
             admin.create_partitions([NewPartitions(name, count)])
@@ -184,7 +195,7 @@ def partitioned(tmp_path):
 
 
 def test_each_partition_is_read_in_its_order_and_again_in_the_order_in_which_all_of_them_came(
-    address, partitioned, tmp_path
+    address, partitioned, prefix
 ):
     partitioned("gate", 4)
     producer = Producer({"bootstrap.servers": need_kafka()})
@@ -193,7 +204,7 @@ def test_each_partition_is_read_in_its_order_and_again_in_the_order_in_which_all
         with closing(KafkaLog(address, "school", ["gate"])) as log:
             for i in range(200):
                 value = b"%d %d %03d" % (i % 4, life, i)
-                producer.produce(f"{tmp_path.name}-gate", value, partition=i % 4)
+                producer.produce(f"{prefix}gate", value, partition=i % 4)
             producer.flush(WAIT_SECONDS)
             log.append("gate", [b"handed in"])
             handed += 1
@@ -211,53 +222,174 @@ def test_each_partition_is_read_in_its_order_and_again_in_the_order_in_which_all
         assert plain(KafkaHistory(address, "school").batches(batches[5].sequence)) == plain(batches[6:])
 
 
-def test_a_topic_may_be_given_more_partitions_and_never_fewer(address, partitioned, tmp_path):
+def test_a_topic_may_be_given_more_partitions_and_never_fewer(address, partitioned, prefix):
     partitioned("gate", 1)
     producer = Producer({"bootstrap.servers": need_kafka()})
     with closing(KafkaLog(address, "school", ["gate"])) as log:
-        producer.produce(f"{tmp_path.name}-gate", b"a", partition=0)
+        producer.produce(f"{prefix}gate", b"a", partition=0)
         read_all(log, 1)
         partitioned("gate", 3)
-        producer.list_topics(f"{tmp_path.name}-gate", timeout=WAIT_SECONDS)
-        producer.produce(f"{tmp_path.name}-gate", b"b", partition=2)
+        producer.list_topics(f"{prefix}gate", timeout=WAIT_SECONDS)
+        producer.produce(f"{prefix}gate", b"b", partition=2)
         assert producer.flush(WAIT_SECONDS) == 0
     with closing(KafkaLog(address, "school", ["gate"])) as log:
         read_all(log, 1)
         assert [value for _, value in log.scan("gate")] == [b"a", b"b"]
     admin = AdminClient({"bootstrap.servers": need_kafka()})
-    admin.delete_topics([f"{tmp_path.name}-gate"])[f"{tmp_path.name}-gate"].result()
+    admin.delete_topics([f"{prefix}gate"])[f"{prefix}gate"].result()
     partitioned("gate", 2)
     with pytest.raises(LogError, match="gate: found 2 partitions, where 3 were read"):
         KafkaLog(address, "school", ["gate"])
 
 
-def test_partitions_that_a_topic_is_given_while_it_is_read_are_read_too(address, partitioned, tmp_path, monkeypatch):
-    monkeypatch.setattr("katmatic.log.kafka.LOOK_ROUNDS", 2)
+def test_partitions_that_a_topic_is_given_while_it_is_read_are_read_too(address, partitioned, prefix, monkeypatch):
+    monkeypatch.setattr("katmatic.log.kafka.LOOK_SECONDS", 0.2)
     partitioned("gate", 1)
     with closing(KafkaLog(address, "school", ["gate"])) as log:
         partitioned("gate", 2)
         producer = Producer({"bootstrap.servers": need_kafka()})
-        producer.produce(f"{tmp_path.name}-gate", b"b", partition=1)
+        producer.produce(f"{prefix}gate", b"b", partition=1)
         assert producer.flush(WAIT_SECONDS) == 0
         read_all(log, 1)
         assert [value for _, value in log.scan("gate")] == [b"b"]
 
 
-def test_a_topic_of_ours_has_one_partition(address, tmp_path):
+def test_a_topic_of_ours_has_one_partition(address, prefix):
     admin = AdminClient({"bootstrap.servers": need_kafka()})
-    name = f"{tmp_path.name}-katmatic.school.journal"
+    name = f"{prefix}katmatic.school.journal"
     admin.create_topics([NewTopic(name, 3, 1)])[name].result()
     with pytest.raises(LogError, match=r"journal: found 3 partitions, expected one"):
         KafkaLog(address, "school", ["gate"])
 
 
-def test_records_that_somebody_deleted_are_missed(address, post, tmp_path):
+@pytest.fixture
+def deleted(prefix):
+    """Delete the records of a topic's first partition before an offset, as retention does; -1: all there are."""
+    admin = AdminClient({"bootstrap.servers": need_kafka()})
+
+    def deleted(topic, before=-1):
+        for future in admin.delete_records([TopicPartition(f"{prefix}{topic}", 0, before)]).values():
+            future.result()
+
+    return deleted
+
+
+@pytest.fixture
+def told(prefix):
+    """Wait until the consumer group was told that a topic was read up to an offset."""
+    consumer = Consumer({"bootstrap.servers": need_kafka(), "group.id": f"{prefix}katmatic.school"})
+
+    def told(topic, offset):
+        here = TopicPartition(f"{prefix}{topic}", 0)
+        deadline = time.monotonic() + WAIT_SECONDS
+        while (found := consumer.committed([here], timeout=WAIT_SECONDS)[0].offset) != offset:
+            assert time.monotonic() < deadline, f"the group was told {found}"
+            time.sleep(0.05)
+
+    yield told
+    consumer.close()
+
+
+def test_the_consumer_group_shows_no_lag_when_all_is_read_also_after_transactions(address, post, told, prefix):
+    with closing(KafkaLog(address, "school", ["gate"])) as log:
+        post("gate", b"a", b"b", **{"transactional.id": prefix}).commit_transaction()
+        log.append("gate", [b"handed in"])
+        read_all(log, 3)
+        told("gate", 5)  # three records, and the ends of two transactions
+        post("gate", b"c")
+        assert log.wait(WAIT_SECONDS)
+        told("gate", 5)  # it came, and was not read
+        read_all(log, 1)
+        told("gate", 6)
+
+
+def test_what_was_read_may_be_deleted_to_the_last_transaction_and_the_log_goes_on(address, post, told, deleted, prefix):
+    with closing(KafkaLog(address, "school", ["gate"])) as log:
+        post("gate", b"a", **{"transactional.id": prefix}).commit_transaction()
+        read_all(log, 1)
+        told("gate", 2)
+    deleted("gate")
+    with closing(KafkaLog(address, "school", ["gate"])) as log:
+        post("gate", b"b")
+        assert [list(piece.values) for batch in read_all(log, 1) for piece in batch.slices] == [[b"b"]]
+
+
+def test_what_was_deleted_before_it_was_read_stops_the_log(address, post, told, deleted):
+    with closing(KafkaLog(address, "school", ["gate"])) as log:
+        post("gate", b"a")
+        read_all(log, 1)
+        told("gate", 1)
+    post("gate", b"b", b"c")
+    deleted("gate", 2)
+    with (
+        closing(KafkaLog(address, "school", ["gate"])) as log,
+        pytest.raises(LogError, match="gate: found no record at offset 1 any more"),
+    ):
+        read_all(log, 1)
+
+
+def test_a_journal_that_was_deleted_is_missed_and_not_begun_anew(address, post, deleted):
+    post("gate", b"a")
+    with closing(KafkaLog(address, "school", ["gate"])) as log:
+        read_all(log, 1)
+    deleted("katmatic.school.journal")
+    with pytest.raises(LogError, match="journal: found a journal of which nothing is left"):
+        KafkaLog(address, "school", ["gate"])
+
+
+def test_a_new_log_reads_also_what_was_handed_in_to_an_earlier_one(address, post, prefix):
+    with closing(KafkaLog(address, "school", ["gate"])) as log:
+        log.append("gate", [b"handed in"])
+        read_all(log, 1)
+        post("gate", b"posted")
+        read_all(log, 1)
+    admin = AdminClient({"bootstrap.servers": need_kafka()})
+    ours = [name for name in admin.list_topics(timeout=WAIT_SECONDS).topics if name.startswith(f"{prefix}kat")]
+    for future in admin.delete_topics(ours).values():
+        future.result()
+    with closing(KafkaLog(address, "school", ["gate"])) as log:
+        read_all(log, 2)
+        assert [value for _, value in log.scan("gate")] == [b"handed in", b"posted"]
+
+
+def test_a_topic_of_ours_that_would_forget_is_refused(address, prefix):
+    admin = AdminClient({"bootstrap.servers": need_kafka()})
+    name = f"{prefix}katmatic.school.journal"
+    admin.create_topics([NewTopic(name, 1, 1, config={"retention.ms": "604800000"})])[name].result()
+    with pytest.raises(LogError, match=r"journal: found retention.ms=604800000, .*expected retention.ms=-1"):
+        KafkaLog(address, "school", ["gate"])
+
+
+def test_of_large_records_no_more_are_taken_in_than_memory_is_meant_for(address, post, monkeypatch):
+    monkeypatch.setattr("katmatic.log.kafka.INTAKE_BYTES_LIMIT", 2**20)
+    for _ in range(8):
+        post("gate", *[bytes(800_000)] * 10)
+    with closing(KafkaLog(address, "school", ["gate"])) as log:
+        found = waiting = 0
+        while found < 80:
+            assert log.wait(WAIT_SECONDS)
+            time.sleep(0.02)  # it goes on taking in
+            waiting = max(waiting, log.waiting)
+            batch = log.read(1, limit=1)
+            log.commit(batch, {})
+            found += len(batch)
+        assert waiting < 60  # what the client fetches ahead is 16 MB
+
+
+def test_a_commit_to_topics_that_are_known_asks_for_no_list_of_them(address, monkeypatch):
+    with closing(KafkaLog(address, "school", ["gate"])) as log:
+        log.commit(log.read(1, limit=1), {"katmatic.labels": [b"a"]})
+        monkeypatch.setattr(Connection, "there", lambda self: pytest.fail("all topics of the cluster, once more"))
+        log.append("gate", [b"b"])
+        log.commit(log.read(2, limit=1), {"katmatic.labels": [b"c"]})
+        assert [value for _, value in log.scan("katmatic.labels")] == [b"a", b"c"]
+
+
+def test_records_that_somebody_deleted_are_missed(address, post, deleted):
     post("gate", b"a", b"b", b"c", b"d")
     with closing(KafkaLog(address, "school", ["gate"])) as log:
         read_all(log, 4)
-        admin = AdminClient({"bootstrap.servers": need_kafka()})
-        for future in admin.delete_records([TopicPartition(f"{tmp_path.name}-gate", 0, 2)]).values():
-            future.result()
+        deleted("gate", 2)
         post("gate", b"e", b"f")
         with pytest.raises(LogError, match="other records than those that were read"):
             list(log.batches())

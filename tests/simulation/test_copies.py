@@ -8,7 +8,7 @@ import urllib.error
 
 import pytest
 
-from tests.components import need_kafka
+from tests.components import need_kafka, topics_of
 from tests.program import Program
 
 pytestmark = pytest.mark.slow
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(params=["sqlite", "kafka"])
 def where(request, tmp_path):
-    return ("--log", f"kafka://{need_kafka()}/{tmp_path.name}-") if request.param == "kafka" else ()
+    return ("--log", f"kafka://{need_kafka()}/{topics_of(tmp_path)}") if request.param == "kafka" else ()
 
 
 def test_copies_answer_as_the_owner_does_and_go_on_when_it_is_killed(tmp_path, where):

@@ -11,14 +11,14 @@ from confluent_kafka import Producer
 from katmatic.errors import LogError
 from katmatic.log.kafka import KafkaLog
 from katmatic.state.kafka import _HEAD, _MAGIC, PIECE_BYTES, KafkaCheckpoints
-from tests.components import need_kafka
+from tests.components import need_kafka, topics_of
 
 BIG = random.Random(1).randbytes(2 * PIECE_BYTES + 17)
 
 
 @pytest.fixture
 def place(tmp_path):
-    with closing(KafkaLog(f"kafka://{need_kafka()}/{tmp_path.name}-", "school")) as log:
+    with closing(KafkaLog(f"kafka://{need_kafka()}/{topics_of(tmp_path)}", "school")) as log:
         return log.checkpoints()
 
 

@@ -22,8 +22,9 @@ from itertools import chain, islice
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from msgspec import structs
 
-from katmatic.clock import SystemClock, to_datetime
+from katmatic.clock import SystemClock, monotonic_seconds, to_datetime
 from katmatic.errors import LogError, LogLost
 from katmatic.log.base import Batch, Slice
 from katmatic.log.kafka_client import (
@@ -37,6 +38,7 @@ from katmatic.log.kafka_client import (
     mark_of,
     newest,
     offset_before,
+    trouble,
 )
 from katmatic.log.kafka_journal import BEGINNING, Entry, Kind, Place, Run, checksum_of, pack, unpack
 from katmatic.log.tail import (
@@ -58,9 +60,10 @@ CHECKPOINTS = "katmatic.checkpoints"
 PART_BYTES = 900_000  # of one record: a broker takes a million, as it comes
 COMMIT_SECONDS = 5.0  # for each step of a transaction
 TRANSACTION_SECONDS = 30  # a worker that was killed holds up readers for so long, or until it is started again
-INTAKE_RECORDS_LIMIT = 20_000  # taken in and not yet read: more waits on the broker
-TOLD_ROUNDS = 10  # of the intake: a second while nothing comes
-LOOK_ROUNDS = 300  # of the intake between two looks for further partitions: half a minute while nothing comes
+INTAKE_RECORDS_LIMIT = 20_000  # taken in and not yet read: more waits on the broker,
+INTAKE_BYTES_LIMIT = 64 * 2**20  # and more bytes, too
+TOLD_SECONDS = 1.0  # between two words to the consumer group of how far the intake came
+LOOK_SECONDS = 30.0  # between two looks of the intake for further partitions
 FOLLOW_SECONDS = 0.5  # that a broker holds back its answer to a copy while nothing comes
 RESERVED = 10_000  # sequences at a time, so that ticks that are not kept cost no commit
 
@@ -133,7 +136,7 @@ class KafkaHistory:
         for partition in range(self._connection.there()[name]):
             start = place.next[partition] if partition < len(place.next) else 0
             with Cursor(self._connection, name, start, partition=partition) as cursor:
-                found += [_value(each) for each in cursor.rest() if mark_of(each, self._connection.name) is None]
+                found += [_value(each) for each in cursor.rest() if mark_of(each, self._connection.header) is None]
         return found
 
     def post(self, topic: str, values: Sequence[bytes]) -> None:
@@ -186,10 +189,14 @@ class KafkaHistory:
             )
         with Cursor(self._connection, self._journal) as cursor:
             message = newest(cursor)
+            if message is None and cursor.bounds()[0]:
+                raise self._changed(self._journal, "a journal of which nothing is left")
         return BEGINNING if message is None else self._entry(message)
 
     def _entry(self, message: Message) -> Entry:
-        return unpack(_value(message), self._connection.where(self._journal))
+        entry = unpack(_value(message), self._connection.where(self._journal))
+        self._connection.header = f"{self._connection.name}{entry.log}"
+        return entry
 
     def _entries(self, last: Entry, *, sequence: int = -1, position: int = -1) -> Iterator[Entry]:
         """The entries up to the last, from the first batch above a sequence, or that goes beyond a position, on."""
@@ -265,7 +272,7 @@ class KafkaHistory:
         name = self._connection.topic(topic)
 
         def number(message: Message) -> int:
-            found = mark_of(message, self._connection.name)
+            found = mark_of(message, self._connection.header)
             if found is None or found[0] != Kind.WRITTEN:
                 raise self._changed(name, f"a record at offset {message.offset()} that is none of ours")
             return found[1]
@@ -278,7 +285,7 @@ class KafkaHistory:
                 for message in cursor.take():
                     if number(message) < start:
                         continue
-                    _, found, part, parts = mark_of(message, self._connection.name) or (0, -1, 0, 1)
+                    _, found, part, parts = mark_of(message, self._connection.header) or (0, -1, 0, 1)
                     if (found, part) != (position, len(pieces)):
                         raise self._changed(name, f"part {part} of position {found}")
                     pieces.append(_value(message))
@@ -299,7 +306,7 @@ class KafkaHistory:
         with Cursor(self._connection, self._connection.topic(topic), place.fed) as cursor:
             while len(found) < place.unread:
                 for message in cursor.take():
-                    kind, number, *_ = mark_of(message, self._connection.name) or (Kind.POSTED, 0)
+                    kind, number, *_ = mark_of(message, self._connection.header) or (Kind.POSTED, 0)
                     if kind == Kind.FED and last.read < number <= last.fed:
                         found.append((number, _value(message)))
         return found
@@ -329,7 +336,7 @@ class _Streams:
         cursor, there = self._cursors[stream]
         while len(there) < run.count:
             for message in cursor.take():
-                kind, number, *_ = mark_of(message, self._connection.name) or (Kind.POSTED, message.offset() or 0)
+                kind, number, *_ = mark_of(message, self._connection.header) or (Kind.POSTED, message.offset() or 0)
                 if kind == run.kind and number >= run.first:
                     there.append((number, _value(message)))
         taken = there[: run.count]
@@ -377,6 +384,11 @@ class KafkaLog(KafkaHistory):
         self._connection.ensure([self._journal, *(self._connection.topic(topic) for topic in topics)])
         self._producer = self._connect()
         self._last = super()._newest()
+        if self._last is BEGINNING:
+            self._last = structs.replace(BEGINNING, log=f"#{checksum_of([self._owner.encode()]):016x}")
+            self._connection.header += self._last.log
+        names = {JOURNAL, *topics, *self._last.places}
+        self._connection.check_kept([self._connection.topic(name) for name in names])
         self._sequence = self._last.reserved
         self._ways = {topic: place.way for topic, place in self._last.places.items()}
         for topic in topics:
@@ -525,6 +537,7 @@ class KafkaLog(KafkaHistory):
             fed=last.fed + sum(map(len, feeds.values())),
             read=last.read + sum(run.count for run in runs if run.kind == Kind.FED),
             places=places,
+            log=last.log,
         )
 
     def _appended(self, batch: Batch, entry: Entry) -> Iterator[tuple[str, bytes, bytes]]:
@@ -564,7 +577,7 @@ class KafkaLog(KafkaHistory):
         with self._connection.explained():
             producer.begin_transaction()
             for topic, value, header in records:
-                producer.produce(topics[topic], value, partition=0, headers={self._connection.name: header})
+                producer.produce(topics[topic], value, partition=0, headers={self._connection.header: header})
                 if topic not in self._known:
                     # The first of a topic goes alone: until its partition is known, what follows may overtake it.
                     producer.flush(COMMIT_SECONDS)
@@ -642,17 +655,21 @@ class _Intake:
     def __init__(self, connection: Connection, tail: Tail) -> None:
         self._connection, self._tail = connection, tail
         with connection.explained():
-            self._consumer: Consumer = connection.consumer(auto_offset_reset="error")
+            self._consumer: Consumer = connection.consumer(
+                auto_offset_reset="error",
+                enable_partition_eof=True,  # which tells of ends of transactions, too
+            )
         self._lock = threading.Lock()  # around what was seen and what waits, which belong together
         self._names: dict[str, str] = {}  # topics of the cluster -> ours
         self._partitions: dict[str, int] = {}  # of each of our topics, how many are looked at
         self._starts: dict[Partition, int] = {}  # partitions to be looked at, too: from which offset on
-        self._seen: dict[Partition, int] = {}  # the offset after the last record that came, whoever wrote it
+        self._seen: dict[Partition, int] = {}  # the offset after all that came, whoever wrote it
         self._after: dict[Partition, int] = {}  # the offset after the last record that was posted and read
         self._waiting: dict[Partition, int] = {}  # records that were posted, came, and were not read
         self._told: dict[Partition, int] = {}  # what the consumer group was told of how far it came
-        self._quiet = self._unlooked = 0  # rounds since it was told, and since there was a look for more partitions
-        self._trouble: LogError | None = None
+        self._told_at = self._looked_at = monotonic_seconds()
+        self._tells = True  # until it may not
+        self._troubles: dict[str, LogError] = {}  # by topic, until it is heard of again; of all of them, for good: ""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="katmatic-kafka-intake", daemon=True)
 
@@ -679,9 +696,9 @@ class _Intake:
         self._thread.start()
 
     def check(self) -> None:
-        """LogError if something is wrong that does not pass by itself."""
-        if self._trouble is not None:
-            raise self._trouble
+        """LogError if a topic cannot be read."""
+        for error in list(self._troubles.values()):
+            raise error
 
     def offsets(self, runs: Sequence[Run]) -> dict[str, tuple[list[int], int]]:
         """By topic: from where on nothing was read of each partition, after these runs; how far the first is seen."""
@@ -713,26 +730,25 @@ class _Intake:
             while not self._stopping.is_set():
                 self._look_at_more()
                 self._tell()
-                if len(self._tail) >= INTAKE_RECORDS_LIMIT:
+                if len(self._tail) >= INTAKE_RECORDS_LIMIT or self._tail.size >= INTAKE_BYTES_LIMIT:
                     self._stopping.wait(0.005)
                     continue
                 first = self._consumer.poll(POLL_SECONDS)
                 if first is not None:
                     self._put([first, *self._consumer.consume(FETCHED, 0)])
         except LogError as error:
-            self._trouble = error
-        except KafkaException as error:
-            self._trouble = LogError(
+            self._troubles[""] = error
+        except Exception as error:  # whatever it is: it must not go on as if nothing came
+            self._troubles[""] = LogError(
                 self._connection.where(),
-                found=str(error),
+                found=repr(error),
                 expected="records",
                 do="see what the broker says, and restart",
             )
 
     def _look_at_more(self) -> None:
-        self._unlooked += 1
-        if self._unlooked >= LOOK_ROUNDS:
-            self._unlooked = 0
+        if monotonic_seconds() - self._looked_at >= LOOK_SECONDS:
+            self._looked_at = monotonic_seconds()
             self._grow()
         with self._lock:
             more = [TopicPartition(self._connection.topic(t), p, start) for (t, p), start in self._starts.items()]
@@ -753,10 +769,9 @@ class _Intake:
 
     def _tell(self) -> None:
         """Tell the group how far it came, for the tools that show its lag; what counts stands in the journal."""
-        self._quiet += 1
-        if self._quiet < TOLD_ROUNDS:
+        if not self._tells or monotonic_seconds() - self._told_at < TOLD_SECONDS:
             return
-        self._quiet = 0
+        self._told_at = monotonic_seconds()
         with self._lock:
             found = {at: self._after[at] if self._waiting[at] else seen for at, seen in self._seen.items()}
         if found != self._told:
@@ -768,14 +783,20 @@ class _Intake:
         """Let wait what others posted; what is ours is known."""
         at, start, values = None, 0, list[bytes]()
         for message in messages:
-            error = message.error()
-            if error is not None:
+            error, offset = message.error(), int(message.offset() or 0)
+            if error is not None and error.code() != KafkaError._PARTITION_EOF:
                 self._check(message, error)
                 continue
-            here, offset = (self._names[message.topic() or ""], message.partition() or 0), int(message.offset() or 0)
+            here = self._names[message.topic() or ""], message.partition() or 0
+            if self._troubles:
+                self._troubles.pop(here[0], None)
+            if error is not None:
+                self._wait(at, start, values)
+                at, start, values = here, max(offset, self._seen[here]), []
+                continue
             if offset < (start + len(values) if here == at else self._seen[here]):
                 continue  # it came before
-            is_ours = mark_of(message, self._connection.name) is not None
+            is_ours = mark_of(message, self._connection.header) is not None
             if is_ours or here != at or offset != start + len(values):
                 self._wait(at, start, values)
                 at, start, values = here, offset, []
@@ -796,15 +817,32 @@ class _Intake:
                 self._tail.put_durable(topic, values, start, (Kind.POSTED, partition))
 
     def _check(self, message: Message, error: KafkaError) -> None:
-        if error.code() == KafkaError._AUTO_OFFSET_RESET:
+        name, code = message.topic() or "", error.code()
+        if code == KafkaError._AUTO_OFFSET_RESET:
+            self._pass_over(name, message.partition() or 0, int(message.offset() or 0))
+        elif error.fatal():
+            raise KafkaException(error)
+        elif code == KafkaError.GROUP_AUTHORIZATION_FAILED:
+            self._tells = False
+        elif name and code not in PASSING and not error.retriable():  # else it is of the group, which is only told
+            self._troubles[self._names[name]] = trouble(self._connection.where(name), error)
+
+    def _pass_over(self, name: str, partition: int, offset: int) -> None:
+        """Go on after what was deleted, if the group was told of all of it: ends of transactions. Else LogError."""
+        here = TopicPartition(name, partition)
+        first, _ = self._consumer.get_watermark_offsets(here, timeout=ANSWER_SECONDS)
+        told = self._consumer.committed([here], timeout=ANSWER_SECONDS)[0].offset
+        if not offset < first <= told:
             raise LogError(
-                self._connection.where(message.topic() or ""),
-                found=f"no record at offset {message.offset()} any more",
+                self._connection.where(name),
+                found=f"no record at offset {offset} any more",
                 expected="every record until it was read",
                 do="let the topic keep its records for longer (retention.ms), and begin a new log",
             )
-        if error.code() not in PASSING and not error.retriable():
-            raise KafkaException(error)
+        self._consumer.incremental_unassign([here])
+        with self._lock:
+            at = self._names[name], partition
+            self._seen[at] = self._starts[at] = first
 
 
 def _pass(runs: Sequence[Run], waiting: dict[Partition, int], after: dict[Partition, int]) -> None:

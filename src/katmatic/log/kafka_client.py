@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.cimpl import NewTopic
 
 from katmatic.clock import sleep
@@ -24,6 +26,12 @@ FETCHED = 5_000  # records taken over from the client in one go
 STREAMED = 500  # so many records are sooner read than searched
 OURS = "katmatic."  # topics of ours begin with it; each application has its own
 FOR_EVER = {"retention.ms": "-1", "retention.bytes": "-1"}  # the log is the truth
+REFUSALS = {KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError._RESOLVE, KafkaError._INVALID_ARG}
+FORBIDDEN = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+}
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
 _OPTION = re.compile(r"(security|sasl|ssl|client|socket|broker)\.[a-z.]+")
 
@@ -32,16 +40,20 @@ class Connection:
     """One application's place on a cluster: `kafka://host:port[,host:port][/prefix][?security.protocol=...]`.
 
     The prefix stands before the names of all topics; what follows the question mark is given to the client as it is.
+    `properties=FILE` there names a file of more such options, one `name=value` a line: for what is secret.
     """
 
     def __init__(self, address: str, application: str) -> None:
         found = urlsplit(address)
         options = dict(parse_qsl(found.query))
+        if file := options.pop("properties", ""):
+            options = {**_properties(Path(file)), **options}
         self.prefix = found.path.lstrip("/")
-        if found.scheme != "kafka" or not found.netloc or not all(map(_OPTION.fullmatch, options)):
+        wrong = [name for name in options if not _OPTION.fullmatch(name)]
+        if found.scheme != "kafka" or not found.netloc or "@" in found.netloc or wrong:
             raise LogError(
                 "log",
-                found=address,
+                found=f"the option {wrong[0]}" if wrong else address.partition("?")[0].rpartition("@")[2],
                 expected="kafka://host:port, and after a question mark options of the client for security",
                 do="name a broker, e.g. kafka://localhost:9092",
             )
@@ -54,6 +66,7 @@ class Connection:
             )
         self.servers = found.netloc
         self.name = f"{self.prefix}{OURS}{application}"
+        self.header = self.name  # of records of ours: the journal says what each log adds to it
         self._options = {
             "bootstrap.servers": found.netloc,
             "log_level": 2,  # errors are raised where they matter
@@ -62,6 +75,7 @@ class Connection:
             **options,
         }
         self._admin: AdminClient | None = None
+        self._refused: KafkaError | None = None  # why no broker lets us in, if so
 
     def where(self, topic: str = "") -> str:
         """A topic, or all of it, in a message."""
@@ -98,22 +112,32 @@ class Connection:
     def there(self) -> dict[str, int]:
         """Every topic of the cluster, and how many partitions it has."""
         with self.explained():
-            found = self._client().list_topics(timeout=ANSWER_SECONDS).topics
+            client = self._client()
+            try:
+                found = client.list_topics(timeout=ANSWER_SECONDS).topics
+            except KafkaException as error:
+                client.poll(0)  # which tells why
+                raise KafkaException(self._refused or error.args[0]) from error
+            self._refused = None
             return {name: len(topic.partitions) for name, topic in found.items() if topic.error is None}
 
-    def ensure(self, topics: Iterable[str], config: Mapping[str, str] = FOR_EVER) -> None:
+    def ensure(self, topics: Sequence[str], config: Mapping[str, str] = FOR_EVER) -> None:
         """Make the topics that are not there; LogError if one of ours has more than one partition."""
+        if not topics:  # which is how most commits ask: all of a cluster's topics are much to be told each time
+            return
         there = self.there()
         missing = [NewTopic(topic, 1, -1, config=dict(config)) for topic in dict.fromkeys(topics) if topic not in there]
         with self.explained():
-            if missing:
-                for made in self._client().create_topics(missing, request_timeout=ANSWER_SECONDS).values():
-                    try:
-                        made.result()
-                    except KafkaException as error:
-                        if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                            raise
-                there = self.there()
+            made = self._client().create_topics(missing, request_timeout=ANSWER_SECONDS) if missing else {}
+        for topic, future in made.items():
+            with self.explained(topic):
+                try:
+                    future.result()
+                except KafkaException as error:
+                    if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                        raise
+        if missing:
+            there = self.there()
         for topic in topics:
             if topic.startswith(f"{self.name}.") and there.get(topic, 1) != 1:
                 raise LogError(
@@ -123,24 +147,74 @@ class Connection:
                     do="delete it, if nothing is in it yet: it will be made as it must be",
                 )
 
+    def check_kept(self, topics: Sequence[str]) -> None:
+        """LogError if one of ours forgets: who made it before us may have left that to the broker's defaults."""
+        ours = [ConfigResource(ConfigResource.Type.TOPIC, t) for t in topics if t.startswith(f"{self.name}.")]
+        with self.explained():
+            asked = self._client().describe_configs(ours, request_timeout=ANSWER_SECONDS)
+        for resource, future in asked.items():
+            try:
+                found = {name: future.result()[name].value for name in FOR_EVER}
+            except KafkaException:  # it may not look
+                continue
+            if found != FOR_EVER:
+                raise LogError(
+                    self.where(resource.name),
+                    found=_listed(found),
+                    expected=f"{_listed(FOR_EVER)}: a topic of katmatic's own keeps all that it was given",
+                    do="alter it (kafka-configs.sh --alter --add-config)",
+                )
+
     @contextmanager
     def explained(self, topic: str = "") -> Iterator[None]:
         """Turn what the client raises into a LogError."""
         try:
             yield
         except (KafkaException, BufferError) as error:
-            said = error.args[0].str() if error.args and isinstance(error.args[0], KafkaError) else str(error)
-            raise LogError(
-                self.where(topic),
-                found=said,
-                expected="a broker that answers",
-                do="see that it runs and can be reached; nothing is lost, and it will be tried again",
-            ) from error
+            raise trouble(self.where(topic), error.args[0] if error.args else error) from error
 
     def _client(self) -> AdminClient:
         if self._admin is None:
-            self._admin = AdminClient(self.options())
+            options: dict[str, Any] = {**self.options(), "error_cb": self._hear}
+            self._admin = AdminClient(options)
         return self._admin
+
+    def _hear(self, error: KafkaError) -> None:
+        if error.code() in REFUSALS:
+            self._refused = error
+
+
+def trouble(where: str, error: object) -> LogError:
+    """What the client library says, with what to do about it."""
+    code = error.code() if isinstance(error, KafkaError) else None
+    expected, do = (
+        "a broker that answers",
+        "see that it runs and can be reached; nothing is lost, and it will be tried again",
+    )
+    if code in REFUSALS:
+        expected, do = "a broker that lets us in", "correct the options for security in the address of the log"
+    elif code in FORBIDDEN:
+        expected, do = "to be allowed to", "grant what the page on scaling lists; nothing is lost"
+    return LogError(where, found=error.str() if isinstance(error, KafkaError) else str(error), expected=expected, do=do)
+
+
+def _listed(config: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in config.items())
+
+
+def _properties(file: Path) -> dict[str, str]:
+    """The options in a file, one `name=value` a line; lines that begin with `#` are passed over."""
+    try:
+        lines = [line.strip() for line in file.read_text("utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise LogError(
+            f"log: {file}",
+            found=str(error),
+            expected="a file of options, name=value",
+            do="name another, or put it there",
+        ) from error
+    pairs = [line.partition("=") for line in lines if line and not line.startswith("#")]
+    return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 class Cursor:
@@ -250,7 +324,8 @@ class Cursor:
         )
 
 
-PASSING = {  # errors that a broker gives while it starts, or while a topic is being made
+PASSING = {  # errors while a broker starts, or a topic is being made; and of the group, which is only told
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
     KafkaError.UNKNOWN_TOPIC_OR_PART,
     KafkaError._UNKNOWN_PARTITION,
     KafkaError._UNKNOWN_TOPIC,

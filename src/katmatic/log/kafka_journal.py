@@ -65,6 +65,7 @@ class Entry(msgspec.Struct, array_like=True, frozen=True):
     fed: int  # records that were ever fed
     read: int  # of these, how many were read
     places: dict[str, Place]
+    log: str = ""  # what tells this log from one that was begun under the same name before
 
     @property
     def end(self) -> int:

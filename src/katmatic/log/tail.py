@@ -69,6 +69,11 @@ class Tail:
     def __len__(self) -> int:
         return self._records
 
+    @property
+    def size(self) -> int:
+        """The bytes of all that waits."""
+        return self._bytes
+
     def put(self, topic: str, values: Sequence[bytes]) -> Future[range]:
         """A promise of the records' positions. LogError if one is no bytes or too large, LogFull if too much waits."""
         values = list(values)
