@@ -433,5 +433,9 @@ def test_a_broker_that_goes_away_in_mid_commit_loses_and_doubles_nothing(tmp_pat
                     raise last
                 assert promise.result(0) == range(turn, turn + 1)
             assert list(log.scan("gate")) == list(log.scan("katmatic.labels")) == [(i, b"%d" % i) for i in range(3)]
+            broker.kill()
+            time.sleep(1.5)  # the group would be told meanwhile
+            began = time.monotonic()
+        assert time.monotonic() - began < WAIT_SECONDS / 2
     finally:
         broker.kill()

@@ -159,6 +159,9 @@ def test_a_topic_that_may_not_be_read_for_a_while_is_read_on_later(guarded, logi
     grant()
     producer = Producer(guarded.options)
     with closing(KafkaLog(login(), "school", ["gate"])) as log:
+        producer.produce("gate", b"before")
+        producer.flush(WAIT_SECONDS)
+        assert log.wait(WAIT_SECONDS)
         _revoke(guarded, "gate")
         deadline = time.monotonic() + WAIT_SECONDS
         said = ""

@@ -63,6 +63,7 @@ TRANSACTION_SECONDS = 30  # a worker that was killed holds up readers for so lon
 INTAKE_RECORDS_LIMIT = 20_000  # taken in and not yet read: more waits on the broker,
 INTAKE_BYTES_LIMIT = 64 * 2**20  # and more bytes, too
 TOLD_SECONDS = 1.0  # between two words to the consumer group of how far the intake came
+CLOSE_SECONDS = 1.0  # for the group to be told the last of it
 LOOK_SECONDS = 30.0  # between two looks of the intake for further partitions
 FOLLOW_SECONDS = 0.5  # that a broker holds back its answer to a copy while nothing comes
 RESERVED = 10_000  # sequences at a time, so that ticks that are not kept cost no commit
@@ -723,7 +724,9 @@ class _Intake:
         self._stopping.set()
         if self._thread.ident is not None:
             self._thread.join()
-        self._consumer.close()
+        closing = threading.Thread(target=self._consumer.close, name="katmatic-kafka-closing", daemon=True)
+        closing.start()
+        closing.join(CLOSE_SECONDS)  # what the group is still to be told waits 45 s for a broker that is gone
 
     def _work(self) -> None:
         try:
