@@ -161,6 +161,16 @@ def test_a_block_of_many_megabytes_comes_back_as_it_was(address):
             log.append("gate", [block])
 
 
+def test_a_batch_of_which_each_record_is_of_another_topic_than_the_one_before_fits_into_the_journal(address):
+    topics = ["a" * 150, "b" * 150]
+    with closing(KafkaLog(address, "school")) as log:
+        for i in range(9_000):
+            log.append(topics[i % 2], [b"%d" % i])
+        batches = read_all(log, 9_000, limit=100_000)
+        assert len(batches) > 1
+        assert plain(log.batches()) == plain(batches)
+
+
 def test_a_long_log_is_read_from_any_place(address):
     with closing(KafkaLog(address, "school")) as log:
         for turn in range(600):

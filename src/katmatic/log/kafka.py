@@ -58,6 +58,7 @@ from katmatic.log.tail import (
 JOURNAL = "katmatic.journal"
 CHECKPOINTS = "katmatic.checkpoints"
 PART_BYTES = 900_000  # of one record: a broker takes a million, as it comes
+RUN_BYTES = 40  # of a run in the journal, without its topic: a batch has no more of them than its entry can hold
 COMMIT_SECONDS = 5.0  # for each step of a transaction
 TRANSACTION_SECONDS = 30  # a worker that was killed holds up readers for so long, or until it is started again
 INTAKE_RECORDS_LIMIT = 20_000  # taken in and not yet read: more waits on the broker,
@@ -435,7 +436,8 @@ class KafkaLog(KafkaHistory):
                     expected="that it is committed once more, which finds out",
                     do="commit it again, then read the next one",
                 )
-            slices, _ = self._tail.take(self._last.end, limit)
+            longest = max(map(len, self._ways), default=0)
+            slices, _ = self._tail.take(self._last.end, min(limit, PART_BYTES // (RUN_BYTES + longest)))
             self._given = Batch(self._sequence + 1, max(now, self._last.now), slices)
             return self._given
 
