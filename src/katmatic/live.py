@@ -21,7 +21,7 @@ from katmatic.labels.join import Joiner
 from katmatic.labels.ripe import ripens_after
 from katmatic.log.codec import decode, decode_labels, decode_predictions
 from katmatic.monitoring import gauges
-from katmatic.monitoring.alerts import UNDER_BASELINE, Facts, Rules, from_decision
+from katmatic.monitoring.alerts import SEVERITIES, UNDER_BASELINE, Facts, Rules, from_decision
 from katmatic.monitoring.board import Board
 from katmatic.monitoring.drift import Shift, Watch
 from katmatic.monitoring.quality import Quality
@@ -78,7 +78,13 @@ class Live:
         }
         self._labels = {question.name: pipeline.plan.labels[question.label][0] for question in pipeline.plan.questions}
         self._board = Board(app)
-        self._pulse = Pulse(self.metrics, tuple(pipeline.plan.by_topic))
+        self._pulse = Pulse(
+            self.metrics,
+            pipeline.plan.by_topic,
+            predictors=app.predictors,
+            labels=[name for name, _ in pipeline.plan.labels],
+            alerts=SEVERITIES,
+        )
         self._rules = Rules()
         self._windows = {
             name: micros(parse(predictor.retrain.on_decline or JUDGED_OVER))
@@ -236,7 +242,8 @@ class Live:
 
     def _raised(self, alert: Alert) -> None:
         self._alerts.appendleft(alert)
-        self._pulse.alerted(alert.name, alert.severity)
+        if not alert.resolved:
+            self._pulse.alerted(alert.name, alert.severity)
         if self.hub.listeners:
             self.hub.publish("alert", answers.alert(self.app, alert))
 
@@ -273,14 +280,15 @@ class Live:
                 models=self._trained,
             )
             self._trained = []
-            self._gauge(facts)
             found = self._rules.check(facts, turn.batch.now)
+            self._gauge(facts)
         for alert in found:
             self._pipeline.raise_alert(alert)
 
     def _gauge(self, facts: Facts) -> None:
         """Show Prometheus what the rules look at."""
         gauges.silent(self.metrics, tuple(self._pipeline.plan.by_topic), facts.silent)
+        gauges.alerted(self.metrics, self._rules.open)
         for report in facts.reports:
             gauges.judged(self.metrics, report)
         for name in self.app.predictors:
