@@ -251,7 +251,14 @@ class Live:
         with self._lock:
             oldest = next(iter(self._waiting.values()), None)
             waiting = sum(records for records, _ in self._waiting.values())
-        self._pulse.waits(waiting, monotonic_seconds() - oldest[1] if oldest else 0.0)
+        waiting = max(waiting, self._pipeline.log.waiting)
+        lag = monotonic_seconds() - oldest[1] if oldest else 0.0
+        now = self._pipeline.clock.now()
+        for topic, since, records in turn.batch.came:
+            if topic in self._pipeline.plan.by_topic:
+                lag = max(lag, (turn.batch.now - since) / 1e6)
+                self._pulse.answered(max(now - since, 0) / 1e6, records)
+        self._pulse.waits(waiting, lag)
         if not self.hub.listeners:
             return
         for block in turn.predictions:

@@ -59,6 +59,7 @@ PART_BYTES = 900_000  # of one record: a broker takes a million, as it comes
 COMMIT_SECONDS = 5.0  # for each step of a transaction
 TRANSACTION_SECONDS = 30  # a worker that was killed holds up readers for so long, or until it is started again
 INTAKE_RECORDS_LIMIT = 20_000  # taken in and not yet read: more waits on the broker
+TOGETHER = 5  # records are said to have come together if their waiting differs by no more than a fifth of it
 TOLD_ROUNDS = 10  # of the intake: a second while nothing comes
 LOOK_ROUNDS = 300  # of the intake between two looks for further partitions: half a minute while nothing comes
 FOLLOW_SECONDS = 0.5  # that a broker holds back its answer to a copy while nothing comes
@@ -423,7 +424,9 @@ class KafkaLog(KafkaHistory):
                     do="commit it again, then read the next one",
                 )
             slices, _ = self._tail.take(self._last.end, limit)
-            self._given = Batch(self._sequence + 1, max(now, self._last.now), slices)
+            count = sum(len(piece.values) for piece in slices)
+            came = [(each.topic, each.since, each.count) for each in self._tail.origins(count) if each.since]
+            self._given = Batch(self._sequence + 1, max(now, self._last.now), slices, came)
             return self._given
 
     # --------------------------------------------------------------------------------------------------------- for good
@@ -766,7 +769,8 @@ class _Intake:
 
     def _put(self, messages: list[Message]) -> None:
         """Let wait what others posted; what is ours is known."""
-        at, start, values = None, 0, list[bytes]()
+        now = SystemClock().now()
+        at, start, values, since = None, 0, list[bytes](), now
         for message in messages:
             error = message.error()
             if error is not None:
@@ -776,16 +780,18 @@ class _Intake:
             if offset < (start + len(values) if here == at else self._seen[here]):
                 continue  # it came before
             is_ours = mark_of(message, self._connection.name) is not None
-            if is_ours or here != at or offset != start + len(values):
-                self._wait(at, start, values)
-                at, start, values = here, offset, []
+            came = _stamp(message, now)
+            is_apart = here != at or offset != start + len(values) or abs(came - since) > (now - since) // TOGETHER
+            if is_ours or is_apart:
+                self._wait(at, start, values, since)
+                at, start, values, since = here, offset, [], came
             if is_ours:
                 at, start = here, offset + 1
             else:
                 values.append(_value(message))
-        self._wait(at, start, values)
+        self._wait(at, start, values, since)
 
-    def _wait(self, at: Partition | None, start: int, values: list[bytes]) -> None:
+    def _wait(self, at: Partition | None, start: int, values: list[bytes], since: int) -> None:
         if at is None:
             return
         topic, partition = at
@@ -793,7 +799,7 @@ class _Intake:
             self._seen[at] = start + len(values)
             if values:
                 self._waiting[at] += len(values)
-                self._tail.put_durable(topic, values, start, (Kind.POSTED, partition))
+                self._tail.put_durable(topic, values, start, (Kind.POSTED, partition), since=since)
 
     def _check(self, message: Message, error: KafkaError) -> None:
         if error.code() == KafkaError._AUTO_OFFSET_RESET:
@@ -842,6 +848,12 @@ def _came(origin: Origin) -> tuple[int, ...]:
 def _value(message: Message) -> bytes:
     value = message.value()
     return value if isinstance(value, bytes) else b""  # nothing: a heartbeat
+
+
+def _stamp(message: Message, now: int) -> int:
+    """When a record came, as the broker or its producer has it: not later than now."""
+    _, milliseconds = message.timestamp()
+    return min(milliseconds * 1000, now) if milliseconds > 0 else now
 
 
 def _changed(connection: Connection, topic: str, found: str) -> LogError:
