@@ -75,6 +75,7 @@ services:
       timeout: 5s
       retries: 24
     mem_limit: 1g
+    cap_drop: [ALL]
     security_opt: ["no-new-privileges:true"]
     stop_grace_period: 60s
     restart: unless-stopped
@@ -87,6 +88,7 @@ services:
       - server
       - --host=0.0.0.0
       - --port=5000
+      - --workers=1
       - --backend-store-uri=sqlite:////mlflow/mlflow.db
       - --artifacts-destination=/mlflow/artifacts
       - --allowed-hosts=mlflow:5000,localhost:*,127.0.0.1:*
@@ -100,6 +102,7 @@ services:
       timeout: 5s
       retries: 24
     mem_limit: 2g
+    cap_drop: [ALL]
     security_opt: ["no-new-privileges:true"]
     restart: unless-stopped
 
