@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from katmatic import duration
 from katmatic.spec.app import App, Predictor, SourcePolicy
@@ -56,18 +56,32 @@ class Record:
     value: float
 
 
-def files(app: App, address: str, *, alertmanager: str = "127.0.0.1:9093", token_file: str = "") -> dict[str, str]:
+def files(
+    app: App,
+    address: str,
+    *,
+    alertmanager: str = "127.0.0.1:9093",
+    token_file: str = "",
+    labels: Mapping[str, str] = {},
+) -> dict[str, str]:
     """The files by name. `address` and `alertmanager`: host and port of the running pipeline, and of Alertmanager.
 
-    `token_file`: where both of them find the pipeline's token, if it has one.
+    `token_file`: where both of them find the pipeline's token, if it has one. `labels`: what every alert bears, too.
     """
-    records, rules = list(_records(app)), list(_rules(app))
+    records = list(_records(app))
+    rules = [replace(rule, marks={**labels, **rule.marks}) for rule in _rules(app)]
     return {
         CONFIG: _config(app, address, alertmanager, token_file),
         ALERTS: _alertmanager(app, address, token_file),
         RULES: _written(app, records, rules),
         TEST: _test(app, records, rules),
     }
+
+
+def told_again(app: App) -> int | None:
+    """How many seconds pass until the pipeline is told of a decline again; None if no policy asks for that."""
+    windows = [predictor.retrain.on_decline for predictor in app.predictors.values() if predictor.retrain.on_decline]
+    return min((int(duration.parse(window).total_seconds()) // AGAIN for window in windows), default=None)
 
 
 def _rules(app: App) -> Iterator[Rule]:
@@ -278,8 +292,6 @@ def _config(app: App, address: str, alertmanager: str, token_file: str) -> str:
 
 def _alertmanager(app: App, address: str, token_file: str) -> str:
     lasts = min([LASTS, *(_lasts(predictor) for predictor in app.predictors.values())])
-    windows = [predictor.retrain.on_decline for predictor in app.predictors.values() if predictor.retrain.on_decline]
-    again = min((int(duration.parse(window).total_seconds()) // AGAIN for window in windows), default=LASTS)
     lines = [
         f"# Alertmanager for {app.name}: alertmanager --config.file={ALERTS}",
         "route:",
@@ -291,7 +303,7 @@ def _alertmanager(app: App, address: str, token_file: str) -> str:
         "  routes:",
         "    - receiver: pipeline",
         f"      matchers: [katmatic={REVIEW}]",
-        f"      repeat_interval: {max(lasts, again)}s",
+        f"      repeat_interval: {max(lasts, told_again(app) or LASTS)}s",
         "      continue: true",
         f"    - matchers: [katmatic={REVIEW}]",
         "inhibit_rules:",
