@@ -94,6 +94,7 @@ services:
       - --allowed-hosts=mlflow:5000,localhost:*,127.0.0.1:*
     environment:
       MLFLOW_SERVER_ENABLE_JOB_EXECUTION: "false"
+      MLFLOW_DISABLE_TELEMETRY: "true"
     volumes: ["mlflow:/mlflow"]
     ports: ["127.0.0.1:${{MLFLOW_PORT:-5000}}:5000"]
     healthcheck:
