@@ -29,6 +29,7 @@ from kafka import KafkaProducer
 from bench.lessons import LESSON_SECONDS, app
 from bench.report import report
 from katmatic.deploy import airflow as dags
+from katmatic.deploy.prometheus import UNACCOUNTED
 from katmatic.registry.mlflow import MlflowRegistry
 from tests.airflow import Airflow
 from tests.kafka_broker import Broker
@@ -200,7 +201,7 @@ def _tell(story: Story, folder: Path) -> None:
         reader.start()
 
         with story.step("version 1 is trained by hand, on a routine that is not settled yet") as found:
-            _until(lambda: watching.value("katmatic_events_total") is not None)
+            _until(lambda: watching.value("sum(katmatic_events_total)"))
             time.sleep(40)  # lessons
             command = [sys.executable, "-m", "katmatic", "train", str(LESSONS), *where, "--json"]
             trained = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=True, cwd=folder)
@@ -269,7 +270,7 @@ def _tell(story: Story, folder: Path) -> None:
             found["versions"] = list(reader.versions)
             assert status["conserved"]
             assert reader.failures == 0
-            assert watching.value("katmatic:events:unaccounted") == 0
+            assert watching.value(UNACCOUNTED) == 0
 
 
 def _dags(folder: Path, data: Path, log: str, registry: str) -> dict[str, str]:

@@ -241,14 +241,16 @@ def test_settings_and_their_documentation_agree():
 
 
 def metrics_used() -> set[str]:
-    """Names given to `metrics.add`, `.set` and `.observe`, wherever they are written as texts."""
+    """Names given to `metrics.add`, `.set`, `.renew` and `.observe`, wherever they are written as texts."""
     used = set()
     for file in FILES:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute) or not node.args:
                 continue
             name = node.args[0]
-            is_metric = node.func.attr in ("add", "set", "observe") and ast.unparse(node.func.value).endswith("metrics")
+            is_metric = node.func.attr in ("add", "set", "renew", "observe") and ast.unparse(node.func.value).endswith(
+                "metrics"
+            )
             if is_metric and isinstance(name, ast.Constant) and isinstance(name.value, str):
                 used.add(name.value.removeprefix("katmatic_"))
     return used

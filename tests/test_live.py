@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 from river import linear_model
@@ -17,6 +17,7 @@ from katmatic.live import UNKNOWN_FIELDS_LIMIT, Live
 from katmatic.log.codec import encode
 from katmatic.log.memory import MemoryLog
 from katmatic.log.sqlite import SqliteLog
+from katmatic.metrics import LATENCY_SECONDS
 from katmatic.pipeline import Pipeline
 from katmatic.records import MODELS, PREDICTIONS, ModelVersion
 from katmatic.serving.base import QueueFull
@@ -24,6 +25,19 @@ from katmatic.sources.base import Arrival
 from tests.apps import NOON, SECOND, door, ring, visits
 
 MINUTE = 60 * SECOND
+
+
+class Posted(MemoryLog):
+    """A log to which others have posted: what is read next came so many seconds ago."""
+
+    seconds = 0
+
+    def read(self, now, *, limit):
+        batch, number = super().read(now, limit=limit), self._given[1]
+        since = batch.now - self.seconds * SECOND
+        came = [(piece.topic, since, len(piece.values)) for piece in batch.slices if self.seconds]
+        self._given = replace(batch, came=came), number
+        return self._given[0]
 
 
 class World:
@@ -65,6 +79,20 @@ def test_an_event_that_was_handed_in_is_answered_and_timed():
     assert (vitals.counts.events, vitals.counts.applied, vitals.predictions) == (1, 1, 1)
     assert 0 < vitals.p50_seconds < 60
     assert vitals.waiting == 0
+
+
+def test_what_others_put_into_the_log_is_timed_too():
+    world = World(Posted())
+    world.log.seconds = 90
+    world.log.append("ring", [ring("v1", NOON)])
+    world.clock.move_to(NOON + MINUTE)
+    assert [alert.text for alert in world.alerts("lag")] == []
+    world.log.seconds = 0
+    vitals = world.live.status().vitals
+    assert vitals.lag_seconds == 90
+    assert vitals.p50_seconds == LATENCY_SECONDS[-1], "beyond the last bound"
+    assert [alert.text for alert in world.alerts("lag")] == ["Events wait for 90 s; 0 are waiting"]
+    assert world.live.status().vitals.lag_seconds == 0, "nothing waits any more"
 
 
 def test_a_log_that_takes_no_more_says_so_to_the_sender():

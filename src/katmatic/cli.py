@@ -510,7 +510,11 @@ def deploy(
         ),
         "grafana": lambda app: grafana.files("http://127.0.0.1:9090"),
         "kubernetes": lambda app: kubernetes.files(
-            app, file, rules=prometheus.files(app, "worker:8000")[prometheus.RULES]
+            app,
+            file,
+            rules=prometheus.files(app, "worker:8000", labels={"namespace": kubernetes.NAMESPACE})[prometheus.RULES],
+            review=prometheus.REVIEW,
+            again=prometheus.told_again(app),
         ),
         "prometheus": lambda app: prometheus.files(app, address, alertmanager=alertmanager, token_file=token_file),
     }

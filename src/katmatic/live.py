@@ -21,7 +21,7 @@ from katmatic.labels.join import Joiner
 from katmatic.labels.ripe import ripens_after
 from katmatic.log.codec import decode, decode_labels, decode_predictions
 from katmatic.monitoring import gauges
-from katmatic.monitoring.alerts import UNDER_BASELINE, Facts, Rules, from_decision
+from katmatic.monitoring.alerts import SEVERITIES, UNDER_BASELINE, Facts, Rules, from_decision
 from katmatic.monitoring.board import Board
 from katmatic.monitoring.drift import Shift, Watch
 from katmatic.monitoring.quality import Quality
@@ -78,7 +78,13 @@ class Live:
         }
         self._labels = {question.name: pipeline.plan.labels[question.label][0] for question in pipeline.plan.questions}
         self._board = Board(app)
-        self._pulse = Pulse(self.metrics, tuple(pipeline.plan.by_topic))
+        self._pulse = Pulse(
+            self.metrics,
+            pipeline.plan.by_topic,
+            predictors=app.predictors,
+            labels=[name for name, _ in pipeline.plan.labels],
+            alerts=SEVERITIES,
+        )
         self._rules = Rules()
         self._windows = {
             name: micros(parse(predictor.retrain.on_decline or JUDGED_OVER))
@@ -236,7 +242,8 @@ class Live:
 
     def _raised(self, alert: Alert) -> None:
         self._alerts.appendleft(alert)
-        self._pulse.alerted(alert.name, alert.severity)
+        if not alert.resolved:
+            self._pulse.alerted(alert.name, alert.severity)
         if self.hub.listeners:
             self.hub.publish("alert", answers.alert(self.app, alert))
 
@@ -244,7 +251,14 @@ class Live:
         with self._lock:
             oldest = next(iter(self._waiting.values()), None)
             waiting = sum(records for records, _ in self._waiting.values())
-        self._pulse.waits(waiting, monotonic_seconds() - oldest[1] if oldest else 0.0)
+        waiting = max(waiting, self._pipeline.log.waiting)
+        lag = monotonic_seconds() - oldest[1] if oldest else 0.0
+        now = self._pipeline.clock.now()
+        for topic, since, records in turn.batch.came:
+            if topic in self._pipeline.plan.by_topic:
+                lag = max(lag, (turn.batch.now - since) / 1e6)
+                self._pulse.answered(max(now - since, 0) / 1e6, records)
+        self._pulse.waits(waiting, lag)
         if not self.hub.listeners:
             return
         for block in turn.predictions:
@@ -273,14 +287,15 @@ class Live:
                 models=self._trained,
             )
             self._trained = []
-            self._gauge(facts)
             found = self._rules.check(facts, turn.batch.now)
+            self._gauge(facts)
         for alert in found:
             self._pipeline.raise_alert(alert)
 
     def _gauge(self, facts: Facts) -> None:
         """Show Prometheus what the rules look at."""
         gauges.silent(self.metrics, tuple(self._pipeline.plan.by_topic), facts.silent)
+        gauges.alerted(self.metrics, self._rules.open)
         for report in facts.reports:
             gauges.judged(self.metrics, report)
         for name in self.app.predictors:

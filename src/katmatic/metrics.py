@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 Labels = tuple[tuple[str, str], ...]
 
@@ -35,6 +35,16 @@ class Metrics:
         """Say what a gauge shows now."""
         with self._lock:
             self._values[(name, tuple(sorted(labels.items())))] = float(value)
+
+    def renew(self, name: str, label: str, values: Mapping[str, float], **labels: str) -> None:
+        """Say what a gauge shows now for each of these texts of `label`, and for no other, beside the `labels`."""
+        mine = set(labels.items())
+        with self._lock:
+            for known in [key for key in self._values if key[0] == name and mine <= set(key[1])]:
+                if dict(known[1]).get(label) not in values:
+                    del self._values[known]
+            for text, value in values.items():
+                self._values[(name, tuple(sorted({**labels, label: text}.items())))] = float(value)
 
     def observe(self, name: str, value: float, times: int = 1, **labels: str) -> None:
         """Put a measured value, seen `times` over, into a histogram of seconds."""

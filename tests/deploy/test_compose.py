@@ -60,6 +60,7 @@ def test_only_loopback_is_published_and_no_image_is_the_latest(compose):
         assert re.search(r":v?\d", service["image"]), f"{name}: {service['image']}"
         assert service["mem_limit"], name
         assert "no-new-privileges:true" in service["security_opt"]
+        assert service["cap_drop"] == ["ALL"], name
     assert compose["services"]["pipeline"]["image"] == f"katmatic:{version('katmatic')}"
 
 

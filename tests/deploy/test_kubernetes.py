@@ -23,7 +23,7 @@ MANIFESTS = ROOT / "deploy" / "kubernetes"
 OVERLAYS = ("one-node", "production")
 WITH_PODS = ("StatefulSet", "Deployment", "CronJob")
 PATIENCE_SECONDS = 60
-OF_OPERATORS = {"ServiceMonitor", "PrometheusRule"}
+OF_OPERATORS = {"ServiceMonitor", "PrometheusRule", "AlertmanagerConfig"}
 WRITES_TO_ITS_ROOT = {"kafka"}  # its start script
 
 
@@ -66,7 +66,8 @@ def matches(selector, labels):
 def test_every_object_is_valid_to_the_letter(objects):
     for (kind, name), one in objects.items():
         if kind in OF_OPERATORS:
-            assert one["apiVersion"] == "monitoring.coreos.com/v1", name
+            assert re.fullmatch(r"monitoring\.coreos\.com/v1(alpha1)?", one["apiVersion"]), name
+            assert one["metadata"]["labels"]["release"], "the operator picks by it"
             assert one["spec"], name
         else:
             kubernetes_validate.validate(one, "1.32", strict=True)
@@ -210,6 +211,28 @@ def test_one_node_needs_no_operator_and_production_no_secret_of_ours(objects):
             assert matches(objects["ServiceMonitor", name]["spec"]["selector"]["matchLabels"], labels)
 
 
+def test_the_worker_is_told_of_a_decline(objects):
+    if ("StatefulSet", "kafka") in objects:
+        return  # one node has no operator
+    spec = objects["AlertmanagerConfig", "katmatic"]["spec"]
+    rules = [rule for group in objects["PrometheusRule", "katmatic"]["spec"]["groups"] for rule in group["rules"]]
+    told = [
+        rule["alert"]
+        for rule in rules
+        if "alert" in rule
+        and all(rule["labels"].get(one["name"]) == one["value"] for one in spec["route"]["matchers"])
+        and rule["labels"]["namespace"] == objects["AlertmanagerConfig", "katmatic"]["metadata"]["namespace"]
+    ]
+    assert told == ["KatmaticUnderBaseline_absence"]
+    (hook,) = spec["receivers"][0]["webhookConfigs"]
+    assert spec["receivers"][0]["name"] == spec["route"]["receiver"]
+    service = objects["Service", "worker"]
+    at = f"http://worker.{service['metadata']['namespace']}:{service['spec']['ports'][0]['port']}"
+    assert hook["url"] == f"{at}/v1/hooks/alertmanager"
+    token = next(one for one in containers(objects)["worker"]["env"] if one["name"] == "KATMATIC_TOKEN")
+    assert hook["httpConfig"]["authorization"]["credentials"] == token["valueFrom"]["secretKeyRef"]
+
+
 @pytest.mark.slow
 def test_the_broker_of_one_node_starts_as_declared_and_commits(tmp_path, monkeypatch):
     """A real one, with what its image makes of its variables, but on ports that are free here."""
@@ -255,7 +278,7 @@ def attendance(monkeypatch):
 
 
 def test_the_rules_are_those_that_promtool_proves(attendance):
-    rules = prometheus.files(attendance, "worker:8000")[prometheus.RULES]
+    rules = prometheus.files(attendance, "worker:8000", labels={"namespace": "katmatic"})[prometheus.RULES]
     shipped = yaml.safe_load_all((MANIFESTS / kubernetes.MONITORING).read_text("utf-8"))
     rule = next(one for one in shipped if one["kind"] == "PrometheusRule")
     assert rule["spec"] == yaml.safe_load(rules)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -11,6 +12,9 @@ import pytest
 from katmatic import App, future, past
 from katmatic.demo import EXAMPLES, examples
 from katmatic.deploy.prometheus import CONFIG, RULES, TEST, files
+from katmatic.metrics import Metrics
+from katmatic.monitoring.prometheus import text as shown
+from katmatic.monitoring.vitals import Pulse
 from katmatic.runtime import load_app
 from tests.components import need
 from tests.learning import CheckIn, Expected
@@ -61,11 +65,42 @@ def test_the_test_of_a_rule_can_fail(tmp_path, promtool, example):
     assert "KatmaticLag" in ran.stdout + ran.stderr
 
 
+def test_every_rule_has_its_test(example):
+    for name in EXAMPLES:
+        made = files(example(name), "x:1")
+        recorded = re.findall(r"record: (\S+)", made[RULES])
+        alerts = re.findall(r"alert: (\S+)", made[RULES])
+        assert recorded
+        assert set(re.findall(r"- expr: (\S+)", made[TEST])) == set(recorded)
+        assert set(re.findall(r"alertname: (\S+)\n +exp_alerts:\n", made[TEST])) == set(alerts)
+        assert all(len(re.findall(r"[^:]+", record)) == 3 for record in recorded), "level:metric:operations"
+
+
+def test_one_action_that_fails_is_enough(tmp_path, promtool, example):
+    """Its counter is there from the start, as 0, so that its first rise is seen."""
+    folder = written(tmp_path, example("attendance"))
+    metrics = Metrics()
+    Pulse(metrics, predictors=["absence"])
+    (at_first,) = (line for line in shown(metrics).splitlines() if 'result="error"' in line)
+    series, _, value = at_first.replace("{", '{job="attendance",').rpartition(" ")
+    labels = {"job": "attendance", "predictor": "absence", "result": "error", "severity": "warning"}
+    fires = {"exp_labels": labels, "exp_annotations": {"summary": "Actions on absence raise"}}
+    test = {
+        "interval": "1m",
+        "input_series": [{"series": series, "values": f"{value}x20 1x100"}],
+        "alert_rule_test": [{"eval_time": "30m", "alertname": "KatmaticActionsFail", "exp_alerts": [fires]}],
+    }
+    once = {"rule_files": [RULES], "evaluation_interval": "1m", "tests": [test]}
+    (tmp_path / "once.yml").write_text(json.dumps(once), "utf-8")
+    ran = promtool(folder, "test", "rules", "once.yml")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
 def test_policies_become_rules(example):
     attendance, fraud, shop = (files(example(name), "x:1")[RULES] for name in ("attendance", "fraud", "shop"))
     assert "KatmaticSilent_attendance_topic" in attendance
     assert "KatmaticSilent" not in shop
-    assert 'katmatic:answer_seconds:p99{job=\\"fraud\\"} > 0.05' in fraud, "declared: 50 ms"
+    assert 'job:katmatic_answer_seconds:p99_rate5m{job=\\"fraud\\"} > 0.05' in fraud, "declared: 50 ms"
     assert "KatmaticDeadlineMissed" not in shop
     assert "KatmaticUnderBaseline_ranking" in shop
 

@@ -10,6 +10,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
+from katmatic.clock import SystemClock
 from katmatic.errors import LogError, LogLost
 from katmatic.log.base import Slice
 from katmatic.log.kafka import KafkaHistory, KafkaLog
@@ -67,6 +68,25 @@ def read_all(log, count, *, limit=1000, now=1):
 
 def plain(batches):
     return [(b.sequence, b.now, [(s.topic, s.first, list(s.values)) for s in b.slices]) for b in batches]
+
+
+def test_it_says_since_when_what_others_posted_has_waited(address, tmp_path):
+    producer, day = Producer({"bootstrap.servers": need_kafka()}), 86_400_000
+    now = SystemClock().now() // 1000
+    stamps = [now - 100 * day, now - 100 * day, now - 10 * day, now - 9 * day, now + day // 48]
+    for stamp in stamps:
+        producer.produce(f"{tmp_path.name}-gate", b"present", timestamp=stamp)
+    assert producer.flush(WAIT_SECONDS) == 0
+    with closing(KafkaLog(address, "school", ["gate"])) as log:
+        batches = read_all(log, 5, limit=3)
+        assert [sum(count for _, _, count in batch.came) for batch in batches] == list(map(len, batches))
+        came = [since // 1000 for batch in batches for _, since, count in batch.came for _ in range(count)]
+        assert came[:3] == stamps[:3]
+        assert came[3] in stamps[2:4], "those of about one age are told of together"
+        assert now <= came[4] <= SystemClock().now() // 1000, "nothing comes from the future"
+        log.append("gate", [b"by us"])
+        assert not read_all(log, 1)[0].came, "who hands in waits by himself"
+    assert not any(batch.came for batch in KafkaHistory(address, "school").batches()), "it is no part of the log"
 
 
 def test_what_others_post_is_read_in_order_and_once_also_what_came_before_the_log(address, post):

@@ -10,6 +10,7 @@ import pytest
 from katmatic.metrics import Metrics
 from katmatic.monitoring import gauges
 from katmatic.monitoring.drift import Shift
+from katmatic.records import Alert
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="read from /proc, which only Linux has")
@@ -26,6 +27,26 @@ def test_a_column_that_has_moved_is_above_its_bound():
     gauges.moved(metrics, "absence", [Shift("rate", 0.4, 0.1, 500)])
     index, bound = (metrics.value(f"drift_{name}", predictor="absence", column="rate") for name in ("index", "bound"))
     assert index > bound
+
+
+def test_a_column_that_is_compared_no_more_is_shown_no_more():
+    metrics = Metrics()
+    gauges.moved(metrics, "absence", [Shift("rate", 0.4, 0.1, 500), Shift("score", 0.9, 0.1, 500)])
+    gauges.moved(metrics, "fraud", [Shift("score", 0.3, 0.1, 500)])
+    gauges.moved(metrics, "absence", [Shift("rate", 0.2, 0.1, 500)])  # a new champion: its own scores are no reference
+    shown = {tuple(dict(labels).values()): value for name, labels, value in metrics.values() if name == "drift_index"}
+    assert shown == {("rate", "absence"): 0.2, ("score", "fraud"): 0.3}
+    gauges.moved(metrics, "fraud", [])
+    assert {dict(labels)["predictor"] for _, labels, _ in metrics.values()} == {"absence"}
+
+
+def test_what_goes_on_is_counted_until_it_is_over():
+    metrics = Metrics()
+    failed = Alert(name="training-failed", severity="warning", text="", now=0, predictor="absence")
+    for alerts, expected in (([failed, failed], 2), ([], 0)):
+        gauges.alerted(metrics, alerts)
+        assert metrics.value("alerts_open", alert="training-failed") == expected
+    assert {name for name, _, _ in metrics.values()} == {"alerts_open"}
 
 
 def test_silence_ends():

@@ -97,7 +97,7 @@ def test_it_can_be_read(metrics):
     assert samples["katmatic_events_total", (("topic", 'a "gate"\\with\nall'),)] == 1
     assert samples["katmatic_answer_seconds_count", ()] == 3
     assert samples["katmatic_answer_seconds_bucket", (("le", "0.0018"),)] == 2
-    assert samples["katmatic_heard_seconds", (("topic", "gate"),)] == 1_745_222_520
+    assert samples["katmatic_heard_timestamp_seconds", (("topic", "gate"),)] == 1_745_222_520
 
 
 def test_it_has_no_nothing():

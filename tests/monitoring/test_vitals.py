@@ -25,6 +25,23 @@ def test_what_came_in_is_what_became_of_it():
     assert (found.predictions, found.labels, found.actions, found.waiting, found.lag_seconds) == (4, 5, 1, 3, 0.5)
 
 
+def test_what_has_not_happened_is_shown_as_none():
+    metrics = Metrics()
+    Pulse(metrics, ["gate"], predictors=["absence"], labels=["absent"], alerts={"training-failed": "warning"})
+    shown = {(name, *dict(labels).values()): value for name, labels, value in metrics.values()}
+    assert set(shown.values()) == {0}
+    assert {
+        ("events_total", "gate"),
+        ("event_outcomes_total", "dead"),
+        ("predictions_total", "absence"),
+        ("labels_total", "absent"),
+        ("actions_total", "absence", "error"),
+        ("user_errors_total", "absence"),
+        ("user_errors_total", "where"),
+        ("alerts_total", "training-failed", "warning"),
+    } <= set(shown), "its first rise is one that Prometheus sees"
+
+
 def test_a_loss_would_be_seen():
     assert not Counts(events=3, applied=1, duplicate=1).is_conserved
 

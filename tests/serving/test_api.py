@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
+import subprocess
 from datetime import datetime
 
 import pytest
 
 from katmatic.serving import body
 from katmatic.serving.api import make_api
+from tests.components import need
 from tests.serving.fake import FakePipeline
 
 ONE = {"student_id": "P0001", "timestamp": "2025-04-21 08:02:00", "status": "present"}
@@ -264,6 +267,22 @@ def test_figures(web):
     assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
     assert 'katmatic_http_requests_total{route="/v1/alerts",status="200"} 1' in answer.text
     assert 'katmatic_http_requests_total{route="unknown",status="404"} 1' in answer.text
+
+
+def test_figures_say_whether_it_goes_on(web, pipeline):
+    for ready in (True, False):
+        pipeline.ready = ready
+        assert f"\nkatmatic_ready {ready:d}\n" in web.get("/metrics").text
+
+
+def test_promtool_finds_no_fault_with_the_figures(web):
+    web.get("/v1/alerts")
+    promtool = shutil.which("promtool")
+    need("promtool", promtool, "apt-get install prometheus")
+    ran = subprocess.run(
+        [str(promtool), "check", "metrics"], input=web.get("/metrics").text, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
 def test_a_route_that_is_not_there(web):

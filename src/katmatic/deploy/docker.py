@@ -75,6 +75,7 @@ services:
       timeout: 5s
       retries: 24
     mem_limit: 1g
+    cap_drop: [ALL]
     security_opt: ["no-new-privileges:true"]
     stop_grace_period: 60s
     restart: unless-stopped
@@ -87,11 +88,13 @@ services:
       - server
       - --host=0.0.0.0
       - --port=5000
+      - --workers=1
       - --backend-store-uri=sqlite:////mlflow/mlflow.db
       - --artifacts-destination=/mlflow/artifacts
       - --allowed-hosts=mlflow:5000,localhost:*,127.0.0.1:*
     environment:
       MLFLOW_SERVER_ENABLE_JOB_EXECUTION: "false"
+      MLFLOW_DISABLE_TELEMETRY: "true"
     volumes: ["mlflow:/mlflow"]
     ports: ["127.0.0.1:${{MLFLOW_PORT:-5000}}:5000"]
     healthcheck:
@@ -100,6 +103,7 @@ services:
       timeout: 5s
       retries: 24
     mem_limit: 2g
+    cap_drop: [ALL]
     security_opt: ["no-new-privileges:true"]
     restart: unless-stopped
 

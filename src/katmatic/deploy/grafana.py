@@ -100,7 +100,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel(
             "Since a source was heard",
             "s",
-            ((f"time() - max by (topic) (katmatic_heard_seconds{_ME} > 0)", "{{topic}}"),),
+            ((f"time() - max by (topic) (katmatic_heard_timestamp_seconds{_ME} > 0)", "{{topic}}"),),
         ),
         Panel(
             "Sources whose silence holds labels",
@@ -238,7 +238,7 @@ def _promotions() -> dict[str, Any]:
         "enable": True,
         "iconColor": "purple",
         "datasource": {"type": "prometheus", "uid": PROMETHEUS},
-        "expr": f"changes(katmatic_model_promoted_seconds{_ME}[1m]) > 0",
+        "expr": f"changes(katmatic_model_promoted_timestamp_seconds{_ME}[1m]) > 0",
         "titleFormat": "another version of {{predictor}}",
         "step": "30s",
     }

@@ -13,6 +13,7 @@ from pathlib import Path
 from katmatic.spec.app import App
 
 APP, MONITORING = "base/app", "components/monitoring/monitoring.yaml"
+NAMESPACE = "katmatic"
 
 _KUSTOMIZATION = """\
 # The application {name}: katmatic deploy kubernetes
@@ -52,11 +53,38 @@ spec:
       relabelings:
         - {{targetLabel: job, replacement: {job}}}"""
 
+# The operator hands it the alerts of its own namespace; they go on to whom the house's own routes tell, too.
+_REVIEW = """
+---
+apiVersion: monitoring.coreos.com/v1alpha1
+kind: AlertmanagerConfig
+metadata:
+  name: katmatic
+spec:
+  route:
+    receiver: pipeline
+    matchers: [{{name: katmatic, value: {review}}}]
+    groupBy: [alertname, job, predictor]
+    groupWait: 30s
+    groupInterval: 5m
+    repeatInterval: {again}s
+  receivers:
+    - name: pipeline # trains again, or lets an earlier version answer, as the policies say
+      webhookConfigs:
+        - url: http://worker.{namespace}:8000/v1/hooks/alertmanager
+          sendResolved: false
+          httpConfig:
+            authorization:
+              type: Bearer
+              credentials: {{name: katmatic-token, key: token}}
+"""
 
-def files(app: App, file: Path, *, rules: str) -> dict[str, str]:
+
+def files(app: App, file: Path, *, rules: str, review: str, again: int | None) -> dict[str, str]:
     """The files by name, below the folder of the manifests, from the application's `file` and its rules for Prometheus.
 
-    The rules are about the worker; copies are watched by a job of their own, or they would count each event again.
+    Of alerts with the label `review`, if there are any, the worker is told; `again` after so many seconds. The rules
+    are about the worker; copies are watched by a job of their own, or they would count each event again.
     """
     found = {one.name: one.read_text("utf-8") for one in _with_imports(file, set())}
     jobs = {"worker": app.name, "serving": f"{app.name}-serving"}
@@ -71,7 +99,8 @@ def files(app: App, file: Path, *, rules: str) -> dict[str, str]:
             name=app.name,
             monitors="\n---\n".join(monitors),
             rules="".join(f"  {line}\n" for line in groups.splitlines()),
-        ),
+        )
+        + ("" if again is None else _REVIEW.format(review=review, again=again, namespace=NAMESPACE).lstrip("\n")),
     }
 
 

@@ -1,15 +1,15 @@
 """What Prometheus needs to watch an application: where to scrape, rules from its policies, and a test of every rule.
 
-The rules are in Prometheus' format; `promtool test rules katmatic.test.yml` proves that each alert fires when it
-should, and that none does while all is well. Alertmanager is told to hand on what the pipeline itself can mend: a model
-that has declined, if its policy says `on_decline`.
+The rules are in Prometheus' format; `promtool test rules katmatic.test.yml` proves that each figure is what it says,
+that each alert fires when it should, and that none does while all is well. Alertmanager is told to hand on what the
+pipeline itself can mend: a model that has declined, if its policy says `on_decline`.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from katmatic import duration
 from katmatic.spec.app import App, Predictor, SourcePolicy
@@ -24,6 +24,9 @@ LASTS = 3600  # seconds that a model answers badly before its alert fires; of a 
 PARTS = 6
 AGAIN = 4  # times in an `on_decline` the pipeline is told again, while it goes on
 REVIEW = "review"  # label of alerts that the pipeline itself can mend
+FAILED_SHARE = 0.01  # of the requests
+P99 = "job:katmatic_answer_seconds:p99_rate5m"
+UNACCOUNTED = "job:katmatic_events_unaccounted:sum"
 
 
 @dataclass(frozen=True)
@@ -38,37 +41,73 @@ class Rule:
     series: Mapping[str, str]  # that make it fire, in promtool's notation, a value a minute
     labels: Mapping[str, str] = field(default_factory=dict)  # that the alert then has, beside its severity and these:
     marks: Mapping[str, str] = field(default_factory=dict)
+    or_series: Mapping[str, str] = field(default_factory=dict)  # that make it fire, too
     after: str = "3h"  # when the test looks
 
 
-def files(app: App, address: str, *, alertmanager: str = "127.0.0.1:9093", token_file: str = "") -> dict[str, str]:
+@dataclass(frozen=True)
+class Record:
+    """A figure that is recorded: what it is, and one value that it has, for its test."""
+
+    name: str  # level:metric:operations
+    expr: str
+    series: Mapping[str, str]
+    labels: Mapping[str, str]  # that it then has, beside the job
+    value: float
+
+
+def files(
+    app: App,
+    address: str,
+    *,
+    alertmanager: str = "127.0.0.1:9093",
+    token_file: str = "",
+    labels: Mapping[str, str] = {},
+) -> dict[str, str]:
     """The files by name. `address` and `alertmanager`: host and port of the running pipeline, and of Alertmanager.
 
-    `token_file`: where both of them find the pipeline's token, if it has one.
+    `token_file`: where both of them find the pipeline's token, if it has one. `labels`: what every alert bears, too.
     """
-    rules = list(_rules(app))
+    records = list(_records(app))
+    rules = [replace(rule, marks={**labels, **rule.marks}) for rule in _rules(app)]
     return {
         CONFIG: _config(app, address, alertmanager, token_file),
         ALERTS: _alertmanager(app, address, token_file),
-        RULES: _written(app, rules),
-        TEST: _test(app, rules),
+        RULES: _written(app, records, rules),
+        TEST: _test(app, records, rules),
     }
+
+
+def told_again(app: App) -> int | None:
+    """How many seconds pass until the pipeline is told of a decline again; None if no policy asks for that."""
+    windows = [predictor.retrain.on_decline for predictor in app.predictors.values() if predictor.retrain.on_decline]
+    return min((int(duration.parse(window).total_seconds()) // AGAIN for window in windows), default=None)
 
 
 def _rules(app: App) -> Iterator[Rule]:
     me = f'job="{app.name}"'
     yield Rule(
         "KatmaticDown",
-        f"up{{{me}}} == 0",
+        f"up{{{me}}} == 0 or absent(up{{{me}}})",
         "1m",
         "critical",
         "The pipeline does not answer",
         {f"up{{{me}}}": "0x200"},
         {"job": app.name},
+        or_series={'up{job="another"}': "1x200"},
+    )
+    yield Rule(
+        "KatmaticStandsStill",
+        f"katmatic_ready{{{me}}} == 0",
+        "2m",
+        "critical",
+        "The pipeline can commit nothing; GET /v1/status says why",
+        {f"katmatic_ready{{{me}}}": "0x200"},
+        {"job": app.name},
     )
     yield Rule(
         "KatmaticEventsUnaccounted",
-        f"katmatic:events:unaccounted{{{me}}} != 0",
+        f"{UNACCOUNTED}{{{me}}} != 0",
         "10m",
         "critical",
         "Events in are not applied + duplicate + late + dead: some were lost, or counted twice",
@@ -121,12 +160,26 @@ def _rules(app: App) -> Iterator[Rule]:
     )
     yield Rule(
         "KatmaticTrainingFailed",
-        f'increase(katmatic_alerts_total{{{me},alert="training-failed"}}[1h]) > 0',
+        f'katmatic_alerts_open{{{me},alert="training-failed"}} > 0',
         "0m",
         "warning",
-        "A model could not be trained",
-        {f'katmatic_alerts_total{{{me},alert="training-failed",severity="warning"}}': "0+1x200"},
+        "A model could not be trained; the one before goes on",
+        {f'katmatic_alerts_open{{{me},alert="training-failed"}}': "1x200"},
         {"job": app.name, "alert": "training-failed"},
+    )
+    failed = f'katmatic_http_requests_total{{{me},route!="/readyz",status=~"5.."}}'
+    yield Rule(
+        "KatmaticRequestsFail",
+        f"sum by (job) (rate({failed}[5m])) / sum by (job) (rate(katmatic_http_requests_total{{{me}}}[5m]))"
+        f" > {FAILED_SHARE}",
+        "5m",
+        "warning",
+        f"More than {FAILED_SHARE:.0%} of the requests are not answered",
+        {
+            f'katmatic_http_requests_total{{{me},route="/v1/events/{{topic}}",status="202"}}': "0+98x200",
+            f'katmatic_http_requests_total{{{me},route="/v1/events/{{topic}}",status="503"}}': "0+2x200",
+        },
+        {"job": app.name},
     )
     yield from _sources(app, me)
     yield from _predictors(app, me)
@@ -188,7 +241,7 @@ def _predictors(app: App, me: str) -> Iterator[Rule]:
         bound = min(deadlines).total_seconds()
         yield Rule(
             "KatmaticDeadlineMissed",
-            f"katmatic:answer_seconds:p99{{{me}}} > {bound:g}",
+            f"{P99}{{{me}}} > {bound:g}",
             "5m",
             "warning",
             f"One answer in a hundred takes longer than the declared {bound:g} s",
@@ -239,8 +292,6 @@ def _config(app: App, address: str, alertmanager: str, token_file: str) -> str:
 
 def _alertmanager(app: App, address: str, token_file: str) -> str:
     lasts = min([LASTS, *(_lasts(predictor) for predictor in app.predictors.values())])
-    windows = [predictor.retrain.on_decline for predictor in app.predictors.values() if predictor.retrain.on_decline]
-    again = min((int(duration.parse(window).total_seconds()) // AGAIN for window in windows), default=LASTS)
     lines = [
         f"# Alertmanager for {app.name}: alertmanager --config.file={ALERTS}",
         "route:",
@@ -252,9 +303,17 @@ def _alertmanager(app: App, address: str, token_file: str) -> str:
         "  routes:",
         "    - receiver: pipeline",
         f"      matchers: [katmatic={REVIEW}]",
-        f"      repeat_interval: {max(lasts, again)}s",
+        f"      repeat_interval: {max(lasts, told_again(app) or LASTS)}s",
         "      continue: true",
         f"    - matchers: [katmatic={REVIEW}]",
+        "inhibit_rules:",
+        "  # What does not answer is told of once; and a model that answers badly, not of what it is asked about, too.",
+        '  - source_matchers: ["alertname=KatmaticDown"]',
+        '    target_matchers: ["alertname=~Katmatic.+", "alertname!=KatmaticDown"]',
+        "    equal: [job]",
+        '  - source_matchers: ["alertname=~KatmaticUnderBaseline_.+"]',
+        '    target_matchers: ["alertname=~KatmaticDrift_.+"]',
+        "    equal: [job, predictor]",
         "receivers:",
         "  - name: people  # add here how they are told: email_configs, slack_configs, pagerduty_configs, ...",
         "  - name: pipeline  # trains again, or lets an earlier version answer, as the policies say",
@@ -270,20 +329,52 @@ def _alertmanager(app: App, address: str, token_file: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _written(app: App, rules: list[Rule]) -> str:
-    recorded = {
-        "katmatic:events:rate5m": "sum by (job, topic) (rate(katmatic_events_total[5m]))",
-        "katmatic:predictions:rate5m": "sum by (job, predictor) (rate(katmatic_predictions_total[5m]))",
-        "katmatic:answer_seconds:p50": _quantile(0.5),
-        "katmatic:answer_seconds:p99": _quantile(0.99),
-        "katmatic:events:unaccounted": (
-            "sum by (job) (katmatic_events_total) - sum by (job) (katmatic_event_outcomes_total)"
-        ),
-    }
+def _records(app: App) -> Iterator[Record]:
+    me = f'job="{app.name}"'
+    yield Record(
+        "job_topic:katmatic_events:rate5m",
+        "sum by (job, topic) (rate(katmatic_events_total[5m]))",
+        {f'katmatic_events_total{{{me},topic="gate"}}': "0+60x200"},
+        {"topic": "gate"},
+        1,
+    )
+    yield Record(
+        "job_predictor:katmatic_predictions:rate5m",
+        "sum by (job, predictor) (rate(katmatic_predictions_total[5m]))",
+        {f'katmatic_predictions_total{{{me},predictor="score"}}': "0+120x200"},
+        {"predictor": "score"},
+        2,
+    )
+    for name, q, value in (("job:katmatic_answer_seconds:p50_rate5m", 0.5, 1), (P99, 0.99, 1.98)):
+        yield Record(
+            name,
+            f"histogram_quantile({q}, sum by (job, le) (rate(katmatic_answer_seconds_bucket[5m])))",
+            {
+                f'katmatic_answer_seconds_bucket{{{me},le="1"}}': "0+60x200",
+                f'katmatic_answer_seconds_bucket{{{me},le="2"}}': "0+120x200",
+                f'katmatic_answer_seconds_bucket{{{me},le="+Inf"}}': "0+120x200",
+            },
+            {},
+            value,
+        )
+    yield Record(
+        UNACCOUNTED,
+        "sum by (job) (katmatic_events_total) - sum by (job) (katmatic_event_outcomes_total)",
+        {
+            f'katmatic_events_total{{{me},topic="gate"}}': "100+10x200",
+            f'katmatic_event_outcomes_total{{{me},outcome="applied"}}': "50+10x200",
+            f'katmatic_event_outcomes_total{{{me},outcome="late"}}': "20x200",
+        },
+        {},
+        30,
+    )
+
+
+def _written(app: App, records: list[Record], rules: list[Rule]) -> str:
     lines = [f"# Rules for {app.name}, from its policies: katmatic deploy prometheus", "groups:"]
     lines += [f"  - name: {_text(f'katmatic {app.name} figures')}", "    rules:"]
-    for name, expr in recorded.items():
-        lines += [f"      - record: {name}", f"        expr: {_text(expr)}"]
+    for record in records:
+        lines += [f"      - record: {record.name}", f"        expr: {_text(record.expr)}"]
     lines += [f"  - name: {_text(f'katmatic {app.name} alerts')}", "    rules:"]
     for rule in rules:
         lines += [
@@ -296,21 +387,25 @@ def _written(app: App, rules: list[Rule]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _quantile(q: float) -> str:
-    return f"histogram_quantile({q}, sum by (job, le) (rate(katmatic_answer_seconds_bucket[5m])))"
-
-
-def _test(app: App, rules: list[Rule]) -> str:
-    """One test for each alert, and one in which all is well and none fires."""
+def _test(app: App, records: list[Record], rules: list[Rule]) -> str:
+    """One test for each figure and each alert, and one in which all is well and none fires."""
     lines = ["# promtool test rules " + TEST, f"rule_files: [{RULES}]", "evaluation_interval: 1m", "tests:"]
-    for rule in rules:
-        lines += ["  - interval: 1m", f"    name: {_text(rule.name)}", "    input_series:"]
-        for series, values in rule.series.items():
-            lines += [f"      - series: {_text(series)}", f"        values: {_text(values)}"]
+    for record in records:
+        labels = ", ".join(f"{name}={_text(value)}" for name, value in {"job": app.name, **record.labels}.items())
+        lines += [
+            *_given(record.name, record.series),
+            "    promql_expr_test:",
+            f"      - expr: {record.name}",
+            "        eval_time: 3h",
+            "        exp_samples:",
+            f"          - {{labels: {_text(f'{record.name}{{{labels}}}')}, value: {record.value:g}}}",
+        ]
+    for rule, series in ((one, series) for one in rules for series in (one.series, one.or_series) if series):
         summary = rule.summary
         for label, value in rule.labels.items():
             summary = summary.replace(f"{{{{ $labels.{label} }}}}", value)
         lines += [
+            *_given(rule.name, series),
             "    alert_rule_test:",
             f"      - eval_time: {rule.after}",
             f"        alertname: {rule.name}",
@@ -318,23 +413,32 @@ def _test(app: App, rules: list[Rule]) -> str:
             f"          - exp_labels: {json.dumps({'severity': rule.severity, **rule.marks, **rule.labels})}",
             f"            exp_annotations: {json.dumps({'summary': summary}, ensure_ascii=False)}",
         ]
-    lines += ["  - interval: 1m", "    name: all is well", "    input_series:"]
-    for series, values in _well(app).items():
-        lines += [f"      - series: {_text(series)}", f"        values: {_text(values)}"]
-    lines += ["    alert_rule_test:"]
+    lines += [*_given("all is well", _well(app)), "    alert_rule_test:"]
     for rule in rules:
         lines += [f"      - eval_time: {rule.after}", f"        alertname: {rule.name}", "        exp_alerts: []"]
     return "\n".join(lines) + "\n"
+
+
+def _given(name: str, series: Mapping[str, str]) -> list[str]:
+    """The beginning of a test."""
+    lines = ["  - interval: 1m", f"    name: {_text(name)}", "    input_series:"]
+    for one, values in series.items():
+        lines += [f"      - series: {_text(one)}", f"        values: {_text(values)}"]
+    return lines
 
 
 def _well(app: App) -> dict[str, str]:
     me = f'job="{app.name}"'
     found = {
         f"up{{{me}}}": "1x200",
+        f"katmatic_ready{{{me}}}": "1x200",
+        f'katmatic_http_requests_total{{{me},route="/readyz",status="503"}}': "0+1x200",  # while it starts
+        f'katmatic_http_requests_total{{{me},route="/v1/events/{{topic}}",status="202"}}': "0+9x200",
         f'katmatic_events_total{{{me},topic="gate"}}': "0+1000x200",
         f'katmatic_event_outcomes_total{{{me},outcome="applied"}}': "0+999x200",
         f'katmatic_event_outcomes_total{{{me},outcome="dead"}}': "0+1x200",
         f"katmatic_lag_seconds{{{me}}}": "0.01x200",
+        f'katmatic_alerts_open{{{me},alert="training-failed"}}': "0x200",
         f'katmatic_answer_seconds_bucket{{{me},le="0.001"}}': "0+100x200",
         f'katmatic_answer_seconds_bucket{{{me},le="+Inf"}}': "0+100x200",
     }

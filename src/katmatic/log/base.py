@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 
@@ -27,6 +27,9 @@ class Batch:
     sequence: int  # of the batch in the log: it rises, with a gap where empty ticks were not kept
     now: int  # microseconds since 1970 UTC
     slices: Sequence[Slice] = ()
+    came: Sequence[tuple[str, int, int]] = field(default=(), compare=False)
+    """Of records that others have put into the log: the topic, a moment, and how many came then. Known once, when they
+    are read: to measure with, and for nothing else."""
 
     def __len__(self) -> int:
         return sum(len(piece.values) for piece in self.slices)
@@ -63,6 +66,11 @@ class History(Protocol):
 
 class Log(History, Protocol):
     """One ordered log with one owner. `commit` is the single place where exactly-once is decided."""
+
+    @property
+    def waiting(self) -> int:
+        """How many records were taken in, and wait to be read or committed."""
+        ...
 
     def append(self, topic: str, values: Sequence[bytes]) -> Future[range]:
         """Hand in records; the future gives their positions once they are durable. Callable from any thread.

@@ -41,6 +41,11 @@ class Followed:
         self._next: Batch | None = None
         self._posting = ThreadPoolExecutor(POSTING_THREADS, thread_name_prefix="katmatic-post")
 
+    @property
+    def waiting(self) -> int:
+        """None: what waits is the owner's."""
+        return 0
+
     def append(self, topic: str, values: Sequence[bytes]) -> Future[range]:
         """Hand records to the owner; the promise is kept when they are durable."""
         values = list(values)

@@ -63,6 +63,7 @@ COMMIT_SECONDS = 5.0  # for each step of a transaction
 TRANSACTION_SECONDS = 30  # a worker that was killed holds up readers for so long, or until it is started again
 INTAKE_RECORDS_LIMIT = 20_000  # taken in and not yet read: more waits on the broker,
 INTAKE_BYTES_LIMIT = 64 * 2**20  # and more bytes, too
+TOGETHER = 5  # records are said to have come together if their waiting differs by no more than a fifth of it
 TOLD_SECONDS = 1.0  # between two words to the consumer group of how far the intake came
 CLOSE_SECONDS = 1.0  # for the group to be told the last of it
 LOOK_SECONDS = 30.0  # between two looks of the intake for further partitions
@@ -438,7 +439,9 @@ class KafkaLog(KafkaHistory):
                 )
             longest = max(map(len, self._ways), default=0)
             slices, _ = self._tail.take(self._last.end, min(limit, PART_BYTES // (RUN_BYTES + longest)))
-            self._given = Batch(self._sequence + 1, max(now, self._last.now), slices)
+            count = sum(len(piece.values) for piece in slices)
+            came = [(each.topic, each.since, each.count) for each in self._tail.origins(count) if each.since]
+            self._given = Batch(self._sequence + 1, max(now, self._last.now), slices, came)
             return self._given
 
     # --------------------------------------------------------------------------------------------------------- for good
@@ -786,7 +789,8 @@ class _Intake:
 
     def _put(self, messages: list[Message]) -> None:
         """Let wait what others posted; what is ours is known."""
-        at, start, values = None, 0, list[bytes]()
+        now = SystemClock().now()
+        at, start, values, since = None, 0, list[bytes](), now
         for message in messages:
             error, offset = message.error(), int(message.offset() or 0)
             if error is not None and error.code() != KafkaError._PARTITION_EOF:
@@ -796,22 +800,24 @@ class _Intake:
             if self._troubles:
                 self._troubles.pop(here[0], None)
             if error is not None:
-                self._wait(at, start, values)
-                at, start, values = here, max(offset, self._seen[here]), []
+                self._wait(at, start, values, since)
+                at, start, values, since = here, max(offset, self._seen[here]), [], now
                 continue
             if offset < (start + len(values) if here == at else self._seen[here]):
                 continue  # it came before
             is_ours = mark_of(message, self._connection.header) is not None
-            if is_ours or here != at or offset != start + len(values):
-                self._wait(at, start, values)
-                at, start, values = here, offset, []
+            came = _stamp(message, now)
+            is_apart = here != at or offset != start + len(values) or abs(came - since) > (now - since) // TOGETHER
+            if is_ours or is_apart:
+                self._wait(at, start, values, since)
+                at, start, values, since = here, offset, [], came
             if is_ours:
                 at, start = here, offset + 1
             else:
                 values.append(_value(message))
-        self._wait(at, start, values)
+        self._wait(at, start, values, since)
 
-    def _wait(self, at: Partition | None, start: int, values: list[bytes]) -> None:
+    def _wait(self, at: Partition | None, start: int, values: list[bytes], since: int) -> None:
         if at is None:
             return
         topic, partition = at
@@ -819,7 +825,7 @@ class _Intake:
             self._seen[at] = start + len(values)
             if values:
                 self._waiting[at] += len(values)
-                self._tail.put_durable(topic, values, start, (Kind.POSTED, partition))
+                self._tail.put_durable(topic, values, start, (Kind.POSTED, partition), since=since)
 
     def _check(self, message: Message, error: KafkaError) -> None:
         name, code = message.topic() or "", error.code()
@@ -885,6 +891,12 @@ def _came(origin: Origin) -> tuple[int, ...]:
 def _value(message: Message) -> bytes:
     value = message.value()
     return value if isinstance(value, bytes) else b""  # nothing: a heartbeat
+
+
+def _stamp(message: Message, now: int) -> int:
+    """When a record came, as the broker or its producer has it: not later than now."""
+    _, milliseconds = message.timestamp()
+    return min(milliseconds * 1000, now) if milliseconds > 0 else now
 
 
 def _changed(connection: Connection, topic: str, found: str) -> LogError:

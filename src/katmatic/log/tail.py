@@ -32,6 +32,7 @@ class _Entry:
     promise: Future[range] | None  # None: it is durable already, under `number`, `number + 1`, ...
     number: int = 0
     origin: tuple[int, ...] = ()  # whatever the log that made them durable calls it
+    since: int = 0  # when they became durable, in microseconds since 1970; 0: it is not known
     done: int = 0  # how many of the values are settled
     first: int = 0  # position of the first value
 
@@ -45,6 +46,7 @@ class Origin:
     durable: bool
     number: int = 0
     origin: tuple[int, ...] = ()
+    since: int = 0
 
 
 class _Promise(Future[range]):
@@ -90,10 +92,12 @@ class Tail:
             self._add(_Entry(topic, values, size, promise))
         return promise
 
-    def put_durable(self, topic: str, values: list[bytes], number: int, origin: tuple[int, ...] = ()) -> None:
+    def put_durable(
+        self, topic: str, values: list[bytes], number: int, origin: tuple[int, ...] = (), *, since: int = 0
+    ) -> None:
         """Let records be read that are durable already, under `number`, `number + 1`, ...; they go above any limit."""
         with self._lock:
-            self._add(_Entry(topic, values, sum(map(len, values)), None, number, origin))
+            self._add(_Entry(topic, values, sum(map(len, values)), None, number, origin, since))
 
     def wait(self, timeout: float) -> bool:
         """True as soon as something waits; False after `timeout` seconds without."""
@@ -140,7 +144,8 @@ class Tail:
                     break
                 n = min(count, len(entry.values) - entry.done)
                 durable = entry.promise is None
-                found.append(Origin(entry.topic, n, durable, entry.number + entry.done if durable else 0, entry.origin))
+                number = entry.number + entry.done if durable else 0
+                found.append(Origin(entry.topic, n, durable, number, entry.origin, entry.since))
                 count -= n
         return found
 

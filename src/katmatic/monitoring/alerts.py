@@ -13,6 +13,14 @@ from katmatic.spec.app import App
 
 INFO, WARNING, CRITICAL = "info", "warning", "critical"
 UNDER_BASELINE = "model-under-baseline"
+SEVERITIES = {
+    "source-silent": CRITICAL,
+    "dead-letters": WARNING,
+    "lag": WARNING,
+    UNDER_BASELINE: WARNING,
+    "drift": WARNING,
+    "training-failed": WARNING,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,27 +71,27 @@ class Rules:
         limits = self._limits
         for topic in facts.silent:
             text = f"Nothing comes from {topic}; the labels that wait for it are held open"
-            yield Alert(name="source-silent", severity=CRITICAL, text=text, now=now, key=(topic,))
+            yield _begun("source-silent", text=text, now=now, key=(topic,))
         for topic, share in self._dead_shares(facts.vitals).items():
             if share > limits.dead_share:
                 text = f"{share:.1%} of the events of {topic} cannot be read"
-                yield Alert(name="dead-letters", severity=WARNING, text=text, now=now, key=(topic,))
+                yield _begun("dead-letters", text=text, now=now, key=(topic,))
         if facts.vitals.lag_seconds > limits.lag_seconds:
             text = f"Events wait for {facts.vitals.lag_seconds:.0f} s; {facts.vitals.waiting} are waiting"
-            yield Alert(name="lag", severity=WARNING, text=text, now=now)
+            yield _begun("lag", text=text, now=now)
         for report in facts.reports:
             if report.model.rows >= limits.quality_rows and report.is_above_baselines is False:
                 text = f"The model of {report.predictor} answers no better than a simple rule"
-                yield Alert(name=UNDER_BASELINE, severity=WARNING, text=text, now=now, predictor=report.predictor)
+                yield _begun(UNDER_BASELINE, text=text, now=now, predictor=report.predictor)
         for predictor, shifts in facts.shifts.items():
             moved = [shift for shift in shifts if shift.has_moved]
             if moved:
                 named = ", ".join(f"{shift.name} ({shift.index:.2f})" for shift in moved[:3])
                 text = f"What {predictor} is asked about has moved: {named}"
-                yield Alert(name="drift", severity=WARNING, text=text, now=now, predictor=predictor)
+                yield _begun("drift", text=text, now=now, predictor=predictor)
         for predictor, reason in self._failures(facts.models).items():
             text = f"{predictor} could not be trained: {reason}"
-            yield Alert(name="training-failed", severity=WARNING, text=text, now=now, predictor=predictor)
+            yield _begun("training-failed", text=text, now=now, predictor=predictor)
 
     def _dead_shares(self, vitals: Vitals) -> dict[str, float]:
         """The share of each topic's newest events that were dead, over at least `events_least` of them."""
@@ -117,6 +125,10 @@ def from_decision(app: App, decision: Decision) -> Alert:
         predictor=decision.predictor,
         score=decision.score,
     )
+
+
+def _begun(name: str, *, text: str, now: int, key: tuple[str, ...] = (), predictor: str | None = None) -> Alert:
+    return Alert(name=name, severity=SEVERITIES[name], text=text, now=now, key=key, predictor=predictor)
 
 
 def _resolved(alert: Alert, now: int) -> Alert:

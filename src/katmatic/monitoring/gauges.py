@@ -9,10 +9,20 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from katmatic.metrics import Metrics
+from katmatic.monitoring.alerts import SEVERITIES
 from katmatic.monitoring.drift import Shift
 from katmatic.monitoring.quality import Report
+from katmatic.records import Alert
 
 METRICS = ("auc", "brier", "log_loss", "accuracy", "rmse", "mae")
+PROCESS = {
+    "process_cpu_seconds_total": "User and system time of the processors, in seconds.",
+    "process_max_fds": "How many file descriptors may be open.",
+    "process_open_fds": "How many file descriptors are open.",
+    "process_resident_memory_bytes": "Memory in use, in bytes.",
+    "process_start_time_seconds": "When the process started, in seconds since 1970.",
+    "process_virtual_memory_bytes": "Memory that is addressed, in bytes.",
+}
 
 
 def judged(metrics: Metrics, report: Report) -> None:
@@ -20,24 +30,29 @@ def judged(metrics: Metrics, report: Report) -> None:
     name = report.predictor
     metrics.set("model_judged_rows", report.model.rows, predictor=name)
     for who, scores in (("model", report.model), ("base_rate", report.base), ("own_past_rate", report.rule)):
-        for metric in METRICS:
-            value = getattr(scores, metric)
-            if value is not None:
-                metrics.set("model_quality", value, predictor=name, metric=metric, who=who)
+        known = {metric: value for metric in METRICS if (value := getattr(scores, metric)) is not None}
+        metrics.renew("model_quality", "metric", known, predictor=name, who=who)
 
 
 def answers(metrics: Metrics, predictor: str, version: int, since: int | None) -> None:
     """Which version answers, and from which moment on."""
     metrics.set("model_version", version, predictor=predictor)
     if since is not None:
-        metrics.set("model_promoted_seconds", since / 1e6, predictor=predictor)
+        metrics.set("model_promoted_timestamp_seconds", since / 1e6, predictor=predictor)
 
 
 def moved(metrics: Metrics, predictor: str, shifts: Iterable[Shift]) -> None:
-    """How far each column has moved, and how far is too far."""
-    for shift in shifts:
-        metrics.set("drift_index", shift.index, predictor=predictor, column=shift.name)
-        metrics.set("drift_bound", shift.bound, predictor=predictor, column=shift.name)
+    """How far each column has moved, and how far is too far; of a column that is not compared now, nothing."""
+    shifts = tuple(shifts)
+    metrics.renew("drift_index", "column", {shift.name: shift.index for shift in shifts}, predictor=predictor)
+    metrics.renew("drift_bound", "column", {shift.name: shift.bound for shift in shifts}, predictor=predictor)
+
+
+def alerted(metrics: Metrics, alerts: Iterable[Alert]) -> None:
+    """How many alerts of each rule go on."""
+    names = [alert.name for alert in alerts]
+    for rule in SEVERITIES:
+        metrics.set("alerts_open", names.count(rule), alert=rule)
 
 
 def silent(metrics: Metrics, topics: Sequence[str], names: Iterable[str]) -> None:
@@ -49,7 +64,7 @@ def silent(metrics: Metrics, topics: Sequence[str], names: Iterable[str]) -> Non
 
 def process() -> str:
     """The standard figures of a process, named as Prometheus' client libraries do; what is unknown is left out."""
-    found: dict[str, tuple[str, float]] = {}
+    found: dict[str, tuple[str, float]] = {}  # name -> kind and value
     with contextlib.suppress(ImportError):
         import resource
 
@@ -71,4 +86,7 @@ def process() -> str:
                 "gauge",
                 int(booted.split()[1]) + started / os.sysconf("SC_CLK_TCK"),
             )
-    return "".join(f"# TYPE {name} {kind}\n{name} {value:.17g}\n" for name, (kind, value) in found.items())
+    return "".join(
+        f"# HELP {name} {PROCESS[name]}\n# TYPE {name} {kind}\n{name} {value:.17g}\n"
+        for name, (kind, value) in found.items()
+    )

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from katmatic.metrics import Metrics
 
 OUTCOMES = ("applied", "duplicate", "late", "dead")
+RESULTS = ("ok", "error")  # of an action
 
 # What the names mean: for `prometheus.text`, and for docs/reference/metrics.md.
 HELP = {
     "events_total": "Events that were read from the log, by topic.",
     "event_outcomes_total": "What became of the events: applied, duplicate, late (applied after its lateness) or dead.",
-    "heard_seconds": "When an event of the topic was last read, in seconds since 1970.",
+    "heard_timestamp_seconds": "When an event of the topic was last read, in seconds since 1970.",
     "predictions_total": "Predictions made, by predictor.",
     "labels_total": "Versions of labels, by label.",
     "actions_total": "Actions taken on predictions, by predictor and result: ok or error.",
     "alerts_total": "Alerts raised, by alert and severity.",
+    "alerts_open": "Alerts of a rule that began and did not end.",
     "user_errors_total": "How often a function of the user's raised, by where.",
+    "ready": "1 while events are taken in and answered, 0 while nothing can be committed.",
     "waiting_events": "Events that are accepted and not read yet.",
     "lag_seconds": "For how long the oldest of the waiting events has been waiting.",
     "unknown_fields_total": "How often the newest event of a batch had fields that are not declared, by topic.",
@@ -27,7 +30,7 @@ HELP = {
     "model_quality": "How good the newest answers are, by metric; who: the model, the base_rate or the own_past_rate.",
     "model_judged_rows": "Labelled answers that the quality is measured by.",
     "model_version": "The version that answers; 0 is none.",
-    "model_promoted_seconds": "When the version that answers was promoted, in seconds since 1970.",
+    "model_promoted_timestamp_seconds": "When the version that answers was promoted, in seconds since 1970.",
     "drift_index": "Population stability index of a column, against when the model was promoted.",
     "drift_bound": "The index above which the column has moved.",
     "source_silent": "1 while the silence of a topic holds labels open.",
@@ -93,8 +96,32 @@ class Vitals:
 class Pulse:
     """Counts what the pipeline does, into `metrics`. Safe to read while another thread feeds it."""
 
-    def __init__(self, metrics: Metrics, topics: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        topics: Iterable[str] = (),
+        *,
+        predictors: Iterable[str] = (),
+        labels: Iterable[str] = (),
+        alerts: Mapping[str, str] = {},
+    ) -> None:
+        """What is named here is shown from the start, as 0: Prometheus sees no rise in what was not there before."""
         self._metrics = metrics
+        topics, predictors = tuple(topics), tuple(predictors)
+        for topic in topics:
+            metrics.add("events_total", 0, topic=topic)
+        for outcome in OUTCOMES:
+            metrics.add("event_outcomes_total", 0, outcome=outcome)
+        for predictor in predictors:
+            metrics.add("predictions_total", 0, predictor=predictor)
+            for result in RESULTS:
+                metrics.add("actions_total", 0, predictor=predictor, result=result)
+        for where in ("where", *predictors):
+            metrics.add("user_errors_total", 0, where=where)
+        for label in labels:
+            metrics.add("labels_total", 0, label=label)
+        for alert, severity in alerts.items():
+            metrics.add("alerts_total", 0, alert=alert, severity=severity)
         self._counts = dict.fromkeys(("events", *OUTCOMES), 0)
         self._flows = {topic: [0, 0] for topic in topics}
         self._heard: dict[str, int] = {}
@@ -127,7 +154,7 @@ class Pulse:
                 self._heard[topic] = now
         if events:
             self._metrics.add("events_total", events, topic=topic)
-            self._metrics.set("heard_seconds", now / 1e6, topic=topic)
+            self._metrics.set("heard_timestamp_seconds", now / 1e6, topic=topic)
 
     def predicted(self, predictor: str, rows: int) -> None:
         """Predictions were made."""
@@ -145,7 +172,7 @@ class Pulse:
         """An action was taken."""
         with self._lock:
             self._made["actions"] += 1
-        self._metrics.add("actions_total", predictor=predictor, result="error" if failed else "ok")
+        self._metrics.add("actions_total", predictor=predictor, result=RESULTS[failed])
 
     def alerted(self, name: str, severity: str) -> None:
         """An alert was raised."""

@@ -209,6 +209,7 @@ class _Api:
         return answer({"ready": is_ready}, 200 if is_ready else 503)
 
     async def figures(self, request: Request) -> Response:
+        self._pipeline.metrics.set("ready", self._pipeline.status().ready)
         text = prometheus.text(self._pipeline.metrics, HELP) + process()
         return Response(text, headers={"Content-Type": prometheus.CONTENT_TYPE})
 
