@@ -416,6 +416,20 @@ def test_a_commit_to_topics_that_are_known_asks_for_no_list_of_them(address, mon
         assert [value for _, value in log.scan("katmatic.labels")] == [b"a", b"c"]
 
 
+def test_a_topic_that_was_made_is_waited_for_until_the_brokers_know_it(address, monkeypatch):
+    known, asked = Connection.there, []
+
+    def there(self):
+        asked.append(known(self))
+        return {} if len(asked) < 4 else asked[-1]
+
+    monkeypatch.setattr(Connection, "there", there)
+    with closing(KafkaLog(address, "school", ["gate"])) as log:
+        assert len(asked) >= 4
+        log.append("gate", [b"a"])
+        assert len(log.read(1, limit=1)) == 1
+
+
 def test_records_that_somebody_deleted_are_missed(address, post, deleted):
     post("gate", b"a", b"b", b"c", b"d")
     with closing(KafkaLog(address, "school", ["gate"])) as log:

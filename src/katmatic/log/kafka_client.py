@@ -21,7 +21,12 @@ from katmatic.log.kafka_journal import MARK_BYTES, Kind
 ANSWER_SECONDS = 5.0  # for a broker to answer
 PATIENCE_SECONDS = 20.0  # for records to come that the journal says are there
 POLL_SECONDS = 0.1
-LEADERLESS = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.UNKNOWN_TOPIC_OR_PART)
+LEADERLESS = (  # a partition that was just made, or whose broker was just lost
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_PARTITION,
+)
 FETCHED = 5_000  # records taken over from the client in one go
 STREAMED = 500  # so many records are sooner read than searched
 OURS = "katmatic."  # topics of ours begin with it; each application has its own
@@ -136,7 +141,12 @@ class Connection:
                 except KafkaException as error:
                     if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                         raise
-        if missing:
+        waited = 0.0
+        while made and not there.keys() >= made.keys():  # made, and not yet known to each broker
+            if waited > ANSWER_SECONDS:
+                raise self.missing(min(made.keys() - there.keys()))
+            sleep(POLL_SECONDS if waited else 0.0)
+            waited += POLL_SECONDS
             there = self.there()
         for topic in topics:
             if topic.startswith(f"{self.name}.") and there.get(topic, 1) != 1:
@@ -146,6 +156,15 @@ class Connection:
                     expected="one: a topic of katmatic's own has one order",
                     do="delete it, if nothing is in it yet: it will be made as it must be",
                 )
+
+    def missing(self, topic: str) -> LogError:
+        """The error of a topic that was made and does not appear."""
+        return LogError(
+            self.where(topic),
+            found=f"no such topic {ANSWER_SECONDS:g} s after it was made",
+            expected="a broker that knows it",
+            do="see how the brokers of the cluster are",
+        )
 
     def check_kept(self, topics: Sequence[str]) -> None:
         """LogError if one of ours forgets: who made it before us may have left that to the broker's defaults."""

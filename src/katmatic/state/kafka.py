@@ -17,7 +17,12 @@ PIECE_BYTES = 900_000  # a broker takes a million, as it comes
 ANSWER_SECONDS = 5.0
 SAVE_SECONDS = 60.0
 POLL_SECONDS = 0.1
-LEADERLESS = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.UNKNOWN_TOPIC_OR_PART)
+LEADERLESS = (  # a partition that was just made, or whose broker was just lost
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_PARTITION,
+)
 _HEAD = struct.Struct("<8sQQQ16s")  # magic, sequence, length, offset of the first piece, checksum
 _MAGIC = b"katmck\x00\x01"  # the last byte is the form
 
