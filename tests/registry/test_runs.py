@@ -50,6 +50,8 @@ def test_a_training_is_a_run_with_all_that_is_told_of_it(trained):
     assert client.get_experiment(run.info.experiment_id).name == "katmatic/school"
     assert run.data.params["model"] == "LogisticRegression"
     assert run.data.params["features"] == "rate, seen"
+    assert run.data.params["model.C"] == "1.0"
+    assert run.data.tags["verdict"] == "passed"
     assert int(run.data.params["rows"]) == records[0].rows
     assert int(run.data.params["log.first"]) < int(run.data.params["log.last"])
     assert len(run.data.tags["declaration"]) == 64
