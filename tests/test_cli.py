@@ -198,6 +198,9 @@ def test_a_training_that_comes_to_no_model_says_so_by_its_code(katmatic, recorde
     code, printed, _ = katmatic("train", "app.py", "--registry", "http://127.0.0.1:9", "--models", "here", "--json")
     assert (code, last_line(printed)["action"]) == (1, "failed")
     assert last_line(printed)["reason"].startswith("MLflow at http://127.0.0.1:9: found MlflowException")
+    early = ("--now", str(NOON + 300_000_000))
+    code, printed, _ = katmatic("train", "app.py", *early, "--json")
+    assert (code, last_line(printed)["action"]) == (0, "failed"), "too few rows yet: the next night will do"
 
 
 def test_a_table_is_for_people(katmatic, recorded):

@@ -238,7 +238,7 @@ def train(
     record: Annotated[bool, typer.Option(hidden=True)] = False,
     as_json: Json = False,
 ) -> None:
-    """Train a predictor now, compare it with the champion and the baselines, say what came of it. Code 1: no model."""
+    """Train a predictor now, compare it with the champion and the baselines, say what came of it. Code 1: it failed."""
     from katmatic.log.codec import encode
     from katmatic.runtime import load_app, open_history
     from katmatic.training.job import train as train_now
@@ -266,7 +266,7 @@ def train(
             history.post(MODELS, [encode(found)])
     shown = msgspec.to_builtins(found)
     _show(as_json, shown, lambda: _table(f"{name}: {found.action}", shown))
-    if found.action == "failed":
+    if found.is_failure:
         sys.exit(1)
 
 

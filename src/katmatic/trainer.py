@@ -113,8 +113,7 @@ class Trainer:
         course = self._courses.get(record.predictor)
         if course is not None and record.action != "rolled-back":
             course.tried, course.not_before = record.now, record.not_before
-            is_failure = record.action == "failed" and not record.rows
-            course.failures = course.failures + 1 if is_failure else 0
+            course.failures = course.failures + 1 if record.is_failure else 0
             # After a restart, fewer rows may be known of than were trained on.
             course.rows = min(max(course.rows, record.rows), self._rows(record.predictor))
 

@@ -123,7 +123,7 @@ def test_a_running_pipeline_answers_with_a_network_and_never_loads_tensorflow(ka
     assert katmatic("replay", "app.py", *recorded)[0] == 0
     program = Program("run", tmp_path / "app.py", said=tmp_path / "said")
     try:
-        program.start().until(lambda found: found["models"]["open"]["version"] == 1, seconds=3 * PATIENCE_SECONDS)
+        program.start().until(lambda found: found["models"]["open"]["version"] == 1, seconds=6 * PATIENCE_SECONDS)
         program.ask("/v1/events/ring", {"visitor": "v1", "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
         found = program.until(lambda found: found["version"] == 1, "/v1/predictions/open/v1")
         assert 0 <= found["probability"] <= 1

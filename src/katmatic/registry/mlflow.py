@@ -26,6 +26,11 @@ PARAM_LIMIT = 6_000  # characters of a parameter
 METRICS_LIMIT, PARAMS_LIMIT = 1_000, 100  # of one request
 # A server that is started again is waited for, about a minute; MLflow's own patience is five, of two minutes a request.
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+SILENCE = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
 QUIET = ("mlflow", "alembic")  # loggers that tell of every table and migration
 
 
@@ -33,7 +38,7 @@ class MlflowRegistry:
     """Versions of models in MLflow's model registry. `uri`: sqlite:///..., or http(s)://... of a tracking server."""
 
     def __init__(self, uri: str) -> None:
-        for name, value in {"MLFLOW_DISABLE_TELEMETRY": "true", "GIT_PYTHON_REFRESH": "quiet", **PATIENCE}.items():
+        for name, value in {**SILENCE, **PATIENCE}.items():
             os.environ.setdefault(name, value)
         self._uri = uri
         with warnings.catch_warnings(), self._explained():
