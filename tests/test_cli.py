@@ -14,10 +14,12 @@ from katmatic.demo import EXAMPLES
 from katmatic.log.codec import decode, encode
 from katmatic.log.sqlite import open_readonly
 from katmatic.predictions.artifact import load
-from katmatic.records import MODELS
+from katmatic.records import MODELS, ModelVersion
+from katmatic.registry.base import Run
 from katmatic.registry.mlflow import MlflowRegistry
 from katmatic.runtime import Runtime, load_app
 from katmatic.settings import Settings
+from tests.apps import NOON
 from tests.object_store import CREDENTIALS, object_store
 
 COMMANDS = (
@@ -161,6 +163,46 @@ def test_a_rollback_moves_the_champion_on_the_log_and_in_mlflow(katmatic, record
     assert last_line(katmatic("models", "app.py", "--json")[1])["versions"][-1]["action"] == "rolled-back"
 
 
+def test_a_rollback_counts_where_mlflow_cannot_be_told(katmatic, recorded, tmp_path, monkeypatch):
+    """Found by running: it was on the log, and the command ended with a traceback."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    katmatic("replay", "app.py", *recorded)
+    with contextlib.closing(open_readonly(tmp_path / ".katmatic" / "log.db")) as log:
+        live = [ModelVersion(predictor="open", version=n, action="promoted", reason="", now=NOON + n) for n in (1, 2)]
+        log.post(MODELS, [encode(record) for record in live])
+    code, printed, said = katmatic("rollback", "app.py", "--registry", "http://127.0.0.1:9", "--json")
+    assert (code, last_line(printed)["version"]) == (0, 1)
+    assert "the alias in MLflow was not moved: MLflow at http://127.0.0.1:9: found" in said
+    assert last_line(katmatic("models", "app.py", "--json")[1])["versions"][-1]["action"] == "rolled-back"
+
+
+def test_what_was_refused_is_promoted_by_its_number_only(katmatic, recorded, tmp_path):
+    """Found by running: a nightly `train --from` and `promote` let answer what the gate had refused."""
+    katmatic("replay", "app.py", *recorded)
+    registry = MlflowRegistry(f"sqlite:///{tmp_path / '.katmatic' / 'registry.db'}")
+    for n, verdict in ((1, "passed"), (2, "refused")):
+        told = Run(application="door", metrics={}, tags={"verdict": verdict, "reason": "it is worse"})
+        registry.save("open", str(tmp_path / str(n)), told)
+    code, _, said = katmatic("promote", "app.py")
+    assert code == 2
+    assert "open version 2, the newest: found refused: it is worse" in said
+    assert "leave it, or name it: --version 2" in said
+    code, printed, _ = katmatic("promote", "app.py", "--version", "2", "--json")
+    assert (code, last_line(printed)["version"], registry.champion("open").version) == (0, 2, 2)
+
+
+def test_a_training_that_comes_to_no_model_says_so_by_its_code(katmatic, recorded, tmp_path, monkeypatch):
+    """Found by running: a Kubernetes Job was content."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    katmatic("replay", "app.py", *recorded)
+    code, printed, _ = katmatic("train", "app.py", "--registry", "http://127.0.0.1:9", "--models", "here", "--json")
+    assert (code, last_line(printed)["action"]) == (1, "failed")
+    assert last_line(printed)["reason"].startswith("MLflow at http://127.0.0.1:9: found MlflowException")
+    early = ("--now", str(NOON + 300_000_000))
+    code, printed, _ = katmatic("train", "app.py", *early, "--json")
+    assert (code, last_line(printed)["action"]) == (0, "failed"), "too few rows yet: the next night will do"
+
+
 def test_a_table_is_for_people(katmatic, recorded):
     code, printed, said = katmatic("replay", "app.py", *recorded)
     assert code == 0
@@ -214,7 +256,10 @@ def test_a_model_is_trained_from_an_archive_and_handed_over_through_a_bucket(kat
             for file in ("registry.db", "there/registry.db")
         )
         assert mine == other
+        mlflow = MlflowRegistry(registry[1])
+        assert mlflow.champion("open") is None, "it does not answer yet"
         code, printed, _ = katmatic("promote", "app.py", *registry, "--json")
+        assert mlflow.champion("open").version == 1
         assert (code, last_line(printed)["artifact"]) == (0, far["artifact"])
         with contextlib.closing(open_readonly(tmp_path / ".katmatic" / "log.db")) as log:
             (record,) = (decode(MODELS, value) for value in log.pending(MODELS))

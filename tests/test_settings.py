@@ -61,3 +61,11 @@ def test_a_file_in_another_encoding_is_refused(tmp_path):
 
 def test_what_only_the_tests_read_is_no_setting():
     assert read({"KATMATIC_KAFKA": "localhost:9092", "KATMATIC_MAVEN": "x"}) == Settings()
+
+
+def test_where_models_are_put_is_the_same_from_every_folder(tmp_path, monkeypatch):
+    """Found by running: `--models here` stood on the log as it was, and a pipeline elsewhere did not find them."""
+    monkeypatch.chdir(tmp_path)
+    assert Settings(models="here").artifacts == str(tmp_path / "here")
+    assert Settings(data="data").artifacts == str(tmp_path / "data" / "models")
+    assert Settings(models="s3://bucket/models?scheme=http").artifacts == "s3://bucket/models?scheme=http"

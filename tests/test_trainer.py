@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -151,6 +152,66 @@ def test_every_so_often_it_is_trained_again():
     assert not world.passes(7 * DAY - 1)
     assert world.passes(1)
     assert not world.passes(1)
+
+
+def test_a_training_that_failed_does_not_wait_for_the_next_time():
+    """Found by running: MLflow was being restarted, and the weekly training came a week later."""
+    world = World(Retrain(rows=40, every="7d")).has_a_model()
+    works = world.prints
+    world.prints = lambda now: msgspec.json.encode(record("failed", now, version=0)).decode()
+    assert world.passes(7 * DAY)
+    world.turn()
+    for pause in (1, 2, 4):
+        assert not world.passes(pause * RETRY_PAUSE - 1)
+        assert world.passes(1)
+        world.turn()
+    world.prints = works
+    assert world.passes(8 * RETRY_PAUSE)
+    world.turn()
+    assert not world.passes(7 * DAY - 1), "and then it is as it was"
+    assert world.passes(1)
+
+
+def test_a_failed_training_that_was_only_asked_for_is_not_done_again():
+    world = World().has_a_model()
+    world.turn(models=[record("failed", world.now, version=0)])
+    assert not world.passes(1000 * DAY)
+
+
+def test_a_first_training_that_failed_for_no_want_of_rows_is_tried_again_without_more():
+    world = World()
+    world.prints = lambda now: msgspec.json.encode(record("failed", now, version=0)).decode()
+    world.rows = 40
+    assert world.turn()
+    world.turn()
+    assert not world.passes(RETRY_PAUSE - 1)
+    assert world.passes(1)
+
+
+def test_the_registry_is_told_until_it_has_heard(monkeypatch, tmp_path):
+    """Found by running: it was down for a minute, and its alias never said again who answered."""
+    monkeypatch.setattr(trainer, "TELL_PAUSE_SECONDS", 0.01)
+    world, heard = World(by_itself=False), tmp_path / "heard"
+    code = "import pathlib, sys; f = pathlib.Path(sys.argv[1]); n = f.read_text().count(' ') if f.exists() else 0\n"
+    code += "f.open('a').write(sys.argv[2] + ' '); sys.exit(n < 2)"
+    world.trainer._told = lambda name, version: [sys.executable, "-S", "-c", code, str(heard), str(version)]
+
+    def until(told):
+        for _ in range(600):
+            world.turn()
+            if heard.exists() and heard.read_text("utf-8") == told and world.trainer._telling is None:
+                return
+            SystemClock().wait(0.05)
+        pytest.fail(f"it heard {heard.read_text('utf-8')!r}")
+
+    world.turn(models=[record("rolled-back", world.now, version=3)])
+    until("3 3 3 ")
+    world.turn()
+    assert world.trainer._untold == {}
+    world.trainer._untold["absence"] = 3
+    world.trainer._tell_after = math.inf
+    world.turn(models=[record("promoted", world.now, version=4)])
+    assert world.trainer._untold == {}, "who is promoted since is told of by who promotes"
 
 
 def test_after_so_many_labels_it_is_trained_again():

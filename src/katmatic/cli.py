@@ -238,7 +238,7 @@ def train(
     record: Annotated[bool, typer.Option(hidden=True)] = False,
     as_json: Json = False,
 ) -> None:
-    """Train a predictor now, compare the result with the champion and the baselines, and say what came of it."""
+    """Train a predictor now, compare it with the champion and the baselines, say what came of it. Code 1: it failed."""
     from katmatic.log.codec import encode
     from katmatic.runtime import load_app, open_history
     from katmatic.training.job import train as train_now
@@ -249,7 +249,14 @@ def train(
     moment = now if now is not None else SystemClock().now()
     with contextlib.closing(_history(application, settings, archive)) as history:
         found = train_now(
-            application, name, history, _registry(settings), settings.artifacts, now=moment, may_go_back=review
+            application,
+            name,
+            history,
+            _registry(settings),
+            settings.artifacts,
+            now=moment,
+            may_go_back=review,
+            may_promote=archive is None,  # else that is for who hands it over: `katmatic promote`
         )
     if record:
         print(msgspec.json.encode(found).decode())
@@ -259,6 +266,8 @@ def train(
             history.post(MODELS, [encode(found)])
     shown = msgspec.to_builtins(found)
     _show(as_json, shown, lambda: _table(f"{name}: {found.action}", shown))
+    if found.is_failure:
+        sys.exit(1)
 
 
 @app.command()
@@ -348,6 +357,7 @@ def rollback(
     predictor: Name = None,
     data: Data = None,
     log: LogAt = None,
+    registry: Annotated[str | None, typer.Option(help="An MLflow tracking server.", show_default="SQLite")] = None,
     as_json: Json = False,
 ) -> None:
     """Make an earlier version answer again. A running pipeline takes it up at once, another when it starts."""
@@ -357,7 +367,7 @@ def rollback(
 
     application = load_app(file)
     name = _chosen(application, predictor)
-    settings = _settings(data=data, log=log)
+    settings = _settings(data=data, log=log, registry=registry)
     live = [record for record in _versions(application, settings, name) if record.action in ("promoted", "rolled-back")]
     earlier = [r for r in live if live and r.version != live[-1].version]
     wanted = version if version is not None else (earlier[-1].version if earlier else None)
@@ -372,7 +382,10 @@ def rollback(
     back = msgspec.structs.replace(record, action="rolled-back", reason="asked for by hand", now=SystemClock().now())
     with contextlib.closing(open_history(application, settings)) as history:
         history.post(MODELS, [encode(back)])
-    _registry(settings).promote(name, back.version)
+    try:
+        _registry(settings).promote(name, back.version)
+    except KatmaticError as error:  # it answers all the same: the log decides
+        _say(f"the alias in MLflow was not moved: {escape(str(error))}")
     _show(as_json, msgspec.to_builtins(back), lambda: _say(f"{name}: version {back.version} answers again"))
 
 
@@ -391,6 +404,7 @@ def promote(
     from katmatic.errors import ModelError
     from katmatic.log.codec import encode
     from katmatic.runtime import load_app, open_history
+    from katmatic.training.stages import REFUSED, VERDICT
 
     settings = _settings(data=data, log=log, registry=registry)
     application = load_app(file)
@@ -404,6 +418,13 @@ def promote(
             found="no version" if version is None else f"version {version}",
             expected=f"one of {sorted(known)}" if known else "one that was trained",
             do="train it first: katmatic train",
+        )
+    if version is None and wanted.tags.get(VERDICT) == REFUSED:
+        raise ModelError(
+            f"{name} version {wanted.version}, the newest",
+            found=f"refused: {wanted.tags.get('reason')}",
+            expected="one that the gate has let pass",
+            do=f"leave it, or name it: --version {wanted.version}",
         )
     record = ModelVersion(
         predictor=name,

@@ -47,5 +47,9 @@ class PlaceError(KatmaticError):
     """A folder or a bucket cannot be reached, read or written."""
 
 
+class RegistryError(KatmaticError):
+    """The registry of models cannot be reached, read or written."""
+
+
 class SettingsError(KatmaticError):
     """The environment or `katmatic.toml` holds something that we cannot use."""

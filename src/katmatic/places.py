@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from typing import Any
 from katmatic.errors import PlaceError
 
 SCHEMES = ("s3://", "gs://", "gcs://")
+GOOGLE_RETRY_SECONDS = 60  # Arrow's own patience with Google Cloud is a quarter of an hour
 
 
 def is_remote(address: str) -> bool:
@@ -39,8 +41,13 @@ class Place:
                 )
             from pyarrow.fs import FileSystem
 
+            if re.match(r"\w+://[^/?]*:[^/?]*@", self.address):
+                self.address = re.sub(r"://[^/?]*@", "://", self.address)  # it is told, and kept with each model
+                raise self._error(
+                    "", "a secret in the address", "s3://bucket/path", "give it as AWS_ACCESS_KEY_ID and the like"
+                )
             try:
-                self._files, path = FileSystem.from_uri(self.address.replace("gcs://", "gs://"))
+                self._files, path = FileSystem.from_uri(_patient(self.address.replace("gcs://", "gs://")))
             except (OSError, ValueError) as error:
                 raise self._error("", str(error), "an address as s3://bucket/path", "correct it") from error
             self._path = path.rstrip("/")
@@ -120,3 +127,10 @@ class Place:
     def _error(self, name: str, found: str, expected: str, do: str) -> PlaceError:
         where = self.address.partition("?")[0]
         return PlaceError(f"{where.rstrip('/')}/{name}" if name else where, found=found, expected=expected, do=do)
+
+
+def _patient(address: str) -> str:
+    """The address with a limit to how long Google Cloud is tried again; S3's client has one."""
+    if not address.startswith("gs://") or "retry_limit_seconds" in address:
+        return address
+    return f"{address}{'&' if '?' in address else '?'}retry_limit_seconds={GOOGLE_RETRY_SECONDS}"

@@ -93,6 +93,11 @@ class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
     rows: int = 0
     not_before: int = 0
 
+    @property
+    def is_failure(self) -> bool:
+        """Whether it failed for another reason than that labelled rows were too few."""
+        return self.action == "failed" and not self.rows
+
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """An action taken on a prediction. `censored`: its truth will not be seen; `propensity`: odds of being let by."""

@@ -32,7 +32,8 @@ class Settings:
     @property
     def artifacts(self) -> str:
         """Where trained models are put."""
-        return self.models or str((self.folder / "models").resolve())
+        place = self.models or self.folder / "models"
+        return str(place) if "://" in str(place) else str(Path(place).resolve())
 
     @property
     def folder(self) -> Path:

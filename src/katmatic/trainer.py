@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import subprocess
 import sys
@@ -25,8 +26,10 @@ DRIFT_EVERY = 3_600_000_000  # microseconds of the log's time between two looks 
 DRIFT_PAUSE = 3 * 86_400_000_000  # and between two trainings, if it is because of that
 PAUSES_IN_WINDOW = 4  # trainings because of a decline, in the time over which it is seen
 RETRY_PAUSE = 3_600_000_000  # and between two trainings, if the first led to no model and did not say when one could
-RETRY_GROWTH = 1.1  # and by how much the rows must have grown, if it was not broken off
+RETRY_DOUBLINGS = 7  # of that pause, with each failure for another reason than too few rows: to five days
+RETRY_GROWTH = 1.1  # and by how much the rows must have grown, if they were too few
 SECONDS_LIMIT = 6 * 3600.0  # that a training may take; then it is killed
+TELL_PAUSE_SECONDS = 300.0  # until the registry is told again who answers, if it could not be told
 STOP_SECONDS = 5.0  # until a training that was asked to end is killed
 NICENESS = 10
 # Threads that share a core with answers wait for each other, and spin while they wait: one core is left alone.
@@ -41,7 +44,7 @@ class _Course:
     tried: int | None = None  # the moment of the last training
     rows: int = 0  # labelled rows then
     not_before: int = 0
-    broke_off: bool = False
+    failures: int = 0  # one after the other, for other reasons than too few rows
     looked: int = 0
     asked: str = ""  # by whom a review was asked for, and not begun yet
 
@@ -83,8 +86,9 @@ class Trainer:
         self._told, self._by_itself, self.waits = told, by_itself, waits
         self._courses = {name: _Course(pipeline.app.predictors[name]) for name in pipeline.scorers}
         self._running: _Training | None = None
-        self._telling: subprocess.Popen[bytes] | None = None  # the registry, who answers again
+        self._telling: tuple[str, int, subprocess.Popen[bytes]] | None = None  # the registry, who answers again
         self._untold: dict[str, int] = {}  # predictor -> version
+        self._tell_after = -math.inf  # by the clock that only runs forward
 
     @property
     def process(self) -> int | None:
@@ -109,6 +113,7 @@ class Trainer:
         course = self._courses.get(record.predictor)
         if course is not None and record.action != "rolled-back":
             course.tried, course.not_before = record.now, record.not_before
+            course.failures = course.failures + 1 if record.is_failure else 0
             # After a restart, fewer rows may be known of than were trained on.
             course.rows = min(max(course.rows, record.rows), self._rows(record.predictor))
 
@@ -118,6 +123,8 @@ class Trainer:
             self.know(record)
             if record.action == "rolled-back":
                 self._untold[record.predictor] = record.version
+            elif record.action == "promoted":  # who promotes tells it
+                self._untold.pop(record.predictor, None)
         self._tell()
         self._collect()
         if self._running is None:
@@ -133,9 +140,10 @@ class Trainer:
     def stop(self) -> None:
         """End a training that is under way."""
         if self._telling is not None:
+            *_, process = self._telling
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._telling.wait(STOP_SECONDS)
-            _end(self._telling)
+                process.wait(STOP_SECONDS)
+            _end(process)
         if self._running is not None:
             _end(self._running.process)
             self._running.said.close()
@@ -143,12 +151,18 @@ class Trainer:
 
     def _tell(self) -> None:
         """Let the registry know who answers again; it is asked for by a process of its own, as trainings are."""
-        if self._telling is not None and self._telling.poll() is not None:
+        if self._telling is not None and self._telling[2].poll() is not None:
+            name, version, process = self._telling
             self._telling = None
-        if self._telling is None and self._untold and self._told is not None:
+            if process.returncode:  # it said why; what has been decided since goes before it
+                self._untold.setdefault(name, version)
+                self._tell_after = monotonic_seconds() + TELL_PAUSE_SECONDS
+        is_time = monotonic_seconds() >= self._tell_after
+        if self._telling is None and self._untold and self._told is not None and is_time:
             name, version = self._untold.popitem()
             with contextlib.suppress(OSError):
-                self._telling = subprocess.Popen(self._told(name, version), stdin=subprocess.DEVNULL)
+                process = subprocess.Popen(self._told(name, version), stdin=subprocess.DEVNULL)
+                self._telling = name, version, process
 
     def _due(self, name: str, course: _Course, now: int) -> str:
         """Why a model is to be trained now; empty if it is not."""
@@ -156,8 +170,10 @@ class Trainer:
             return ""
         policy, rows = course.predictor.retrain, self._rows(name)
         since = RETRY_PAUSE + DRIFT_PAUSE if course.tried is None else now - course.tried
-        if course.broke_off:
-            return "the last one broke off" if since >= RETRY_PAUSE else ""
+        is_wanted = policy.every or policy.labels or policy.on_drift or not self._pipeline.scorers[name].version
+        pause = RETRY_PAUSE * 2 ** min(course.failures - 1, RETRY_DOUBLINGS)
+        if course.failures and is_wanted and rows >= policy.rows and since >= pause:
+            return "the last one failed"
         if not self._pipeline.scorers[name].version:
             is_more = rows >= policy.rows and rows > course.rows * RETRY_GROWTH
             is_much_more = rows >= 2 * course.rows
@@ -180,7 +196,7 @@ class Trainer:
         return (course.tried is None or now - course.tried >= pause) and self._has_declined(name)
 
     def _start(self, name: str, why: str, course: _Course, now: int, *, is_review: bool) -> None:
-        course.tried, course.rows, course.broke_off = now, self._rows(name), False
+        course.tried, course.rows = now, self._rows(name)
         said = tempfile.TemporaryFile()  # noqa: SIM115 (closed when the training has ended)
         try:
             process = subprocess.Popen(
@@ -222,7 +238,6 @@ class Trainer:
         self._broken(training.name, f"the training ({training.why}) {ended} and said nothing", training.now)
 
     def _broken(self, name: str, reason: str, now: int) -> None:
-        self._courses[name].broke_off = True
         record = ModelVersion(predictor=name, version=0, action="failed", reason=reason, now=now)
         self._pipeline.log.append(MODELS, [encode(record)])
 

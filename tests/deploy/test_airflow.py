@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 from datetime import UTC, datetime
@@ -54,6 +55,17 @@ def test_each_predictor_that_is_trained_has_its_dag():
     assert "--predictor a --data /data --log kafka://k:1" in found["two_a.py"]
     for name, text in found.items():
         compile(text, name, "exec")
+
+
+def test_a_task_finds_its_folder_whatever_that_is_named(tmp_path):
+    """Found by running: an apostrophe made a file that Python could not read, a dollar another folder."""
+    data = tmp_path / "o'neil's $HOME of \"data\""
+    (text,) = deploy.files(door(), Path("app.py"), command="x", data=data, log="", registry="").values()
+    found = {}
+    exec("\n".join(line for line in text.splitlines() if line.startswith(("WHERE", "NOW"))), found)
+    called = f"{found['WHERE']} {found['NOW']}".replace("{{ run_id }}", "run 1")
+    said = subprocess.run(["bash", "-c", f"printf '%s\\n' {called}"], capture_output=True, text=True, check=True).stdout
+    assert {str(data), str(data / "work" / "run 1")} < set(said.splitlines())
 
 
 @pytest.mark.slow

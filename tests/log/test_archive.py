@@ -20,7 +20,7 @@ from katmatic.places import Place
 from katmatic.records import LABELS, MODELS, PREDICTIONS
 from tests.components import need_kafka, topics_of
 from tests.object_store import CREDENTIALS, object_store
-from tests.program import ENVIRONMENT
+from tests.program import ENVIRONMENT, free_port
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +169,21 @@ def test_an_address_that_means_nothing_is_refused(wrong, words):
 def test_google_clouds_addresses_are_known():
     assert type(Place("gs://bucket/logs")._files).__name__ == "GcsFileSystem"
     assert (Place("gcs://bucket/logs") / "school")._path == "bucket/logs/school"
+
+
+def test_google_cloud_is_not_tried_for_a_quarter_of_an_hour(monkeypatch):
+    """Found by running: without credentials nothing was said for so long."""
+    monkeypatch.setattr("katmatic.places.GOOGLE_RETRY_SECONDS", 1)
+    address = f"gs://anonymous@bucket/logs?scheme=http&endpoint_override=127.0.0.1:{free_port()}"
+    with pytest.raises(PlaceError, match="expected a place to read and write"):
+        Archive(address, "school")
+
+
+def test_a_secret_does_not_belong_into_an_address():
+    """Found by running: it was told in errors, and kept with each model on the log and in MLflow."""
+    with pytest.raises(PlaceError, match="found a secret in the address") as told:
+        Archive("s3://key:hidden@bucket/logs?scheme=http", "school")
+    assert "hidden" not in str(told.value)
 
 
 def test_a_bucket_that_is_not_there_is_told(bucket, log, monkeypatch):

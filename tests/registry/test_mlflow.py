@@ -6,9 +6,10 @@ import logging
 
 import pytest
 
-from katmatic.errors import ModelError
+from katmatic.errors import ModelError, RegistryError
 from katmatic.registry.base import Run
 from katmatic.registry.mlflow import MlflowRegistry
+from tests.program import free_port
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def registry(uri):
 
 
 def saved(registry, predictor, folder, n=1):
-    return [registry.save(predictor, folder, run(metrics={"log_loss": 1 / i})) for i in range(1, n + 1)]
+    return [registry.save(predictor, folder / str(i), run(metrics={"log_loss": 1 / i})) for i in range(1, n + 1)]
 
 
 def run(**told):
@@ -67,8 +68,10 @@ def test_the_newest_is_challenger_until_it_is_champion(registry, tmp_path):
     assert aliases() == {"challenger": 1}
     registry.promote("alias", 1)
     assert aliases() == {"champion": 1}
-    saved(registry, "alias", tmp_path)
+    saved(registry, "alias", tmp_path / "more")
     assert aliases() == {"champion": 1, "challenger": 2}
+    saved(registry, "alias", tmp_path)
+    assert aliases() == {"champion": 1, "challenger": 2}, "who answers is no challenger"
 
 
 def test_a_version_that_is_not_there_is_no_champion(registry, tmp_path):
@@ -101,5 +104,46 @@ def test_a_registry_that_cannot_be_reached_is_not_an_empty_one(registry, monkeyp
         raise MlflowException("connection refused")
 
     monkeypatch.setattr(registry._client, "get_registered_model", down)
-    with pytest.raises(MlflowException):
+    with pytest.raises(RegistryError, match=r"MLflow at sqlite:.*found MlflowException: connection refused"):
         registry.versions("absence")
+
+
+def test_a_server_that_is_down_is_told_in_four_parts(monkeypatch, tmp_path):
+    """Found by running: a traceback, after four minutes."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    address = f"http://127.0.0.1:{free_port()}"
+    words = (
+        rf"MLflow at {address}: found MlflowException: .*refused.*, expected a registry that answers; see that it runs"
+    )
+    for ask in (lambda r: r.champion("a"), lambda r: r.promote("a", 1), lambda r: r.save("a", str(tmp_path), run())):
+        with pytest.raises(RegistryError, match=words):
+            ask(MlflowRegistry(address))
+    with pytest.raises(RegistryError, match="found UnsupportedModelRegistryStoreURIException"):
+        MlflowRegistry("mlflow:5000")
+
+
+def test_what_broke_off_half_way_is_not_registered_twice(registry, tmp_path, monkeypatch):
+    """Found by running: the version was there, its alias was not, and the task that was retried made another."""
+    with monkeypatch.context() as broken:
+        broken.setattr(registry._client, "set_registered_model_alias", lambda *_: 1 / 0)
+        with pytest.raises(RegistryError, match="ZeroDivisionError"):
+            saved(registry, "once", tmp_path)
+    assert saved(registry, "once", tmp_path) == [1]
+    assert [each.version for each in registry.versions("once")] == [1]
+    assert int(registry._client.get_registered_model("once").aliases["challenger"]) == 1
+
+
+def test_versions_of_two_applications_do_not_mix(registry, tmp_path):
+    """Found by reading: on a server that two share, each would have promoted the other's models."""
+    saved(registry, "mine", tmp_path)
+    with pytest.raises(RegistryError, match="found versions of the application 'school', expected those of 'shop'"):
+        registry.save("mine", tmp_path / "other", run(application="shop"))
+    assert len(registry.versions("mine")) == 1
+
+
+def test_a_model_of_many_parameters_is_told_of(registry, tmp_path):
+    """Found by reading: MLflow takes a hundred a request."""
+    params = {f"model.{i}": "x" * 5_000 for i in range(250)}
+    registry.save("many", tmp_path, run(params=params))
+    told = registry._client.get_run(registry._client.get_model_version("many", "1").run_id).data.params
+    assert told == params

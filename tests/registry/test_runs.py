@@ -10,6 +10,7 @@ import pytest
 from katmatic.log.memory import MemoryLog
 from katmatic.predictions.artifact import load
 from katmatic.records import ModelVersion
+from katmatic.registry.base import Run
 from katmatic.registry.mlflow import MlflowRegistry
 from katmatic.training.job import train
 from tests.learning import a_term, after, school, write
@@ -50,6 +51,8 @@ def test_a_training_is_a_run_with_all_that_is_told_of_it(trained):
     assert client.get_experiment(run.info.experiment_id).name == "katmatic/school"
     assert run.data.params["model"] == "LogisticRegression"
     assert run.data.params["features"] == "rate, seen"
+    assert run.data.params["model.C"] == "1.0"
+    assert run.data.tags["verdict"] == "passed"
     assert int(run.data.params["rows"]) == records[0].rows
     assert int(run.data.params["log.first"]) < int(run.data.params["log.last"])
     assert len(run.data.tags["declaration"]) == 64
@@ -69,6 +72,13 @@ def test_aliases_say_who_answers(trained):
     champion = registry.champion("absence")
     promoted = [record for record in records if record.action == "promoted"]
     assert (champion.version, str(champion.folder)) == (promoted[-1].version, promoted[-1].artifact)
+
+
+def test_a_training_prints_nothing(trained, capfd):
+    """Found by running: with a server, two lines of addresses stood before the JSON."""
+    _, registry, records, _ = trained
+    registry.save("quiet", records[0].artifact, Run(application="school", metrics={}, tags={}))
+    assert capfd.readouterr().out == ""
 
 
 def test_plain_mlflow_loads_the_model_and_it_gives_the_same_answers(trained):

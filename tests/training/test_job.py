@@ -114,6 +114,7 @@ def test_a_challenger_that_is_no_better_is_refused_and_the_champion_stays(world)
     found = world.train(school(DummyClassifier()), now=world.lived(40, seed=2, first=40))
     assert (found.action, found.version) == ("refused", 2)
     assert world.registry.promoted == 1
+    assert world.registry.saved[1][3]["verdict"] == "refused"
 
 
 def test_a_better_challenger_is_promoted(world):
@@ -259,6 +260,23 @@ def test_a_champion_whose_folder_is_damaged_is_no_rival(world):
     first = world.train(school(), now=world.lived(40))
     (Path(first.artifact) / "arrays.npz").write_bytes(b"")
     assert world.train(school(), now=world.lived(10, first=40, seed=2)).reason.startswith("the first model")
+
+
+def test_a_champion_that_cannot_be_reached_is_a_rival_all_the_same(world):
+    """Found by running: while its bucket was down, the next model was taken for the first, and had to beat nobody."""
+    first = world.train(school(), now=world.lived(40))
+    away = "s3://nobody/models?endpoint_override=127.0.0.1:9&scheme=nothing"
+    write(world.log, models=[msgspec.structs.replace(first, artifact=away)])
+    found = world.train(school(), now=world.lived(10, first=40, seed=2))
+    assert (found.action, len(world.registry.saved)) == ("failed", 1)
+    assert "expected the files of an exported model" in found.reason
+
+
+def test_who_may_not_promote_leaves_the_registry_its_champion(world):
+    world.train(school(LogisticRegression(C=1e-3)), now=world.lived(20))
+    found = world.train(school(), now=world.lived(60, seed=2, first=20), may_promote=False)
+    assert (found.action, found.version, world.registry.promoted) == ("promoted", 2, 1)
+    assert [tags["verdict"] for *_, tags in world.registry.saved] == ["passed", "passed"]
 
 
 def test_a_version_is_never_written_over(world):

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from katmatic import past
 from katmatic.log.memory import MemoryLog
 from katmatic.training import report
 from katmatic.training.dataset import read
+from katmatic.training.tensorflow import KerasClassifier
 from tests.learning import DAY, CheckIn, Expected, a_term, after, school, write
+from tests.program import ENVIRONMENT
 
 
 @pytest.fixture
@@ -53,6 +62,15 @@ def test_parameters_say_what_was_learnt_from(rows):
     assert run.columns == {"rate": "double", "seen": "double"}
 
 
+def test_parameters_of_the_steps_of_a_pipeline_are_told_too(rows):
+    """Found by running: of a pipeline only `memory` and `verbose` were told."""
+    app = school(make_pipeline(StandardScaler(), LogisticRegression(C=0.1)))
+    answers = {"model": np.full(len(rows), 0.3)}
+    params = report.run(app, app.predictors["absence"], rows, rows, rows, answers, metrics={}, tags={}).params
+    assert (params["model"], params["model.logisticregression__C"]) == ("Pipeline", "0.1")
+    assert params["model.standardscaler__with_mean"] == "True"
+
+
 def test_the_plots_are_pictures(rows):
     assert {name: picture[:4] for name, picture in told(rows).pictures.items()} == {
         "by_day.png": b"\x89PNG",
@@ -81,3 +99,51 @@ def test_a_declaration_is_told_from_another():
         hashed(provisional="5m"),
     }
     assert len(others) == 6
+
+
+def network(size):
+    def build(inputs):
+        return inputs, size
+
+    return make_pipeline(SimpleImputer(), KerasClassifier(build))
+
+
+def test_every_function_that_stands_in_a_declaration_counts():
+    """Found by running: of a window's `where`, of what a function closes over and of a network nothing was told."""
+
+    def above(least):
+        return lambda rate: rate > least
+
+    def where(name):
+        return {"rate": past.count(CheckIn, "60d", by=Expected.student, where=lambda e: e.student == name)}
+
+    model = HistGradientBoostingClassifier()
+    apps = [school(model, features=features(above(1))), school(model, features=features(above(2)))]
+    apps += [school(model, features=where("a")), school(model, features=where("b"))]
+    apps += [school(network(8)), school(network(16))]
+    assert len({report.declaration(app.predictors["absence"]) for app in apps}) == 6
+
+
+def test_a_declaration_is_the_same_in_every_process_and_wherever_it_stands():
+    """Found by running: a set was told in the order of its process, a function within a function with its line."""
+    code = """
+from sklearn.ensemble import HistGradientBoostingClassifier
+from katmatic import past
+from katmatic.training import report
+from tests.learning import CheckIn, Expected, school
+def odd(event):
+    return event.mood in {"glad", "sad", "cross", "calm"} or max(event.mood, key=lambda letter: letter > "m")
+features = {"rate": past.count(CheckIn, "60d", by=Expected.student), "odd": odd}
+print(report.declaration(school(HistGradientBoostingClassifier(), features=features).predictors["absence"]))
+"""
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", "\n" * seed + code],
+            env={**ENVIRONMENT, "PYTHONHASHSEED": str(seed)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in (1, 2, 3)
+    }
+    assert len(told) == 1

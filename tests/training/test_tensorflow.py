@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import re
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +23,7 @@ from katmatic.training.export import export
 from katmatic.training.job import train
 from katmatic.training.tensorflow import KerasClassifier, KerasRegressor
 from tests.learning import CheckIn, Expected, school
+from tests.program import PATIENCE_SECONDS, Program
 from tests.training.test_job import World
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # TensorFlow warns of its own code
@@ -88,6 +92,46 @@ def test_a_network_that_the_export_gets_wrong_is_not_believed(world):
     record = train(app, "absence", world.log, world.registry, world.folder, now=world.lived(40))
     assert record.action == "failed"
     assert world.registry.saved == []
+
+
+@pytest.mark.parametrize(
+    ("missing", "words"),
+    [
+        ("keras", "no TensorFlow to train it with: .*pip install 'katmatic\\[tensorflow\\]'"),
+        ("onnxruntime", "no ONNX Runtime to answer with, expected it; install it: pip install 'katmatic\\[onnx\\]'"),
+    ],
+)
+def test_what_is_not_installed_is_named(world, monkeypatch, missing, words):
+    """Found by running: "correct it", and "train again, or roll back"."""
+    monkeypatch.setitem(sys.modules, missing, None)
+    record = train(school(piped()), "absence", world.log, world.registry, world.folder, now=world.lived(40))
+    assert record.action == "failed"
+    assert re.search(words, record.reason), record.reason
+
+
+APP = """
+from tests.apps import door
+from tests.training.test_tensorflow import piped
+
+app = door(model=piped())
+"""
+
+
+def test_a_running_pipeline_answers_with_a_network_and_never_loads_tensorflow(katmatic, recorded, tmp_path):
+    """The whole loop: declared in a file, trained by itself, exported, proved, promoted, and asked over HTTP."""
+    (tmp_path / "app.py").write_text(APP, "utf-8")
+    assert katmatic("replay", "app.py", *recorded)[0] == 0
+    program = Program("run", tmp_path / "app.py", said=tmp_path / "said")
+    try:
+        program.start().until(lambda found: found["models"]["open"]["version"] == 1, seconds=6 * PATIENCE_SECONDS)
+        program.ask("/v1/events/ring", {"visitor": "v1", "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
+        found = program.until(lambda found: found["version"] == 1, "/v1/predictions/open/v1")
+        assert 0 <= found["probability"] <= 1
+        loaded = Path(f"/proc/{program.process.pid}/maps").read_text("utf-8")
+        assert "onnxruntime" in loaded
+        assert "tensorflow" not in loaded
+    finally:
+        program.end()
 
 
 def test_unknown_values_are_refused_on_import():

@@ -12,7 +12,7 @@ from airflow.sdk import DAG
 
 STEP = '/opt/katmatic/bin/katmatic step'
 WHERE = '/app/attendance.py --predictor absence --data /data --log kafka://kafka:9094 --registry http://mlflow:5000'
-NOW = '--now "{{ (dag_run.data_interval_end or dag_run.logical_date or dag_run.run_after).isoformat() }}" --work "/data/work/{{ run_id }}"'
+NOW = '--now "{{ (dag_run.data_interval_end or dag_run.logical_date or dag_run.run_after).isoformat() }}" --work /data/work/"{{ run_id }}"'
 EVERY = timedelta(seconds=604800)
 
 with DAG(
@@ -28,6 +28,7 @@ with DAG(
         "retry_delay": timedelta(seconds=30),
         "retry_exponential_backoff": True,
         "max_retry_delay": timedelta(minutes=10),
+        "execution_timeout": timedelta(hours=6),
     },
 ) as dag:
 

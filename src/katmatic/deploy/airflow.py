@@ -15,6 +15,7 @@ from katmatic.spec.app import App, Predictor
 STAGES = ("validate", "dataset", "fit", "evaluate", "gate", "promote")
 RETRIES = 3
 RETRY_SECONDS = 30
+LIMIT_HOURS = 6  # of one task: one that hangs would keep every later run waiting
 
 _MOMENT = "(dag_run.data_interval_end or dag_run.logical_date or dag_run.run_after).isoformat()"
 _DAG = '''"""Trains {predictor} of the application {app}: written by `katmatic deploy airflow`.
@@ -31,7 +32,7 @@ from airflow.sdk import DAG
 
 STEP = {command!r}
 WHERE = {where!r}
-NOW = '--now "{{{{ {moment} }}}}" --work "{work}/{{{{ run_id }}}}"'
+NOW = {now!r}
 EVERY = {every}
 
 with DAG(
@@ -47,6 +48,7 @@ with DAG(
         "retry_delay": timedelta(seconds={retry_seconds}),
         "retry_exponential_backoff": True,
         "max_retry_delay": timedelta(minutes=10),
+        "execution_timeout": timedelta(hours={hours}),
     }},
 ) as dag:
 
@@ -107,10 +109,10 @@ def _dag(
         name=f"{app.name}_{predictor.name}",
         command=f"{command} step",
         where=shlex.join(where),
-        work=data / "work",
-        moment=_MOMENT,
+        now=f'--now "{{{{ {_MOMENT} }}}}" --work {shlex.quote(str(data / "work"))}/"{{{{ run_id }}}}"',
         every=f"timedelta(seconds={seconds:g})" if every else "None  # when somebody asks for it",
         retries=RETRIES,
         retry_seconds=retry_seconds,
+        hours=LIMIT_HOURS,
         chain=" >> ".join(f'stage("{stage}")' for stage in STAGES),
     )

@@ -94,6 +94,8 @@ def load(folder: Path | str) -> Exported:
     try:
         model, known = _read(files)
         told = model.predict(known["known_rows"], known["known_texts"])
+    except ModelError:  # it says what is missing
+        raise
     except Exception as error:  # a model of the user's, or of a library that is not here, may raise anything
         raise _wrong(folder, f"{type(error).__name__}: {error}", "a model that can be loaded here") from error
     tolerance = TOLERANCE_32_BITS if model.is_32_bits else TOLERANCE

@@ -7,13 +7,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from katmatic.errors import ModelError
+
 
 class Network:
     """One loaded network with one input of shape (rows, columns). It keeps to one thread: answers come one by one."""
 
     def __init__(self, data: bytes) -> None:
-        import onnxruntime
-
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise ModelError(
+                "a network",
+                found="no ONNX Runtime to answer with",
+                expected="it",
+                do="install it: pip install 'katmatic[onnx]'",
+            ) from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3

@@ -16,18 +16,30 @@ from katmatic.training.promote import verdict
 
 
 def train(
-    app: App, name: str, log: History, registry: Registry, artifacts: str | Path, *, now: int, may_go_back: bool = False
+    app: App,
+    name: str,
+    log: History,
+    registry: Registry,
+    artifacts: str | Path,
+    *,
+    now: int,
+    may_go_back: bool = False,
+    may_promote: bool = True,
 ) -> ModelVersion:
     """Train predictor `name` as of `now`: the record of what came of it ("promoted", "refused" or "failed").
 
     The model that is promoted is fitted again on all rows; its figures are those of one that was fitted on what was
     known before the newest rows were asked. If it `may_go_back`, and the new one is refused, an earlier version that
-    does better than the champion answers again ("rolled-back"). Nothing is raised for a model that cannot be trained:
-    the record says why.
+    does better than the champion answers again ("rolled-back"). Unless it `may_promote`, the registry keeps its
+    champion: whoever hands the version to the pipeline makes it that. Nothing is raised for a model that cannot be
+    trained: the record says why.
     """
     rows, not_before = 0, 0
     try:
-        return _train(app, app.predictors[name], log, registry, artifacts, now, may_go_back=may_go_back)
+        found = _train(app, app.predictors[name], log, registry, artifacts, now, may_go_back=may_go_back)
+        if may_promote and found.action != "refused":
+            registry.promote(found.predictor, found.version)
+        return found
     except stages.TooLittle as error:
         reason, rows, not_before = error.reason, error.rows, error.not_before
     except KatmaticError as error:
@@ -54,9 +66,7 @@ def _train(
     evaluated = stages.evaluate(app, predictor, log, registry, prepared, fitted)
     record = stages.gate(predictor, log, evaluated)
     if record.action == "refused" and may_go_back:
-        record = _back(predictor, log, prepared, record) or record
-    if record.action != "refused":
-        registry.promote(record.predictor, record.version)
+        return _back(predictor, log, prepared, record) or record
     return record
 
 

@@ -37,6 +37,8 @@ def fit(predictor: Predictor, rows: Dataset) -> Any:
         if not np.all(rows.weight == 1.0):
             weighed = _weight_argument(model, rows)
         model.fit(x, label, **weighed)
+    except ModelError:  # it says what is missing
+        raise
     except Exception as error:  # the model is the user's
         raise ModelError(
             where, found=f"{type(error).__name__}: {error}", expected="a model that can be fitted", do="correct it"

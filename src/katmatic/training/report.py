@@ -6,7 +6,10 @@ import hashlib
 import io
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import is_dataclass
+from functools import partial
+from types import CellType, CodeType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -50,12 +53,44 @@ def run(
 
 
 def declaration(predictor: Predictor) -> str:
-    """SHA-256 of what was declared: the label, the features with the code of their functions, and the model."""
-    parts = [repr(predictor.label), repr(predictor.anchor), repr(predictor.model)]
-    for name, feature in predictor.features.items():
-        code = getattr(feature, "__code__", None)
-        parts += [name, repr(feature) if code is None else repr((code.co_code, code.co_consts, code.co_names))]
-    return hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", repr(parts)).encode()).hexdigest()
+    """SHA-256 of what was declared: label, features and model, with the code of the functions that stand in them."""
+    parts = (predictor.label, predictor.anchor, predictor.model, predictor.features)
+    return hashlib.sha256(repr(_spelled(parts)).encode()).hexdigest()
+
+
+def _spelled(value: Any, *above: Any) -> Any:
+    """What a declared value says, whichever process reads it and wherever it stands in the file."""
+    if any(value is each for each in above):
+        return "itself"
+    spell = partial(_each, above=(*above, value))
+    match value:
+        case FunctionType():
+            cells = [cell.cell_contents for cell in value.__closure__ or () if cell != CellType()]
+            return spell((value.__code__, value.__defaults__, value.__kwdefaults__, cells))
+        case CodeType():
+            return spell((value.co_code, value.co_consts, value.co_names))
+        case type():
+            return value.__qualname__
+        case dict():
+            return spell(value.items())
+        case set() | frozenset():  # their order is another in each process
+            return sorted(map(repr, spell(value)))
+        case tuple() | list():
+            return spell(value)
+    if is_dataclass(value):
+        return spell(vars(value).items())
+    if hasattr(value, "get_params"):
+        return type(value).__name__, spell(value.get_params(deep=False).items())
+    return _plain(value)
+
+
+def _each(values: Iterable[Any], above: tuple[Any, ...]) -> list[Any]:
+    return [_spelled(each, *above) for each in values]
+
+
+def _plain(value: Any) -> str:
+    """The text of a value, without where it lies in memory."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 def by_day(app: App, asked: Dataset, answer: Floats) -> list[tuple[int, float]]:
@@ -71,10 +106,10 @@ def by_day(app: App, asked: Dataset, answer: Floats) -> list[tuple[int, float]]:
 
 def _params(predictor: Predictor, rows: Dataset, known: Dataset, asked: Dataset) -> dict[str, str]:
     model, retrain = predictor.model, predictor.retrain
-    chosen = model.get_params(deep=False) if hasattr(model, "get_params") else {}
+    chosen = model.get_params() if hasattr(model, "get_params") else {}  # also those of the steps of a pipeline
     return {
         "model": type(model).__name__,
-        **{f"model.{name}": repr(value) for name, value in chosen.items() if name != "steps"},
+        **{f"model.{name}": _plain(value) for name, value in chosen.items()},
         "anchor": predictor.anchor.__name__,
         "features": ", ".join(rows.columns),
         "history": retrain.history or "all",

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from katmatic import duration
-from katmatic.errors import ModelError
+from katmatic.errors import ModelError, PlaceError
 from katmatic.labels.ripe import ripens_after
 from katmatic.log.base import History
 from katmatic.log.codec import decode, decode_predictions
@@ -36,6 +36,7 @@ from katmatic.training.promote import verdict
 JUDGED_SHARE = 0.2  # of the anchors, the newest
 JUDGED_LEAST = 30  # rows; with fewer, what the champion was trained on is judged, too
 EARLIER_LIMIT = 4  # versions that are looked at, with the one that answers
+VERDICT, REFUSED = "verdict", "refused"  # a tag of a version, and what it says of one that did no better
 DEAD_SHARE = 0.05  # of the events; above it something is wrong with them, and nothing is learnt
 
 Floats = NDArray[np.float64]
@@ -175,7 +176,7 @@ def evaluate(
     theirs = None if champion is None else judge(predictor, prepared, champion)
     is_better, reason = verdict(predictor.promote, metric, challenger, theirs, figures)
     tags = {"kind": fitted.kind, "reason": reason, "now": str(prepared.now), "rows": str(len(rows))}
-    tags["rows_sha256"] = rows.digest()
+    tags |= {"rows_sha256": rows.digest(), VERDICT: "passed" if is_better else REFUSED}
     version = registry.save(
         predictor.name,
         fitted.folder,
@@ -230,7 +231,8 @@ def judge(predictor: Predictor, prepared: Prepared, version: Answering) -> dict[
 def answered_before(log: History, predictor: Predictor) -> list[Answering]:
     """Who answers, and who did before, newest first: those that take the features of now, and can be loaded.
 
-    Empty if that is not so of the one that answers.
+    Empty if that is not so of the one that answers: it is no rival. Raises ModelError if where it lies cannot be
+    reached: it may be there all the same.
     """
     records: dict[int, ModelVersion] = {}
     for value in (*(value for _, value in log.scan(MODELS)), *log.pending(MODELS)):
@@ -242,7 +244,9 @@ def answered_before(log: History, predictor: Predictor) -> list[Answering]:
     for record in itertools.islice(reversed(records.values()), EARLIER_LIMIT):
         try:
             model = load(record.artifact)
-        except ModelError:
+        except ModelError as error:
+            if not found and isinstance(error.__cause__, PlaceError):
+                raise
             model = None
         if model is not None and model.columns == tuple(predictor.features):
             found.append(Answering(model, record))

@@ -23,6 +23,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 
+from katmatic.errors import ModelError
+
 Floats = NDArray[np.float64]
 
 
@@ -99,5 +101,13 @@ def _keras() -> Any:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import keras
+        try:
+            import keras
+        except ImportError as error:
+            raise ModelError(
+                "a Keras network",
+                found=f"no TensorFlow to train it with: {error}",
+                expected="it",
+                do="install it: pip install 'katmatic[tensorflow]'",
+            ) from error
     return keras
