@@ -1,4 +1,4 @@
-"""The proof of zero skew beside the pipeline: a process of its own, of the lowest priority, that reads the log."""
+"""The proof of zero skew beside the pipeline: a process of its own, of low priority, that reads the log."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ import msgspec
 from katmatic.records import Skew, SkewReport
 
 START_SECONDS = 3.0  # after the pipeline, whose start comes first
-AGAIN_SECONDS = 10.0  # until a proof that has ended by itself is started again
+AGAIN_SECONDS = 10.0  # until a proof that has ended by itself is started again; if it came to nothing, twice as long
+AGAIN_SECONDS_MOST = 3600.0
 STOP_SECONDS = 5.0  # until a proof that was asked to end is killed
-NICENESS = 19
+NICENESS = 10
 QUIET = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 class Prover:
     """Keeps a proof running, and hands on what it reports, from a thread of its own.
 
-    `command` gives the command line of a proof that begins at a block of rows, and `end` how many there are. What
-    several processes came to is added up.
+    `command` gives the command line of a proof that begins at a block of rows, and `end` tells how many blocks there
+    are. What several processes came to is added up.
     """
 
     def __init__(
@@ -71,14 +72,15 @@ class Prover:
 
     def _work(self) -> None:
         before: tuple[Skew, ...] = ()
-        pause, start = self._start_seconds, self._start
+        pause, again, start = self._start_seconds, AGAIN_SECONDS / 2, self._start
         while not self._stop.wait(pause):
             report = self._prove(start, before)
             before = report.skews if report is not None else before
-            pause = AGAIN_SECONDS
+            again = AGAIN_SECONDS if report is not None else min(2 * again, AGAIN_SECONDS_MOST)
+            pause = again
             if self._stop.is_set():
                 return
-            self._ended(f"the proof of the features has ended, and is started again in {AGAIN_SECONDS:g} s")
+            self._ended(f"the proof of the features has ended, and is started again in {again:g} s")
             with contextlib.suppress(Exception):  # a log that cannot be read just now
                 start = self._end()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from itertools import chain
 
@@ -11,12 +12,14 @@ import pytest
 from katmatic import pipeline as pipeline_of
 from katmatic.clock import ManualClock
 from katmatic.log.codec import decode_predictions, encode_predictions
+from katmatic.log.kafka import KafkaHistory, KafkaLog
 from katmatic.log.sqlite import SqliteLog, open_readonly
 from katmatic.pipeline import Pipeline
-from katmatic.records import PREDICTIONS
+from katmatic.records import DECISIONS, MODELS, PREDICTIONS
 from katmatic.training.naive import Replay
 from katmatic.training.proof import Budget, Proof
 from tests.apps import NOON, door, visits
+from tests.components import need_kafka
 
 
 def flip(block, row, column, bit=0):
@@ -118,6 +121,26 @@ def test_the_rows_of_another_declaration_are_passed_over(served):
     report = Proof(app, history, share=1.0, clock=ManualClock(NOON)).whole()
     assert report.rows == 0
     assert report.skipped > 250
+
+
+@pytest.mark.slow
+def test_on_kafka_it_is_the_same(tmp_path):
+    place = f"kafka://{need_kafka()}/{tmp_path.name}-"
+    clock = ManualClock(NOON)
+    with closing(KafkaLog(place, "door", ["ring", "opened", DECISIONS, MODELS])) as log:
+        pipeline = Pipeline(door(), log, clock)
+        for now, topic, value in visits(60):
+            clock.move_to(now)
+            log.append(topic, [value])
+            pipeline.turn(5.0)
+        clock.wait(120)
+        pipeline.turn()
+        with closing(KafkaHistory(place, "door")) as history:
+            report = Proof(door(), history, share=1.0, clock=clock).whole()
+            followed = next(each for each in Proof(door(), history, clock=clock).follow() if each.rows == report.rows)
+    assert report.rows > 50
+    assert report.skews[0].values == 4 * report.rows
+    assert report.mismatches == followed.mismatches == report.unprovable == 0
 
 
 def test_it_sleeps_off_what_it_has_used_too_early():

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -118,14 +119,14 @@ class Proof:
 
     def whole(self) -> SkewReport:
         """Prove all that is committed now, and say what came of it."""
-        for _ in self._groups(is_endless=False):
+        for _ in self._groups(chain(self._history.batches(), [None])):
             pass
         return self.report()
 
     def follow(self, is_over: Callable[[], bool] = lambda: False) -> Iterator[SkewReport]:
         """Prove what is committed, now and later; a report every second, and with each difference."""
         told, known = -TELL_SECONDS, 0
-        for _ in self._groups(is_endless=True):
+        for _ in self._groups(self._history.follow()):
             mismatches = sum(tally.mismatches for tally in self._tallies.values())
             if mismatches > known or monotonic_seconds() - told >= TELL_SECONDS:
                 told, known = monotonic_seconds(), mismatches
@@ -145,10 +146,10 @@ class Proof:
             keys_share=0.5**self._replay.halvings,
         )
 
-    def _groups(self, *, is_endless: bool) -> Iterator[None]:
+    def _groups(self, batches: Iterable[Batch | None]) -> Iterator[None]:
         """Batches in groups, each with the rows that were made of it; a breath after each batch."""
         waiting: list[Batch] = []
-        for batch in self._history.follow(0):
+        for batch in batches:
             if batch is not None:
                 waiting.append(batch)
                 if sum(map(len, waiting)) < GROUP_RECORDS and len(waiting) < GROUP_BATCHES:
@@ -164,8 +165,6 @@ class Proof:
             if batch is None:
                 self._lag = 0.0
                 yield
-                if not is_endless:
-                    return
                 sleep(LOOK_SECONDS)
 
     def _read_rows(self, now: int) -> None:
