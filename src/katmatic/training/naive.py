@@ -63,6 +63,31 @@ class Checked:
     verdict: str  # proved | different | unprovable
 
 
+@dataclass(frozen=True)
+class _Spans:
+    """What an application says of one kind of event, in microseconds."""
+
+    id: str | None
+    ahead: int
+    horizon: int
+    duplicates: int
+    lateness: int
+    silence: int | None
+
+    @classmethod
+    def of(cls, app: App, kind: type[Event]) -> _Spans:
+        """As declared, or as it is without."""
+        policy = app.sources.get(kind, SourcePolicy())
+        return cls(
+            id=schema(kind).id,
+            ahead=micros(policy.ahead),
+            horizon=micros(policy.horizon),
+            duplicates=micros(policy.duplicates),
+            lateness=micros(policy.lateness),
+            silence=None if policy.silence is None else micros(policy.silence),
+        )
+
+
 @dataclass(eq=False)
 class _Fact:
     """An event that was applied."""
@@ -129,6 +154,7 @@ class Replay:
         self._labels = list(app.labels.values())
         self._predictors = dict(app.predictors)
         self._order = {name: i for i, name in enumerate(app.predictors)}
+        self._spans = {kind: _Spans.of(app, kind) for kind in app.events}
         self._needs: dict[tuple[Any, ...], _Need] = {}
         self._windows: dict[int, _Need] = {}  # id of a Past -> what it reads
         self._evidence: dict[int, tuple[_Need, _Need]] = {}  # label -> its evidence, and what makes it void
@@ -142,7 +168,12 @@ class Replay:
         }
         leads = [p for p in app.predictors.values() if p.lead]
         self._asked_later = {p.anchor: max(micros(-min(q.lead)) for q in leads if q.anchor is p.anchor) for p in leads}
-        self._exact = {kind for kind in app.events if schema(kind).id or self._policy(kind).silence is not None}
+        self._exact = {kind for kind, spans in self._spans.items() if spans.id or spans.silence is not None}
+        self._of_label = {i: [need for need in self._needs.values() if need.label == i] for i in self._evidence}
+        self._joins = [label.join for label in self._labels]
+        self._looks = [(micros(label.start), micros(label.end)) for label in self._labels]
+        self._lateness = [max(self._spans[kind].lateness for kind in _sources(label)) for label in self._labels]
+        self._horizons = [max(self._spans[kind].horizon for kind in _sources(label)) for label in self._labels]
         self.position = 0
         self.now = -1
         self.halvings = 0
@@ -192,12 +223,12 @@ class Replay:
         if payload == b"":
             self._hear(kind, now)
             return
-        policy = self._policy(kind)
+        spans = self._spans[kind]
         try:
             time, fields = self._readers[kind].read(payload)
         except Unreadable:
             return
-        if not 0 <= time <= now + micros(policy.ahead) or time < now - micros(policy.horizon):
+        if not 0 <= time <= now + spans.ahead or time < now - spans.horizon:
             return
         fact = _Fact(self.position, kind, time, fields)
         places = self._places(fact)
@@ -219,9 +250,9 @@ class Replay:
         return any(kind in self._labels[i].evidence or kind in self._labels[i].unless for i in self._evidence)
 
     def _is_duplicate(self, fact: _Fact, now: int) -> bool:
-        id_field = schema(fact.kind).id
-        what: Hashable = fact.fields[id_field] if id_field else (fact.time, *fact.fields.values())
-        span = micros(self._policy(fact.kind).duplicates)
+        spans = self._spans[fact.kind]
+        what: Hashable = fact.fields[spans.id] if spans.id else (fact.time, *fact.fields.values())
+        span = spans.duplicates
         seen, order = self._seen[fact.kind], self._seen_order[fact.kind]
         while order and now - order[0][0] > span:
             moment, old = order.popleft()
@@ -279,8 +310,8 @@ class Replay:
         mine = [(need, key) for need, key in self._spaces(i, fact) if self._is_kept(need, key)]
         if not mine:
             return
-        join = tuple(fact.fields[name] for name in label.join)
-        start, end = fact.time + micros(label.start), fact.time + micros(label.end)
+        join = tuple(fact.fields[name] for name in self._joins[i])
+        start, end = (fact.time + look for look in self._looks[i])
         life.evidence = [
             (time, position, value)
             for time, position, value in (evidence.keys[join].rows if join in evidence.keys else ())
@@ -297,14 +328,11 @@ class Replay:
                 self._keep(need, key, (fact.time, fact.position, life))
         if label.provisional is not None:
             self._wait(fact.time + micros(label.provisional), PROVISIONAL, fact.position, i, life)
-        self._wait(end + self._lateness(label), FINAL, fact.position, i, life)
-        horizon = max(micros(self._policy(kind).horizon) for kind in _sources(label))
-        self._wait(end + max(self._lateness(label), horizon), EXPIRY, fact.position, i, life)
+        self._wait(end + self._lateness[i], FINAL, fact.position, i, life)
+        self._wait(end + max(self._lateness[i], self._horizons[i]), EXPIRY, fact.position, i, life)
 
     def _spaces(self, i: int, fact: _Fact) -> list[tuple[_Need, tuple[Any, ...]]]:
-        return [
-            (need, tuple(fact.fields[name] for name in need.by)) for need in self._needs.values() if need.label == i
-        ]
+        return [(need, tuple(fact.fields[name] for name in need.by)) for need in self._of_label[i]]
 
     def _testify(self, fact: _Fact, now: int) -> None:
         """What the event says about labels of anchors that came before it."""
@@ -312,14 +340,14 @@ class Replay:
             label = self._labels[i]
             if fact.kind not in evidence.kinds and fact.kind not in unless.kinds:
                 continue
-            join = tuple(fact.fields[name] for name in label.join)
+            join = tuple(fact.fields[name] for name in self._joins[i])
             value = self._said(label, fact)
             if fact.kind in unless.kinds:
                 self._keep(unless, join, (fact.time, fact.position))
             elif value is not None:
                 self._keep(evidence, join, (fact.time, fact.position, value))
             for life in self._lives.get((i, join), ()):
-                start, end = life.anchor.time + micros(label.start), life.anchor.time + micros(label.end)
+                start, end = (life.anchor.time + look for look in self._looks[i])
                 if life.void or not start <= fact.time < end or fact.position == life.anchor.position:
                     continue
                 if fact.kind in unless.kinds:
@@ -373,8 +401,8 @@ class Replay:
         self._forget(life)
 
     def _is_silent(self, kind: type[Event], now: int) -> bool:
-        silence = self._policy(kind).silence
-        return silence is not None and (kind not in self._heard or now - self._heard[kind] > micros(silence))
+        silence = self._spans[kind].silence
+        return silence is not None and (kind not in self._heard or now - self._heard[kind] > silence)
 
     def _hear(self, kind: type[Event], now: int) -> None:
         self._heard[kind] = now
@@ -386,7 +414,7 @@ class Replay:
             if held.silent:
                 waiting.append(held)
             else:
-                due = now + self._lateness(self._labels[held.life.label])
+                due = now + self._lateness[held.life.label]
                 self._wait(due, held.rank, held.life.anchor.position, held.life.label, held.life)
         self._held = waiting
 
@@ -404,18 +432,11 @@ class Replay:
         """Let go of a label that no event can change any more; its value stays in the past of its keys."""
         if not life.expired or life.state in OPEN:
             return
-        label = self._labels[life.label]
         if self._by_anchor.pop((life.label, life.anchor.position), None) is not None:
-            name = life.label, tuple(life.anchor.fields[part] for part in label.join)
+            name = life.label, tuple(life.anchor.fields[part] for part in self._joins[life.label])
             self._lives[name].remove(life)
             if not self._lives[name]:
                 del self._lives[name]
-
-    def _lateness(self, label: Label) -> int:
-        return max(micros(self._policy(kind).lateness) for kind in _sources(label))
-
-    def _policy(self, kind: type[Event]) -> SourcePolicy:
-        return self._app.sources.get(kind, SourcePolicy())
 
     # ------------------------------------------------------------------------------------------------------ features
 
@@ -482,7 +503,7 @@ class Replay:
 
     def _declare(self, predictor: Predictor) -> None:
         """What the windows of a predictor's features need."""
-        margin = micros(self._policy(predictor.anchor).horizon) + max([0, *map(micros, predictor.lead)])
+        margin = self._spans[predictor.anchor].horizon + max([0, *map(micros, predictor.lead)])
         for name, feature in predictor.features.items():
             if isinstance(feature, Past):
                 self._windows[id(feature)] = self._needed(feature, margin)
@@ -501,7 +522,7 @@ class Replay:
         need.reach = max(need.reach, FOR_EVER if is_open else margin + _span(window))
         if label is not None and label not in self._evidence:
             asked = self._labels[label]
-            reach = micros(self._policy(asked.anchor).horizon) + max(0, -micros(asked.start))
+            reach = self._spans[asked.anchor].horizon + max(0, -micros(asked.start))
             evidence = _Need(asked.evidence, asked.join, None, is_sampled=False, reach=reach)
             unless = _Need(asked.unless, asked.join, None, is_sampled=False, reach=reach)
             self._evidence[label] = evidence, unless
@@ -569,6 +590,7 @@ class _Reader:
 
     def __init__(self, app: App, schema: Schema) -> None:
         self._zone, self._schema, self._time = app.timezone, schema, schema.time
+        self._decode = json.JSONDecoder(parse_constant=_refuse).decode
         number = (float, int)
         of_role: dict[Role, tuple[type, ...]] = {
             Role.TIME: (str, int, float),
@@ -583,7 +605,7 @@ class _Reader:
     def read(self, payload: bytes) -> tuple[int, dict[str, Any]]:
         """The time and the other fields; Unreadable if it is no such event."""
         try:
-            found = json.loads(payload.decode("utf-8"), parse_constant=_refuse)
+            found = self._decode(payload.decode("utf-8"))
             if b"\\u" in payload:
                 json.dumps(found, ensure_ascii=False).encode("utf-8")  # half a letter is no text
         except (ValueError, RecursionError) as error:
