@@ -39,7 +39,7 @@ def test_every_aggregate_equals_the_brute_force_and_sums_do_not_drift():
     found = figures("exact", "--reads", "4000")
     assert found["reads"] == 4000
     assert found["restarts"] > 5
-    assert min(found["readings"].values()) > 1000
+    assert min(found["readings"].values()) > 100
     assert len(found["mismatches"]) == 12
     assert set(found["mismatches"].values()) == {0}
     moved = figures("exact", "--updates", "200000")
