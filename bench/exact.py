@@ -3,8 +3,9 @@
 `--reads 1000000`: at random moments while readings come in, 5 % of them late by up to an hour, 3 % twice, 1 % too late
 to count, and with the pipeline stopped and recovered from its checkpoint and its log again and again, a random sensor
 at a random moment of the past day is read: 12 aggregates over three windows each. Each is compared with a scan of all
-readings of that sensor that came before. Whole numbers, texts, values and moments must be equal; `sum`, `mean`, `std` and
-`ewm` to a billionth, and `worst_relative` has how far they were. `mismatches` has the number of those that were not.
+readings of that sensor that came before. Whole numbers, texts, values and moments must be equal; `sum`, `mean`, `std`
+and `ewm` to a billionth, and `worst_relative` has how far they were. `mismatches` has the number of those that were
+not.
 
 `--updates 100000000`: one window is moved over so many readings of very unequal size; the sum and the mean are compared
 with those of the readings that are in the window, added up anew. `plain_drift` is how far a running sum of plain floats
