@@ -22,7 +22,7 @@ from rich.table import Table
 from katmatic import settings as settings_of
 from katmatic.clock import SystemClock, to_datetime
 from katmatic.errors import KatmaticError
-from katmatic.records import MODELS, ModelVersion
+from katmatic.records import MODELS, ModelVersion, SkewReport
 from katmatic.settings import Settings
 
 app = typer.Typer(
@@ -119,9 +119,10 @@ def run(
     host: Annotated[str | None, typer.Option(help="What to bind to.", show_default="127.0.0.1")] = None,
     port: Annotated[int | None, typer.Option(help="The port of the page and the API.", show_default="8000")] = None,
     training: Annotated[bool | None, typer.Option(help="Whether models are trained by themselves.")] = None,
+    proof: Annotated[bool | None, typer.Option(help="Whether served features are proved meanwhile.")] = None,
 ) -> None:
     """Run an application until it is told to stop. Stopped in any way, it goes on where it was."""
-    _run(file, _settings(data=data, log=log, host=host, port=port, training=training), follows=False)
+    _run(file, _settings(data=data, log=log, host=host, port=port, training=training, proof=proof), follows=False)
 
 
 @app.command()
@@ -148,6 +149,7 @@ def _run(file: Path, settings: Settings, *, follows: bool) -> None:
         file,
         settings,
         follows=follows,
+        proves=settings.proof,
         progress=lambda n: err.print(f"{n:,} records read again", end="\r"),
     ) as runtime:
         api = make_api(runtime.live, token=settings.token or None)
@@ -474,6 +476,45 @@ def archive(
             _show(as_json, {"to": to, **found}, partial(_say, f"archived {found['records']:,} records"))
         if pause is None or stop.wait(pause):
             return
+
+
+@app.command()
+def prove(
+    file: File,
+    data: Data = None,
+    log: LogAt = None,
+    start: Annotated[int, typer.Option(help="The block of logged rows to begin with.")] = 0,
+    record: Annotated[bool, typer.Option(hidden=True)] = False,
+    as_json: Json = False,
+) -> None:
+    """Compute what was served again from the log, naively, and compare. The pipeline may be running."""
+    from katmatic.runtime import load_app, open_history, stopped_by_signals
+    from katmatic.training.proof import Proof
+
+    application = load_app(file)
+    with contextlib.closing(open_history(application, _settings(data=data, log=log))) as history:
+        if record:  # for the pipeline: it goes on until nobody listens
+            stop = stopped_by_signals()
+            with contextlib.suppress(BrokenPipeError):
+                for each in Proof(application, history, start=start).follow(stop.is_set):
+                    sys.stdout.buffer.write(msgspec.json.encode(each) + b"\n")
+                    sys.stdout.buffer.flush()
+            return
+        found = Proof(application, history, start=start, share=1.0).whole()
+    _show(as_json, msgspec.to_builtins(found), partial(_tell_skew, found))
+    if found.mismatches:
+        sys.exit(1)
+
+
+def _tell_skew(found: SkewReport) -> None:
+    table = Table("predictor", "rows", "equal", "different", "unprovable", "passed over", title="served features")
+    for skew in found.skews:
+        counts = (skew.rows, skew.values, skew.mismatches, skew.unprovable, skew.skipped)
+        table.add_row(skew.predictor, *(f"{count:,}" for count in counts))
+    Console().print(table)
+    for d in found.differences:
+        where = f"{d.predictor} of {', '.join(d.key)}, anchor {d.anchor}, {d.feature or 'the row'}"
+        _say(f"[bold red]{escape(where)}[/]: served {escape(d.served)}, should be {escape(d.found)}")
 
 
 @app.command()

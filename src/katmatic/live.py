@@ -43,6 +43,7 @@ from katmatic.records import (
     ModelVersion,
     Prediction,
     PredictionBlock,
+    SkewReport,
 )
 from katmatic.serving import answers
 from katmatic.serving.base import ModelCard, QueueFull, Status
@@ -101,6 +102,7 @@ class Live:
         self._background: dict[str, PredictionBlock] = {}
         self._waiting: dict[int, tuple[int, float]] = {}  # handed in and not durable yet: records, and since when
         self._unknown: set[tuple[str, str]] = set()
+        self._skew: SkewReport | None = None
         self._said: dict[str, int] = {}  # what raised -> when it was told last
         self._lock = threading.RLock()
         self.ready = False
@@ -170,6 +172,14 @@ class Live:
         with self._lock:
             self._pulse.acted(decision.predictor, failed=decision.error is not None)
             self._raised(from_decision(self.app, decision))
+
+    def proved(self, report: SkewReport) -> None:
+        """The proof of the served features tells how far it has come. Callable from any thread."""
+        gauges.proved(self.metrics, report)
+        with self._lock:
+            if report.mismatches > (self._skew.mismatches if self._skew is not None else 0):
+                self._checked = 0  # the rules look with the next turn
+            self._skew = report
 
     def rebuild(self) -> None:
         """Become what the newest records of the log say, after a restart; of what is no longer declared, nothing."""
@@ -285,6 +295,7 @@ class Live:
                 ],
                 shifts=self._shifts,
                 models=self._trained,
+                skew=self._skew,
             )
             self._trained = []
             found = self._rules.check(facts, turn.batch.now)
@@ -384,6 +395,7 @@ class Live:
                 },
                 tuple(sorted(self._pipeline.state.silent(self._pipeline.plan))),
                 self._rules.open,
+                self._skew,
             )
 
     def _card(self, name: str) -> ModelCard:

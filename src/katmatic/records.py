@@ -139,6 +139,61 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     now: int
 
 
+class Skew(msgspec.Struct, frozen=True, kw_only=True):
+    """How one predictor's served features compare with a naive replay of the log, since the process began."""
+
+    predictor: str
+    rows: int = 0  # computed again, all of their values but those that are unprovable
+    values: int = 0  # of these rows, equal
+    mismatches: int = 0  # values that are not what they should be
+    unprovable: int = 0  # values that would need events that are kept no longer
+    skipped: int = 0  # rows that were passed over for want of time
+
+
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
+    """A served value that is not what the log says it should be."""
+
+    predictor: str
+    anchor: int
+    key: tuple[str, ...]
+    at: int
+    feature: str
+    served: str
+    found: str
+
+
+class SkewReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What the proof has come to: `differences` are the newest, newest first."""
+
+    now: int
+    skews: tuple[Skew, ...] = ()
+    differences: tuple[Difference, ...] = ()
+    lag_seconds: float = 0.0  # how long ago what it looks at now was committed
+    cpu_seconds: float = 0.0  # used so far, without its start
+    seconds: float = 0.0  # passed so far
+    keys_share: float = 1.0  # of the keys that is looked at, as there is room
+
+    @property
+    def mismatches(self) -> int:
+        """Values that are not what they should be, of all predictors."""
+        return sum(skew.mismatches for skew in self.skews)
+
+    @property
+    def rows(self) -> int:
+        """Rows that were computed again, of all predictors."""
+        return sum(skew.rows for skew in self.skews)
+
+    @property
+    def unprovable(self) -> int:
+        """Values that would need events that are kept no longer, of all predictors."""
+        return sum(skew.unprovable for skew in self.skews)
+
+    @property
+    def skipped(self) -> int:
+        """Rows that were passed over for want of time, of all predictors."""
+        return sum(skew.skipped for skew in self.skews)
+
+
 @dataclass(frozen=True)
 class PredictionBlock:
     """Predictions of one predictor, as columns: how they travel and how they are logged. n rows, F features."""

@@ -22,7 +22,8 @@ from katmatic.log.follow import Followed
 from katmatic.log.sqlite import SqliteHistory, SqliteLog, open_readonly
 from katmatic.metrics import Metrics
 from katmatic.pipeline import Pipeline
-from katmatic.records import DECISIONS, MODELS
+from katmatic.prover import Prover, prove_command
+from katmatic.records import DECISIONS, MODELS, PREDICTIONS, Alert
 from katmatic.settings import Settings
 from katmatic.sources.calendar import Calendars
 from katmatic.spec.app import App
@@ -148,6 +149,7 @@ class Runtime:
     """One application with its log, its state, its models and its page.
 
     `clock` and `waits` are for simulated time. One that `follows` is a copy: the log is another's, who trains and acts.
+    One that `proves` has a process beside it that computes served features again.
     Use it in a `with`: leaving saves the state and lets go of the files.
     """
 
@@ -161,6 +163,7 @@ class Runtime:
         waits: bool = False,
         acts: bool = True,
         follows: bool = False,
+        proves: bool = False,
         progress: Callable[[int], None] = lambda records: None,
     ) -> None:
         self.app, self.settings, self.clock = app, settings, clock or SystemClock()
@@ -202,6 +205,15 @@ class Runtime:
                 for record in reversed(self.live.models(name)):
                     self.trainer.know(record)
             self.pipeline.watchers.append(self.trainer)
+        self.prover: Prover | None = None
+        if proves and not follows and app.predictors:
+            self.prover = Prover(
+                prove_command(path, folder, settings.log),
+                lambda: self.log.end(PREDICTIONS),
+                told=self.live.proved,
+                ended=self._warn,
+            )
+            self.prover.start()
         self.live.ready = True
 
     def __enter__(self) -> Runtime:
@@ -212,6 +224,8 @@ class Runtime:
 
     def close(self) -> None:
         """End trainings, finish actions, keep the state, let go of the log."""
+        if self.prover is not None:
+            self.prover.stop()
         if self.trainer is not None:
             self.trainer.stop()
         if self.actor is not None:
@@ -269,6 +283,9 @@ class Runtime:
                 stop.wait(COMMIT_RETRY_SECONDS)
             else:
                 self.live.trouble = ""
+
+    def _warn(self, text: str) -> None:
+        self.pipeline.raise_alert(Alert(name="proof-ended", severity="warning", text=text, now=self.clock.now()))
 
     def _append(self, said: Iterable[tuple[int, str, list[bytes]]]) -> None:
         for _, topic, values in said:

@@ -28,6 +28,7 @@ class Settings:
     tick: float = 0.25  # seconds: how often time passes when nothing comes
     batch: int = 5_000  # records of one commit at most
     training: bool = True  # whether models are trained by themselves
+    proof: bool = True  # whether served features are proved while the pipeline runs
 
     @property
     def artifacts(self) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.components import need_kafka
+from tests.components import need, need_kafka
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
@@ -33,6 +33,34 @@ def test_the_path_answers_every_event():
     found = figures("path", "--events", "20000", "--seconds", "1")
     assert found["predictions"] == found["events"] == 20_000
     assert 0 < found["p50_ms"] <= found["p99_ms"]
+
+
+def test_every_aggregate_equals_the_brute_force_and_sums_do_not_drift():
+    found = figures("exact", "--reads", "4000")
+    assert found["reads"] == 4000
+    assert found["restarts"] > 5
+    assert min(found["readings"].values()) > 100
+    assert len(found["mismatches"]) == 12
+    assert set(found["mismatches"].values()) == {0}
+    moved = figures("exact", "--updates", "200000")
+    assert moved["checks"] >= 10
+    assert moved["bits_different"] == {"sum": 0, "mean": 0}
+    assert moved["std_mismatches"] == 0
+
+
+def test_killed_nothing_is_lost_doubled_or_different():
+    found = figures("crash", "--kills", "5")
+    assert (found["lost"], found["duplicated"], found["different"]) == (0, 0, 0)
+    assert found["acknowledged"] > 1000
+    assert found["decisions"] > 0
+
+
+def test_on_a_full_disk_nothing_acknowledged_is_lost():
+    found = figures("crash", "--full-disk")
+    need("a small file system", "skipped" not in found, f"run it as root ({found.get('skipped')})")
+    assert (found["lost"], found["duplicated"], found["different"]) == (0, 0, 0)
+    assert found["times_full"] == 3
+    assert found["posts_sent_again"] > 0
 
 
 @pytest.mark.parametrize("name", ["log", "timestamp"])

@@ -91,3 +91,14 @@ def test_a_copy_of_what_was_never_reached_is_refused_and_may_try_again(opened):
         list(copy.batches())
         commit(log, 1)
         assert take(copy, 1)[0].now == 1
+
+
+def test_a_copy_gets_the_ticks_with_their_own_moment(opened):
+    """A batch without records has no length, and is one all the same: what fell due with it falls due for the copy."""
+    make, history = opened
+    with closing(make()) as log:
+        commit(log, 1)
+        log.commit(log.read(77, limit=10), {"katmatic.labels": [b"settled by time"]})
+        with closing(Followed(history())) as copy:
+            found = take(copy, 2)
+    assert [(batch.now, len(batch)) for batch in found] == [(1, 2), (77, 0)]

@@ -35,6 +35,7 @@ from katmatic.records import (
     ModelVersion,
     Prediction,
     PredictionBlock,
+    SkewReport,
 )
 from katmatic.serving import answers
 from katmatic.serving.api import make_api
@@ -116,6 +117,7 @@ class FakePipeline:
         self._quality = Quality(self.app, self.app.predictors["absence"])
         self._pulse = Pulse(self.metrics, ("attendance-topic", "expected"))
         self._rules = Rules()
+        self.skew: SkewReport | None = None
         self._alerts: deque[Alert] = deque(maxlen=500)
         self._dead: deque[DeadLetter] = deque(maxlen=500)
         self._lock = threading.RLock()
@@ -216,7 +218,15 @@ class FakePipeline:
             card = ModelCard("absence", self._version, since, tuple(self._history), waiting)
             quality = {"absence": self._quality.report(self.now)} if self._version else {}
             return Status(
-                self.now, self.ready, "", self._pulse.vitals(), {"absence": card}, quality, (), self._rules.open
+                self.now,
+                self.ready,
+                "",
+                self._pulse.vitals(),
+                {"absence": card},
+                quality,
+                (),
+                self._rules.open,
+                self.skew,
             )
 
     def board(self) -> Board:

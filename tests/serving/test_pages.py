@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from katmatic import App, Event, Key, Time, future, past
 from katmatic.monitoring.board import Board
-from katmatic.records import Alert, Decision
+from katmatic.records import Alert, Decision, Difference, Skew, SkewReport
 from tests.components import need_chromium
 from tests.monitoring.blocks import predictions
 from tests.serving.fake import MINUTE, FakePipeline, Rule, morning
@@ -90,6 +90,31 @@ def test_the_law_with_real_numbers(web, pipeline):
     )
     assert "rubbish" in page
     assert "better than both baselines" in page or "not better than a baseline" in page
+
+
+def test_skew_is_green_at_nothing_and_red_with_its_row(web, pipeline):
+    assert "computed again" not in web.get("/pipeline").text, "where nobody proves it, nothing is claimed"
+    fine = Skew(predictor="absence", rows=1234, values=4936)
+    pipeline.skew = SkewReport(now=pipeline.now, skews=(fine,), lag_seconds=0.2)
+    assert "1,234 rows proved 0 skewed zero skew" in words(web.get("/pipeline").text)
+    wrong = Difference(
+        predictor="absence",
+        anchor=77,
+        key=("P0009", "1b"),
+        at=pipeline.now,
+        feature="absent_5d",
+        served="0.5",
+        found="0.6",
+    )
+    skew = Skew(predictor="absence", rows=1235, values=4939, mismatches=1, unprovable=7, skipped=3)
+    pipeline.skew = SkewReport(now=pipeline.now, skews=(skew,), differences=(wrong,), keys_share=0.25)
+    page = words(web.get("/pipeline").text)
+    assert "1,235 rows proved 1 skewed what was served is not what the log says" in page
+    assert "absent_5d was served as 0.5, and should be 0.6 anchor at position 77" in page
+    assert "3 rows were passed over" in page
+    assert "7 values would need events that it keeps no longer" in page
+    assert "25% of the keys" in page
+    assert web.get("/v1/status").json()["skew"]["differences"][0]["feature"] == "absent_5d"
 
 
 def test_what_people_send_is_text(web, pipeline):

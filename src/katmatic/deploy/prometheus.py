@@ -127,6 +127,15 @@ def _rules(app: App) -> Iterator[Rule]:
         {"job": app.name},
     )
     yield Rule(
+        "KatmaticSkew",
+        f"sum by (job, predictor) (katmatic_skew_mismatches_total{{{me}}}) > 0",
+        "0m",
+        "critical",
+        "Served features of {{ $labels.predictor }} are not what the log says they should be",
+        {f'katmatic_skew_mismatches_total{{{me},predictor="score"}}': "1x200"},
+        {"job": app.name, "predictor": "score"},
+    )
+    yield Rule(
         "KatmaticDeadLetters",
         f'sum by (job) (rate(katmatic_event_outcomes_total{{{me},outcome="dead"}}[10m]))'
         f" / sum by (job) (rate(katmatic_events_total{{{me}}}[10m])) > {DEAD_SHARE}",

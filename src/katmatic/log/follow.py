@@ -68,7 +68,7 @@ class Followed:
 
     def read(self, now: int, *, limit: int) -> Batch:
         """The owner's next batch, whole, with its moment; a tick of the moment before if it has committed none."""
-        return self._next or Batch(self._sequence, self._now)
+        return self._next if self._next is not None else Batch(self._sequence, self._now)
 
     def commit(
         self, batch: Batch, written: Mapping[str, Sequence[bytes]], fed: Mapping[str, Sequence[bytes]] = {}

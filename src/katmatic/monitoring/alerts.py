@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from katmatic.monitoring.drift import Shift
 from katmatic.monitoring.quality import Report
 from katmatic.monitoring.vitals import Vitals
-from katmatic.records import Alert, Decision, ModelVersion
+from katmatic.records import Alert, Decision, ModelVersion, SkewReport
 from katmatic.spec.app import App
 
 INFO, WARNING, CRITICAL = "info", "warning", "critical"
@@ -42,6 +42,7 @@ class Facts:
     reports: Iterable[Report] = ()
     shifts: Mapping[str, Sequence[Shift]] = field(default_factory=dict)  # by predictor
     models: Iterable[ModelVersion] = ()  # changes since the last check, oldest first
+    skew: SkewReport | None = None  # what the proof of the served features has come to, if one is made
 
 
 class Rules:
@@ -92,6 +93,11 @@ class Rules:
         for predictor, reason in self._failures(facts.models).items():
             text = f"{predictor} could not be trained: {reason}"
             yield _begun("training-failed", text=text, now=now, predictor=predictor)
+
+        for skew in facts.skew.skews if facts.skew is not None else ():
+            if skew.mismatches:
+                text = f"Served features of {skew.predictor} are not what the log says they should be"
+                yield Alert(name="skew", severity=CRITICAL, text=text, now=now, predictor=skew.predictor)
 
     def _dead_shares(self, vitals: Vitals) -> dict[str, float]:
         """The share of each topic's newest events that were dead, over at least `events_least` of them."""

@@ -12,7 +12,7 @@ from katmatic.metrics import Metrics
 from katmatic.monitoring.alerts import SEVERITIES
 from katmatic.monitoring.drift import Shift
 from katmatic.monitoring.quality import Report
-from katmatic.records import Alert
+from katmatic.records import Alert, SkewReport
 
 METRICS = ("auc", "brier", "log_loss", "accuracy", "rmse", "mae")
 PROCESS = {
@@ -60,6 +60,17 @@ def silent(metrics: Metrics, topics: Sequence[str], names: Iterable[str]) -> Non
     quiet = set(names)
     for topic in topics:
         metrics.set("source_silent", float(topic in quiet), topic=topic)
+
+
+def proved(metrics: Metrics, report: SkewReport) -> None:
+    """What the proof of the served features has come to."""
+    for skew in report.skews:
+        metrics.set("skew_proved_total", skew.rows, predictor=skew.predictor)
+        metrics.set("skew_mismatches_total", skew.mismatches, predictor=skew.predictor)
+        metrics.set("skew_unprovable_total", skew.unprovable, predictor=skew.predictor)
+        metrics.set("skew_skipped_total", skew.skipped, predictor=skew.predictor)
+    metrics.set("skew_lag_seconds", report.lag_seconds)
+    metrics.set("skew_cpu_share", report.cpu_seconds / report.seconds if report.seconds else 0.0)
 
 
 def process() -> str:

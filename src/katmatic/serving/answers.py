@@ -125,4 +125,5 @@ def status(app: App, found: Status) -> dict[str, Any]:
             for name, r in found.quality.items()
         },
         "firing": [alert(app, one) for one in found.firing],
+        "skew": None if found.skew is None else {**msgspec.to_builtins(found.skew), "now": iso(found.skew.now, zone)},
     }

@@ -12,7 +12,7 @@ from katmatic.metrics import Metrics
 from katmatic.monitoring.board import Board
 from katmatic.monitoring.quality import Report
 from katmatic.monitoring.vitals import Vitals
-from katmatic.records import Alert, DeadLetter, ModelVersion, Prediction
+from katmatic.records import Alert, DeadLetter, ModelVersion, Prediction, SkewReport
 from katmatic.spec.app import App
 
 RETRY_SECONDS = 1
@@ -70,6 +70,7 @@ class Status:
     quality: Mapping[str, Report] = field(default_factory=dict)  # by predictor; none without a live model
     silent: tuple[str, ...] = ()  # topics whose silence holds labels open
     firing: tuple[Alert, ...] = ()  # alerts that began and did not end
+    skew: SkewReport | None = None  # what the proof of the served features has come to; None: none is made
 
 
 class Subscription(Protocol):

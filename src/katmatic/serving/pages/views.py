@@ -222,6 +222,7 @@ class Pages:
             (vitals.counts, vitals.predictions, vitals.labels, vitals.actions, status.ready),
             tuple((card.predictor, card.version, len(card.history)) for card in status.models.values()),
             tuple(self._pipeline.alerts(1)),
+            status.skew.mismatches if status.skew is not None else None,
         )
         name = (view, request.url.query)
         with self._rendering:
@@ -410,6 +411,7 @@ class Pages:
     def _health(self, request: Request, status: Status) -> dict[str, Any]:
         return {
             "vitals": status.vitals,
+            "skew": status.skew,
             "models": [
                 self._model(name, status.models.get(name, ModelCard(name, 0, None)), status.quality.get(name))
                 for name in self._app.predictors
