@@ -116,7 +116,8 @@ class Pipeline:
                 batch = self.log.read(now, limit=limit)
                 self._uncommitted = self._apply(batch)
             turn = self._uncommitted
-            self.log.commit(turn.batch, *_written(turn))
+            # A replay has to hold a label at the moment at which it was held, though nothing was written then.
+            self.log.commit(turn.batch, *_written(turn), keep=turn.changes.held)
             self._uncommitted = None
         for watcher in self.watchers:
             try:
