@@ -172,7 +172,8 @@ class Live:
         with self._lock:
             asked = (decode_predictions(value) for _, value in _newest(log, PREDICTIONS))
             known = (decode_labels(value) for _, value in _newest(log, LABELS))
-            taken = (decode(DECISIONS, value) for _, value in _newest(log, DECISIONS))
+            decided = [*(value for _, value in _newest(log, DECISIONS)), *log.pending(DECISIONS)]
+            taken = (decode(DECISIONS, value) for value in decided)  # also what waits to be read again
             told = heapq.merge(  # as it came; of one moment, as a turn tells it
                 ((_moment(block), 0, block) for block in asked if block.predictor in self.app.predictors),
                 ((_moment(block), 1, block) for block in known if block.label in labels),

@@ -16,6 +16,7 @@ from katmatic.monitoring.drift import Watch
 from katmatic.monitoring.quality import Quality
 from katmatic.pipeline import Pipeline
 from katmatic.records import MODELS, LabelState, ModelVersion
+from katmatic.state.files import FileCheckpoints
 from katmatic.testing.simulation.apps import APPS, Model
 from katmatic.testing.simulation.models import make_models
 from katmatic.testing.simulation.run import simulate
@@ -26,7 +27,7 @@ from tests.monitoring.blocks import MINUTE, bell, examples, school
 DAY = 86_400 * SECOND
 
 
-@pytest.mark.parametrize("seed", [42, 51, 75, 120, 128, 199, 210, 215])
+@pytest.mark.parametrize("seed", [42, 51, 75, 120, 128, 199, 210, 215, 442, 527, 666, 847])
 def test_the_seeds_that_found_something_are_well(seed):
     outcome = simulate(seed)
     assert outcome.is_well, outcome.difference
@@ -201,3 +202,62 @@ def test_after_a_restart_held_out_rows_weigh_what_they_did(tmp_path):
     assert before.model.rows > 10
     assert after.model.brier == pytest.approx(before.model.brier, rel=1e-9)
     assert after.base.brier == pytest.approx(before.base.brier, rel=1e-9)
+
+
+def test_a_model_that_rots_after_a_checkpoint_leaves_the_one_before_it(tmp_path):
+    """Found by reading for it: a restart without a checkpoint let the version before answer, one with it nobody."""
+    app = door(model=Model())
+    models = make_models(app, tmp_path / "models")["open"]
+    for saves in (False, True):
+        clock, log = ManualClock(NOON), MemoryLog()
+        checkpoints = FileCheckpoints(tmp_path / f"checkpoints-{saves}")
+        pipeline = Pipeline(app, log, clock, checkpoints=checkpoints)
+        for version in (1, 2):
+            record = ModelVersion(
+                predictor="open",
+                version=version,
+                action="promoted",
+                reason="",
+                now=NOON,
+                artifact=str(models[version - 1]),
+            )
+            log.append(MODELS, [encode(record)])
+            pipeline.turn()
+        if saves:
+            pipeline.save()
+        kept = (models[1] / "model.json").read_bytes()
+        (models[1] / "model.json").write_bytes(b"rotten")
+        again = Pipeline(app, log, clock, checkpoints=checkpoints)
+        again.recover()
+        log.append("ring", [ring("Ann", NOON)])
+        (block,) = again.turn().predictions
+        assert (block.version, block.row(0).state) == (1, "ok")
+        (models[1] / "model.json").write_bytes(kept)
+
+
+def test_an_action_that_was_decided_and_not_read_again_yet_weighs_after_a_crash(tmp_path):
+    """Seeds 527, 666, 847. Decided in one commit and read with the next, it was forgotten by a restart in between."""
+    app = APPS["payments"]()
+    models = make_models(app, tmp_path)
+    clock, log = ManualClock(NOON), MemoryLog()
+    pipeline = Pipeline(app, log, clock)
+    live = Live(pipeline)
+    pipeline.watchers.append(live)
+    record = ModelVersion(
+        predictor="fraud", version=1, action="promoted", reason="", now=NOON, artifact=str(models["fraud"][0])
+    )
+    log.append(MODELS, [encode(record)])
+    pipeline.turn()
+    held_out = 0
+    for n in range(40):
+        clock.move_to(clock.now() + SECOND)
+        log.append("payment", [b'{"id": "n%d", "card": "c", "amount": 9, "at": %d}' % (n, clock.now())])
+        held_out += sum(decision.propensity < 1 for decision in pipeline.turn().decisions)
+        again = Live(pipeline)
+        again.rebuild()
+        weights = [
+            {anchor: len(known.decisions) for anchor, known in each._joiners["fraud"]._anchors.items()}
+            for each in (live, again)
+        ]
+        assert weights[0] == weights[1]
+    assert held_out > 3

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 import threading
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -260,11 +260,11 @@ class Quality:
             self._measured.pop(old[0], None)
         if score != score or label != label or not weight:
             return
-        number, total = self._base.upto(at)
+        number, total = self._base.before(at)
         if not number:  # nothing was known then, so there is nothing to be compared with
             return
         base = total / number
-        own_number, own_total = self._own[key[0]].upto(at) if key and key[0] in self._own else (0, 0.0)
+        own_number, own_total = self._own[key[0]].before(at) if key and key[0] in self._own else (0, 0.0)
         rule = (own_total + PRIOR * base) / (own_number + PRIOR)
         day = to_datetime(at).astimezone(self._zone).date()
         self._rows[name] = (day, label, score, base, rule, weight)
@@ -320,9 +320,9 @@ class _Rate:
         if len(self.moments) > 2 * STEPS_LIMIT:
             del self.moments[:STEPS_LIMIT], self.numbers[:STEPS_LIMIT], self.totals[:STEPS_LIMIT]
 
-    def upto(self, moment: int) -> tuple[int, float]:
-        """Number and sum of the labels that were known at `moment`."""
-        i = bisect_right(self.moments, moment)
+    def before(self, moment: int) -> tuple[int, float]:
+        """Number and sum of the labels that were known before `moment`: at the moment itself, more may come."""
+        i = bisect_left(self.moments, moment)
         return (self.numbers[i - 1], self.totals[i - 1]) if i else (0, 0.0)
 
 
