@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
@@ -58,6 +59,8 @@ def simulate(seed: int, app: App | None = None, *, plant: str = "") -> Outcome:
             _compare(world)
         except Different as error:
             difference = str(error)
+        except Exception as error:  # whatever it is, it is no way to end
+            difference = "".join(traceback.format_exception(error))
         finally:
             world.close()
         assert world.disk is not None
