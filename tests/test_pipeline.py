@@ -121,12 +121,12 @@ def test_what_cannot_be_committed_is_tried_again_and_nothing_is_doubled(undistur
     class Full(MemoryLog):
         fails = 0
 
-        def commit(self, batch, written, fed=None):
+        def commit(self, batch, written, fed=None, *, keep=False):
             if batch.slices and self.fails % 7 == 3:
                 self.fails += 1
                 raise LogError("log", found="a full disk", expected="room", do="free some")
             self.fails += 1
-            super().commit(batch, written, fed or {})
+            super().commit(batch, written, fed or {}, keep=keep)
 
     clock, log = ManualClock(NOON), Full()
     pipeline = Pipeline(door(), log, clock)

@@ -138,10 +138,10 @@ def test_a_full_disk_is_shown_and_once_there_is_room_all_goes_on(made, monkeypat
         commit, full = runtime.log.commit, threading.Event()
         full.set()
 
-        def failing(*args):
+        def failing(*args, **more):
             if full.is_set():
                 raise LogError("log.db", found="database or disk is full", expected="room", do="make some")
-            return commit(*args)
+            return commit(*args, **more)
 
         monkeypatch.setattr(runtime.log, "commit", failing)
         with working(runtime):

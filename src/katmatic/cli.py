@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -614,6 +615,41 @@ def doctor(
 
     _show(as_json, {"well": not bad, "findings": [msgspec.to_builtins(finding) for finding in findings]}, lines)
     if bad:
+        sys.exit(1)
+
+
+@app.command()
+def simulate(
+    file: Annotated[
+        Path | None, typer.Argument(help="Your application; without it, a family that uses every word.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Live through this seed alone, as a failing one was printed.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="How many seeds to live through, from --first on.")] = 100,
+    first: Annotated[int, typer.Option(help="The first of them.")] = 0,
+    jobs: Annotated[int | None, typer.Option(help="Processes at once.", show_default="one per core")] = None,
+    plant: Annotated[str, typer.Option(hidden=True)] = "",
+    as_json: Json = False,
+) -> None:
+    """Let an application live through crashes, full disks and wrong clocks as seeds draw them; nothing may differ."""
+    from katmatic.clock import monotonic_seconds
+    from katmatic.testing.simulation.run import simulate_many
+
+    began = monotonic_seconds()
+    wanted = range(first, first + seeds) if seed is None else range(seed, seed + 1)
+    failed = []
+    for outcome in simulate_many(wanted, file, jobs=min(jobs or os.cpu_count() or 1, len(wanted)), plant=plant):
+        if seed is not None and not as_json:
+            _table(f"seed {seed}", asdict(outcome))
+        if not outcome.is_well:
+            failed.append(outcome.seed)
+            again = f"katmatic simulate {f'{file} ' if file else ''}--seed {outcome.seed}"
+            _say(f"[bold red]seed {outcome.seed}[/] ({escape(outcome.app)}): {escape(outcome.difference)}")
+            _say(f"  again: {escape(again)}")
+    result = {"seeds": len(wanted), "failures": len(failed), "seconds": round(monotonic_seconds() - began, 2)}
+    _show(as_json, {**result, "failed": failed}, lambda: _table("simulated", result))
+    if failed:
         sys.exit(1)
 
 

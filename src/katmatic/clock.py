@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 from katmatic.moment import EPOCH, to_datetime, to_micros
@@ -34,16 +35,19 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's clock, never going back: a step back of the machine's clock holds it still."""
+    """The machine's clock, never going back: a step back of the machine's clock holds it still.
 
-    def __init__(self) -> None:
-        self._latest = 0
+    `nanoseconds` is how the machine is asked.
+    """
+
+    def __init__(self, nanoseconds: Callable[[], int] = time.time_ns) -> None:
+        self._latest, self._nanoseconds = 0, nanoseconds
         self._lock = threading.Lock()
 
     def now(self) -> int:
         """The present moment, at least as late as the one told before."""
         with self._lock:
-            self._latest = max(self._latest, time.time_ns() // 1000)
+            self._latest = max(self._latest, self._nanoseconds() // 1000)
             return self._latest
 
     def wait(self, seconds: float) -> None:

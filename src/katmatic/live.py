@@ -32,6 +32,7 @@ from katmatic.predictions.rank import Ranking, ranked
 from katmatic.records import (
     ALERTS,
     DEAD,
+    DECISIONS,
     LABELS,
     MODELS,
     PREDICTIONS,
@@ -185,12 +186,23 @@ class Live:
         """Become what the newest records of the log say, after a restart; of what is no longer declared, nothing."""
         log, labels = self._pipeline.log, {name for name, _ in self._pipeline.plan.labels}
         with self._lock:
-            for block in (decode_predictions(value) for _, value in _newest(log, PREDICTIONS)):
-                if block.predictor in self.app.predictors:
-                    self._predicted(block)
-            for versions in (decode_labels(value) for _, value in _newest(log, LABELS)):
-                if versions.label in labels:
-                    self._labelled(versions)
+            asked = (decode_predictions(value) for _, value in _newest(log, PREDICTIONS))
+            known = (decode_labels(value) for _, value in _newest(log, LABELS))
+            decided = [*(value for _, value in _newest(log, DECISIONS)), *log.pending(DECISIONS)]
+            taken = (decode(DECISIONS, value) for value in decided)  # also what waits to be read again
+            told = heapq.merge(  # as it came; of one moment, as a turn tells it
+                ((_moment(block), 0, block) for block in asked if block.predictor in self.app.predictors),
+                ((_moment(block), 1, block) for block in known if block.label in labels),
+                ((decision.now, 2, decision) for decision in taken),
+                key=lambda each: each[:2],
+            )
+            for _, _, each in told:
+                if isinstance(each, PredictionBlock):
+                    self._predicted(each)
+                elif isinstance(each, LabelBlock):
+                    self._labelled(each)
+                elif isinstance(each, Decision):
+                    self._decided([each])
             for _, value in log.scan(MODELS):
                 self._changed(decode(MODELS, value))
             self._alerts.extendleft(decode(ALERTS, value) for _, value in _newest(log, ALERTS))
@@ -470,6 +482,11 @@ def _predictions(app: App, block: PredictionBlock) -> Iterator[dict[str, Any]]:
 
 def _labels(app: App, block: LabelBlock) -> Iterator[dict[str, Any]]:
     return (answers.label(app, block.row(i)) for i in range(len(block)))
+
+
+def _moment(block: PredictionBlock | LabelBlock) -> int:
+    """When it was written, about: that of its first row."""
+    return int(block.now[0]) if len(block) else 0
 
 
 def _newest(log: Any, topic: str) -> Any:

@@ -96,6 +96,7 @@ class Pipeline:
             else:
                 self.scorers[name] = Scorer(predictor)
         self.models: dict[str, ModelVersion] = {}  # who answers
+        self._lost: dict[str, list[ModelVersion]] = {}  # what could not be loaded in a restart
         self._labels = {question.name: self.plan.labels[question.label][0] for question in self.plan.questions}
         self._alerts: list[Alert] = []  # raised outside of a turn: written with the next one
         self._records = self._batches = 0  # since the last checkpoint
@@ -116,7 +117,8 @@ class Pipeline:
                 batch = self.log.read(now, limit=limit)
                 self._uncommitted = self._apply(batch)
             turn = self._uncommitted
-            self.log.commit(turn.batch, *_written(turn))
+            # A replay has to hold a label at the moment at which it was held, though nothing was written then.
+            self.log.commit(turn.batch, *_written(turn), keep=turn.changes.held)
             self._uncommitted = None
         for watcher in self.watchers:
             try:
@@ -161,6 +163,7 @@ class Pipeline:
         models = list(_models([batch]))
         for record in models:
             self._install(record)
+        self._lost.clear()
         self._know([batch])
         changes = step(self.plan, self.state, batch)
         scored = self._learn(changes)
@@ -208,6 +211,7 @@ class Pipeline:
                 )
         except KatmaticError as error:
             before = f"version {scorer.version} goes on" if scorer.version else "nobody answers"
+            self._lost.setdefault(record.predictor, []).append(record)
             text = f"version {record.version} could not be loaded, {before}: {error}"
             self._warn("model-not-loaded", text, predictor=record.predictor)
             return False
@@ -239,8 +243,17 @@ class Pipeline:
             progress(records)
         for mine in models.values():  # the newest that can be loaded
             next((record for record in reversed(mine) if self._install(record)), None)
+        self._fall_back()
         self.state.store.sequence = sequence
         return records
+
+    def _fall_back(self) -> None:
+        """Where the checkpoint's version cannot be loaded any more, an earlier one answers, as without a checkpoint."""
+        for name in [name for name in self._lost if not self.scorers[name].version]:
+            told = (decode(MODELS, value) for _, value in self.log.scan(MODELS))
+            mine = [record for record in told if record.predictor == name and record not in self._lost[name]]
+            next((record for record in reversed(mine) if self._install(record)), None)
+        self._lost.clear()
 
     def save(self) -> None:
         """Keep the state as it is now, so that a restart need not read what came before."""

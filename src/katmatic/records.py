@@ -206,8 +206,8 @@ class PredictionBlock:
     at: NDArray[np.int64]
     now: NDArray[np.int64]
     lead: NDArray[np.int64]  # NOTHING: on arrival
-    values: NDArray[np.float64]  # (n, F); NaN is unknown; NaN in the columns of `texts`
-    texts: dict[str, list[Any]]  # the features that are no numbers, by name
+    values: NDArray[np.float64]  # (n, F); NaN is unknown, or a text
+    texts: dict[str, list[Any]]  # the features that are no numbers, by name; None is unknown, or a number
     failed: NDArray[np.bool_]  # a function of the user's raised: the row is marked, its feature unknown
     version: int = 0
     score: NDArray[np.float64] | None = None  # NaN: the model raised; None: no model yet
@@ -229,7 +229,9 @@ class PredictionBlock:
     def row(self, i: int) -> Prediction:
         """Row `i` by itself."""
         features = {
-            name: self.texts[name][i] if name in self.texts else _known(self.values[i, j])
+            name: _known(self.values[i, j])
+            if name not in self.texts or self.texts[name][i] is None
+            else self.texts[name][i]
             for j, name in enumerate(self.columns)
         }
         score = None if self.score is None else _known(self.score[i])

@@ -43,8 +43,8 @@ def test_all_of_them_at_once(make):
 class Forgetful(MemoryLog):
     """Loses what is written."""
 
-    def commit(self, batch, written, fed=MappingProxyType({})):
-        super().commit(batch, {}, fed)
+    def commit(self, batch, written, fed=MappingProxyType({}), *, keep=False):
+        super().commit(batch, {}, fed, keep=keep)
 
 
 def test_a_log_that_breaks_a_promise_is_told_which():

@@ -14,7 +14,7 @@ from katmatic.engine.step import Changes, State, step
 from katmatic.log.base import Batch, Slice
 from katmatic.records import LabelVersion, Prediction
 from katmatic.spec.event import Event
-from tests.oracle import Oracle, Record
+from katmatic.testing.oracle import Oracle, Record
 
 Moments = Sequence[tuple[int, Sequence[Record]]]
 ROUNDED = ("ewm", "std", "decayed", "range")  # sums of rounded terms; every other answer is equal in every bit

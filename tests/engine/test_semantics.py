@@ -12,8 +12,8 @@ from katmatic import App, Event, Id, Key, Rank, Time, future, past
 from katmatic.engine.ask import candidates
 from katmatic.moment import to_micros
 from katmatic.records import LabelVersion
+from katmatic.testing.simulation.apps import Model, Regressor
 from tests.engine.conftest import SECOND, decision, moment_of
-from tests.histories import Model, Regressor
 
 TICK = 1 / SECOND  # seconds in a microsecond
 

@@ -146,8 +146,17 @@ def test_a_feature_that_was_text_and_comes_without_is_unknown(tmp_path):
     np.testing.assert_allclose(load(tmp_path).predict(new.values, {}), fitted.predict_proba(x)[:, 1], rtol=1e-12)
 
 
-def test_one_row_and_many_get_the_same_answers(tmp_path):
-    exported(RandomForestClassifier(30, random_state=3), rows_of(holes=True), tmp_path)
+@pytest.mark.parametrize(
+    "fitted",
+    [
+        RandomForestClassifier(30, random_state=3),
+        make_pipeline(SimpleImputer(add_indicator=True), StandardScaler(), LogisticRegression()),
+    ],
+    ids=["trees", "linear"],
+)
+def test_one_row_and_many_get_the_same_answers(tmp_path, fitted):
+    """Of a linear model the last bits of a row's score once depended on the rows beside it."""
+    exported(fitted, rows_of(holes=True), tmp_path)
     model, new = load(tmp_path), rows_of(50, seed=2, holes=True).values
     assert [model.predict(new[i : i + 1], {})[0] for i in range(50)] == model.predict(new, {}).tolist()
 

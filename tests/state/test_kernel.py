@@ -12,7 +12,7 @@ from katmatic.engine.plan import compile
 from katmatic.engine.step import State
 from katmatic.records import LabelState
 from katmatic.state import kernel, loop
-from tests.histories import Model
+from katmatic.testing.simulation.apps import Model
 
 SECOND = 1_000_000
 HOUR = 3600 * SECOND

@@ -69,6 +69,12 @@ def assemble(
             if float in kinds or bool in kinds:
                 found = [_clean(value) for value in found]
             lists[output.name] = texts[output.name] = found
+            if (
+                float in kinds or bool in kinds
+            ):  # a text for some rows: each is kept as what it is, whatever is beside it
+                numbers = [None if isinstance(value, str) else value for value in found]
+                values[:, place[output.name]] = np.array(numbers, np.float64)
+                texts[output.name] = [value if isinstance(value, str) else None for value in found]
             continue
         values[:, place[output.name]] = np.array(found, np.float64)  # None becomes NaN
         if output.name in needed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -30,10 +30,11 @@ class Changes:
     predictions: list[tuple[PredictionBlock, NDArray[np.int64]]]
     labels: list[tuple[LabelBlock, NDArray[np.int64]]]
     dead: list[DeadLetter]
-    holds: list[str]  # topics whose silence holds labels
+    holds: list[str]  # topics whose silence holds labels, told once until they are heard
     counts: dict[str, int]
     errors: dict[str, int]  # how often functions of the user raised, by predictor (or `where`)
     said: dict[str, str] = field(default_factory=dict)  # and what the last of them said, by predictor.feature
+    held: bool = False  # labels were held, or let go: it was the moment that decided
     anchors: list[tuple[NDArray[np.int64], int, Columns, NDArray[np.int64]]] = field(default_factory=list)
     again: dict[int, tuple[int, bytes]] = field(default_factory=dict)  # anchors from before: stream, payload
     kept: dict[int, Event] = field(default_factory=dict)
@@ -101,11 +102,14 @@ def step(plan: Plan, state: State, *batches: Batch) -> Changes:
     now = batches[-1].now if batches else int(words[kernel.NOW])
     words[kernel.ORDER] = 0
     changes = _counted(plan, state, given)
+    held = words[kernel.HELD_AT : kernel.HELD_AT + 2 * len(plan.labels)].copy()  # first and last of each list
     following = 0
     while following >= 0:
         following = loop.run(plan.tables, words, reals, rows, following, now)
         _collect(plan, state, rows, given, changes)
     _account(plan, state, rows, given, changes)
+    if (held != words[kernel.HELD_AT : kernel.HELD_AT + len(held)]).any():
+        return replace(changes, held=True)
     return changes
 
 

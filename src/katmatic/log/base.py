@@ -92,13 +92,19 @@ class Log(History, Protocol):
         ...
 
     def commit(
-        self, batch: Batch, written: Mapping[str, Sequence[bytes]], fed: Mapping[str, Sequence[bytes]] = {}
+        self,
+        batch: Batch,
+        written: Mapping[str, Sequence[bytes]],
+        fed: Mapping[str, Sequence[bytes]] = {},
+        *,
+        keep: bool = False,
     ) -> None:
         """Make `batch` (its moment, its order, its records) and what was made of it durable: together or not at all.
 
         `batch` is the one that was read last. `written` goes to the end of its topics; `fed` waits to be read, before
-        all that was appended later. An empty tick (no slices, nothing written or fed) is passed too; it is not kept,
-        since nothing depends on it. Raises LogError if it cannot be made durable; it may then be tried again.
+        all that was appended later. An empty tick (no slices, nothing written or fed) is passed too; it is not kept
+        unless `keep` says that something depends on its moment. Raises LogError if it cannot be made durable; it may
+        then be tried again.
         """
         ...
 

@@ -71,7 +71,12 @@ class Followed:
         return self._next if self._next is not None else Batch(self._sequence, self._now)
 
     def commit(
-        self, batch: Batch, written: Mapping[str, Sequence[bytes]], fed: Mapping[str, Sequence[bytes]] = {}
+        self,
+        batch: Batch,
+        written: Mapping[str, Sequence[bytes]],
+        fed: Mapping[str, Sequence[bytes]] = {},
+        *,
+        keep: bool = False,
     ) -> None:
         """Go on to the batch after it."""
         self._sequence, self._now, self._next = batch.sequence, batch.now, None

@@ -447,7 +447,12 @@ class KafkaLog(KafkaHistory):
     # --------------------------------------------------------------------------------------------------------- for good
 
     def commit(
-        self, batch: Batch, written: Mapping[str, Sequence[bytes]], fed: Mapping[str, Sequence[bytes]] = {}
+        self,
+        batch: Batch,
+        written: Mapping[str, Sequence[bytes]],
+        fed: Mapping[str, Sequence[bytes]] = {},
+        *,
+        keep: bool = False,
     ) -> None:
         """Make the batch and what was made of it durable, in one transaction; then keep the promises of its records."""
         with self._lock:
@@ -457,7 +462,7 @@ class KafkaLog(KafkaHistory):
             made = self._checked(written, WRITTEN, WRITTEN_BYTES_LIMIT)
             feeds = self._checked(fed, READ, PART_BYTES)
             first = self._last.end
-            if batch.slices or made or feeds or batch.sequence > self._last.reserved:
+            if batch.slices or made or feeds or keep or batch.sequence > self._last.reserved:
                 entry = self._tried or self._next(batch, made, feeds)
                 self._transact(entry, chain(self._appended(batch, entry), self._made(made), self._feeds(feeds)))
                 self._settle(entry, feeds)

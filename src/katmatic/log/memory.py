@@ -91,7 +91,12 @@ class MemoryLog:
         return batch
 
     def commit(
-        self, batch: Batch, written: Mapping[str, Sequence[bytes]], fed: Mapping[str, Sequence[bytes]] = {}
+        self,
+        batch: Batch,
+        written: Mapping[str, Sequence[bytes]],
+        fed: Mapping[str, Sequence[bytes]] = {},
+        *,
+        keep: bool = False,
     ) -> None:
         """Keep the batch and what was made of it."""
         self._check_open()
@@ -102,7 +107,7 @@ class MemoryLog:
         self._given = None
         self._sequence = disk.sequence = batch.sequence
         self._now = batch.now
-        if batch.slices or made or feeds:
+        if batch.slices or made or feeds or keep:
             disk.batches.append(batch)
         for piece in batch.slices:
             disk.read.setdefault(piece.topic, []).extend(enumerate(piece.values, piece.first))

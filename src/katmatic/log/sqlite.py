@@ -21,6 +21,7 @@ from katmatic.errors import LogError
 from katmatic.log.base import Batch, Slice
 from katmatic.log.sqlite_file import (
     PAGE_BYTES,
+    WAL_BYTES,
     Damage,
     check_form,
     connect,
@@ -315,6 +316,7 @@ class SqliteLog(SqliteHistory):
         tail_records_limit: int = TAIL_RECORDS_LIMIT,
         tail_bytes_limit: int = TAIL_BYTES_LIMIT,
         file_bytes_limit: int | None = None,
+        wal_bytes: int = WAL_BYTES,
     ) -> None:
         path = Path(path)
         self._lock = threading.RLock()
@@ -328,7 +330,7 @@ class SqliteLog(SqliteHistory):
         self._owner = own(path)
         with ExitStack() as undo:
             undo.callback(os.close, self._owner)
-            self._connection = create(path, tables())
+            self._connection = create(path, tables(), wal_bytes=wal_bytes)
             undo.callback(self._connection.close)
             super().__init__(path)
             undo.callback(super().close)
@@ -378,7 +380,12 @@ class SqliteLog(SqliteHistory):
     # --------------------------------------------------------------------------------------------------------- for good
 
     def commit(
-        self, batch: Batch, written: Mapping[str, Sequence[bytes]], fed: Mapping[str, Sequence[bytes]] = {}
+        self,
+        batch: Batch,
+        written: Mapping[str, Sequence[bytes]],
+        fed: Mapping[str, Sequence[bytes]] = {},
+        *,
+        keep: bool = False,
     ) -> None:
         """Make the batch and what was made of it durable, in one transaction; then keep the promises of its records."""
         with self._lock:
@@ -387,7 +394,7 @@ class SqliteLog(SqliteHistory):
                 raise not_given(str(self._path), batch, self._given.batch if self._given else None)
             made = self._checked(written, WRITTEN)
             feeds = self._checked(fed, READ)
-            kept = bool(batch.slices or made or feeds)
+            kept = bool(batch.slices or made or feeds or keep)
             if kept or batch.sequence > self._reserved:
                 with transaction(self._connection, self._path):
                     topics, fed_from = self._write(batch, made, feeds, kept=kept)

@@ -40,7 +40,7 @@ def own(path: Path) -> int:
     return lock
 
 
-def create(path: Path, tables: str) -> sqlite3.Connection:
+def create(path: Path, tables: str, *, wal_bytes: int = WAL_BYTES) -> sqlite3.Connection:
     """A connection that may write; in a new file it makes the tables."""
     with explained(path):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # people's data: for the owner's eyes
@@ -50,8 +50,8 @@ def create(path: Path, tables: str) -> sqlite3.Connection:
         f"PRAGMA page_size = {PAGE_BYTES}",
         "PRAGMA journal_mode = WAL",  # readers never wait for the writer, and a commit is one sequential write
         "PRAGMA cell_size_check = ON",  # find a damaged page before it does harm
-        f"PRAGMA wal_autocheckpoint = {WAL_BYTES // PAGE_BYTES}",
-        f"PRAGMA journal_size_limit = {2 * WAL_BYTES}",  # a side file that grew under a long reader is cut again
+        f"PRAGMA wal_autocheckpoint = {max(wal_bytes // PAGE_BYTES, 1)}",
+        f"PRAGMA journal_size_limit = {2 * wal_bytes}",  # a side file that grew under a long reader is cut again
         f"PRAGMA cache_size = -{CACHE_BYTES // 1024}",
     )
     try:

@@ -158,8 +158,8 @@ def _sample(days: Iterable[_Day]) -> Sample:
     first = blocks[0]
     columns: dict[str, Any] = {}
     for j, name in enumerate(first.columns):
-        if name in first.texts:
-            columns[name] = [value for block in blocks for value in block.texts[name]]
+        if any(name in block.texts for block in blocks):  # of a function, a block without one knows of none
+            columns[name] = [v for block in blocks for v in block.texts.get(name) or [None] * len(block)]
         else:
             columns[name] = np.concatenate([block.values[:, j] for block in blocks])
     if all(block.score is not None for block in blocks):

@@ -9,8 +9,9 @@ like the rest (who came is known at once, who is absent only later), and figures
 
 from __future__ import annotations
 
+import heapq
 import threading
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -156,6 +157,7 @@ class Quality:
         self._ripens = _ripening(app, predictor)
         self._now = 0
         self._ripening: dict[tuple[int, int], _Example] = {}
+        self._ripe_at: list[tuple[int, tuple[int, int]]] = []  # a heap: when, and what; it may be gone since
         self._every = 1  # anchors are taken whose position is a multiple of it, by a hash
         self._rows: dict[tuple[int, int], tuple[date, float, float, float, float, float]] = {}
         self._days: dict[date, dict[tuple[int, int], None]] = {}
@@ -176,12 +178,18 @@ class Quality:
                 example = _Example(*row)
                 name = (example.anchor, example.at)
                 self._now = max(self._now, example.label_now)
+                if name in self._ripening:  # what was known until now was known, whether or not somebody looked
+                    self._ripen(example.label_now - 1)
                 self._ripening.pop(name, None)
                 if self._takes(example.anchor):
                     self._ripening[name] = example
+                    heapq.heappush(self._ripe_at, (example.time + self._ripens, name))
             if len(self._ripening) > RIPENING_LIMIT:
                 self._every *= 2
                 self._ripening = {name: e for name, e in self._ripening.items() if self._takes(e.anchor)}
+            if len(self._ripe_at) > 2 * len(self._ripening) + STEPS_LIMIT:  # many were replaced
+                self._ripe_at = [(e.time + self._ripens, name) for name, e in self._ripening.items()]
+                heapq.heapify(self._ripe_at)
 
     def report(self, now: int | None = None, *, days: int = 60) -> Report:
         """The figures over all ripe rows kept, and by day, at the moment `now` (None: when the newest label came)."""
@@ -211,8 +219,11 @@ class Quality:
         return (anchor * 0x9E3779B97F4A7C15 >> 32) % self._every == 0
 
     def _ripen(self, now: int) -> None:
-        ripe = [name for name, e in self._ripening.items() if e.time + self._ripens <= now]
-        found = [self._ripening.pop(name) for name in ripe]
+        found = []
+        while self._ripe_at and self._ripe_at[0][0] <= now:
+            _, name = heapq.heappop(self._ripe_at)
+            if name in self._ripening:
+                found.append(self._ripening.pop(name))
         if found:
             self._reported.clear()
         for e in found:
@@ -249,11 +260,11 @@ class Quality:
             self._measured.pop(old[0], None)
         if score != score or label != label or not weight:
             return
-        number, total = self._base.upto(at)
+        number, total = self._base.before(at)
         if not number:  # nothing was known then, so there is nothing to be compared with
             return
         base = total / number
-        own_number, own_total = self._own[key[0]].upto(at) if key and key[0] in self._own else (0, 0.0)
+        own_number, own_total = self._own[key[0]].before(at) if key and key[0] in self._own else (0, 0.0)
         rule = (own_total + PRIOR * base) / (own_number + PRIOR)
         day = to_datetime(at).astimezone(self._zone).date()
         self._rows[name] = (day, label, score, base, rule, weight)
@@ -309,9 +320,9 @@ class _Rate:
         if len(self.moments) > 2 * STEPS_LIMIT:
             del self.moments[:STEPS_LIMIT], self.numbers[:STEPS_LIMIT], self.totals[:STEPS_LIMIT]
 
-    def upto(self, moment: int) -> tuple[int, float]:
-        """Number and sum of the labels that were known at `moment`."""
-        i = bisect_right(self.moments, moment)
+    def before(self, moment: int) -> tuple[int, float]:
+        """Number and sum of the labels that were known before `moment`: at the moment itself, more may come."""
+        i = bisect_left(self.moments, moment)
         return (self.numbers[i - 1], self.totals[i - 1]) if i else (0, 0.0)
 
 

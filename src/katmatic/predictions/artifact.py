@@ -60,7 +60,8 @@ class Exported:
         elif kind == "onnx":
             raw = self._network.predict(x)
         else:
-            raw = x @ self._arrays["coef"] + self._facts["intercept"]
+            # Row by row: what BLAS gives for a row depends, in its last bits, on the rows beside it.
+            raw = np.einsum("ij,j->i", np.ascontiguousarray(x), self._arrays["coef"]) + self._facts["intercept"]
         return _expit(raw) if self._facts["link"] == "logit" else raw
 
     def matrix(self, values: Floats, texts: dict[str, list[Any]]) -> Floats:

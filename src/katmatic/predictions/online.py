@@ -138,10 +138,12 @@ class OnlineLearner:
 
 def _rows(block: PredictionBlock) -> list[dict[str, Any]]:
     """Each row as a dict of the features that are known."""
-    columns = [
-        block.texts[name] if name in block.texts else block.values[:, j].tolist()
-        for j, name in enumerate(block.columns)
-    ]
+    columns = []
+    for j, name in enumerate(block.columns):
+        numbers, texts = block.values[:, j].tolist(), block.texts.get(name)
+        columns.append(
+            numbers if texts is None else [n if t is None else t for n, t in zip(numbers, texts, strict=True)]
+        )
     return [
         {name: value for name, value in zip(block.columns, row, strict=True) if value is not None and value == value}
         for row in zip(*columns, strict=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import struct
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import xxhash
 
+from katmatic.disk import Disk, SystemDisk
 from katmatic.errors import LogError
 
 MAGIC = b"katmcp\x00\x01"  # the last byte is the form
@@ -30,8 +30,8 @@ class FileCheckpoints:
     >>> folder.cleanup()
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self._folder = Path(folder)
+    def __init__(self, folder: str | Path, *, disk: Disk | None = None) -> None:
+        self._folder, self._disk = Path(folder), disk or SystemDisk()
         with _explained(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
 
@@ -41,12 +41,12 @@ class FileCheckpoints:
         unfinished = file.with_suffix(".unfinished")
         with _explained(file):
             try:
-                _write(unfinished, _header(sequence, state), state)
-                unfinished.replace(file)
-                _sync(self._folder)
+                self._disk.write(unfinished, _header(sequence, state), state)
+                self._disk.replace(file, unfinished)
+                self._disk.sync(self._folder)
             except BaseException:
                 with suppress(OSError):
-                    unfinished.unlink()
+                    self._disk.remove(unfinished)
                 raise
 
     def latest(self, name: str) -> tuple[int, bytes] | None:
@@ -64,9 +64,9 @@ class FileCheckpoints:
         with _explained(self._folder):
             for file in self._files(name):
                 if _sequence(file) < keep:
-                    file.unlink(missing_ok=True)
+                    self._disk.remove(file)
             for file in self._folder.glob(f"{_checked(name)}@*.unfinished"):
-                file.unlink(missing_ok=True)  # from a crash while it was written
+                self._disk.remove(file)  # from a crash while it was written
 
     def _file(self, name: str, sequence: int) -> Path:
         return self._folder / f"{_checked(name)}@{sequence:020d}.checkpoint"
@@ -101,24 +101,6 @@ def _checksum(sequence: int, state: bytes) -> bytes:
     digest = xxhash.xxh3_128(MAGIC + sequence.to_bytes(8, "little"))
     digest.update(state)
     return digest.digest()
-
-
-def _write(file: Path, *parts: bytes) -> None:
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)  # people's data: for the owner's eyes
-    with os.fdopen(descriptor, "wb") as stream:
-        for part in parts:
-            stream.write(part)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _sync(folder: Path) -> None:
-    """Make the new name in the folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _intact(file: Path) -> tuple[int, bytes] | None:

@@ -20,8 +20,8 @@ from katmatic.spec.event import Event, schema
 class Story:
     """An application on a log in memory, whose clock stands still until it is told to move.
 
-    `predictions`, `labels` (each version), `decisions`, `dead` (letters) and `alerts` are all that was made so far. The
-    tutorial tests its application with one.
+    `predictions`, `labels` (each version), `decisions`, `dead` (letters) and `alerts` are all that was made so far, in
+    all lives. docs/testing.md tells one.
     """
 
     def __init__(self, app: App, now: str | datetime) -> None:
@@ -53,6 +53,16 @@ class Story:
     def wait_until(self, moment: str | datetime) -> None:
         """Let time pass until `moment`; one without an offset is in the application's time zone."""
         pass_until(self.pipeline, self.clock, self._micros(moment))
+
+    def kill(self) -> None:
+        """The process ends in the middle, and another begins: it knows what the log says, and nothing else.
+
+        What was made before is not made again, and no action is taken again.
+        """
+        self.log.close()
+        self.log = MemoryLog(self.log)
+        self.pipeline = Pipeline(self.app, self.log, self.clock, watchers=[self])
+        self.pipeline.recover()
 
     def turn(self, turn: Turn) -> None:
         """Take note: the pipeline calls it."""

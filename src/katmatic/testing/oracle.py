@@ -1,4 +1,4 @@
-"""The naive oracle: docs/reference/semantics.md as lists and loops. Every answer scans all that ever happened."""
+"""The naive oracle: the page of the semantics as lists and loops. Every answer scans all that ever happened."""
 
 from __future__ import annotations
 
@@ -55,13 +55,16 @@ class Life:
 
     @property
     def newest(self) -> LabelVersion:
+        """The version that holds now."""
         return self.versions[-1]
 
     @property
     def forgotten(self) -> bool:
+        """Whether no event can change it any more."""
         return self.expired and self.newest.state not in OPEN_STATES
 
     def looks_at(self, fact: Fact) -> bool:
+        """Whether an event is in its window, and of its keys."""
         if fact.kind not in sources(self.label):
             return False
         start, end = self.anchor.time + micros(self.label.start), self.anchor.time + micros(self.label.end)
@@ -81,6 +84,7 @@ class Wait:
 
     @property
     def order(self) -> tuple[int, int, int, int]:
+        """What is least happens first."""
         return (self.due, self.rank, self.life.anchor.position, self.among)
 
 
@@ -231,7 +235,9 @@ class Oracle:
         asked = [window for predictor in self.predictors for window in windows(predictor)]
         conditions = {w.where for w in asked if fact.kind in ((w.label.anchor,) if w.label else w.events)}
         conditions |= {label.where for _, label in self.labels if fact.kind in label.evidence}
-        for where in conditions - {None}:
+        for where in conditions:
+            if where is None:
+                continue
             try:
                 bool(where(fact.event))
             except Exception:
@@ -336,7 +342,7 @@ class Oracle:
             if fact.kind in label.evidence
             and life.looks_at(fact)
             and holds(label.where, fact.event)
-            and not (label.field and fact.fields[label.field] is None)
+            and not (label.field and fact.fields[str(label.field)] is None)
         ]
         return sorted(found, key=lambda fact: (fact.time, fact.position))
 
@@ -347,7 +353,7 @@ class Oracle:
             return float(bool(found) == (label.op == "any"))
         if label.op == "count":
             return float(len(found))
-        values = [float(fact.fields[label.field]) for fact in found]
+        values = [float(fact.fields[str(label.field)]) for fact in found]
         if label.op == "sum":
             return math.fsum(values)
         if not values:
