@@ -95,7 +95,7 @@ def run(plan: Plan, state: State, given: dict[str, Any], wanted: Any) -> tuple[A
         rest = loop.run(plan.tables, store.words, store.reals, batch, 0, int(given["now"][part.stop - 1]))
         assert rest < 0
         answers = store.reals[kernel.OUT_FEATURES_AT : kernel.OUT_FEATURES_AT + size * width].reshape(size, width)
-        anchors = Anchors({"amount": amount.tolist()}.__getitem__, list, list)
+        anchors = Anchors({"amount": amount}.__getitem__, list, list)
         made = assemble(questions, answers, anchors, store.codes)
         assert not made.failed.any()
         rows.append(made.values[wanted[(wanted >= first) & (wanted < part.stop)] - first])

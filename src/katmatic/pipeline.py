@@ -35,6 +35,7 @@ from katmatic.records import (
     PredictionBlock,
 )
 from katmatic.spec.app import App
+from katmatic.state import loop
 from katmatic.state.checkpoint import Checkpoints
 
 BATCH_LIMIT = 5_000  # records of one commit
@@ -279,7 +280,7 @@ class Pipeline:
         sequence, data = found
         kept = msgspec.msgpack.decode(data)
         if kept["plan"] != fingerprint(self.plan):
-            return 0  # the declaration has changed: all of the log is read again
+            return 0  # the declaration has changed, or how the state is kept: all of the log is read again
         self.state.load(kept["state"])
         for record in msgspec.convert(kept["models"], list[ModelVersion]):
             self._install(record)
@@ -299,7 +300,7 @@ def fingerprint(plan: Plan) -> str:
         for question in plan.questions
         if hasattr(question.predictor.model, "learn_one")
     ]
-    return repr((plan.tables.tolist(), streams, labels, plan.spaces, learners))
+    return repr((loop.version(), plan.tables.tolist(), streams, labels, plan.spaces, learners))
 
 
 def _models(batches: Sequence[Batch]) -> Iterator[ModelVersion]:

@@ -519,6 +519,26 @@ def test_what_is_held_does_not_keep_a_label_from_being_forgotten_once_it_is_sett
 # ----------------------------------------------------------------------------------------------------- past of labels
 
 
+def test_the_largest_of_many_labels_follows_their_revisions(story):
+    lost = future.sum(Dispute.loss, per=Payment, within="5s")
+    app = App("labelled")
+    app.source(Payment, duplicates="0s")
+    app.source(Dispute, horizon="5000s", duplicates="0s")
+    windows = {"largest": past.max(lost, "2000s", by=Payment.card), "least": past.min(lost, None, by=Payment.card)}
+    windows["ewm"] = past.ewm(lost, "100s", by=Payment.card)
+    app.predict("loss", lost, features=windows, model=Regressor())
+    told = story(app)
+    for i in range(200):
+        told.at(10 * i, pay(10 * i))
+        told.at(10 * i + 1, dispute(10 * i + 1, 200.0 - i))
+    assert told.features(2200, pay(2200))["largest"] == 180.0  # of the one at 200
+    told.at(2201, dispute(502, 1000.0))
+    assert told.features(2202, pay(2202))["largest"] == 1150.0
+    told.at(2203, dispute(503, -1200.0))
+    found = told.features(2204, pay(2204))
+    assert (found["largest"], found["least"]) == (179.0, -50.0)
+
+
 def test_the_past_of_a_label_takes_what_is_known_then(story):
     label = future.any(Dispute, per=Payment, within="5s", provisional="2s", unless=Closed)
     app = App("rates")

@@ -151,6 +151,33 @@ def test_extremes_are_right_while_they_leave_one_after_the_other():
     assert np.array_equal(features[1:, 3], falling[:-1])
 
 
+@pytest.mark.parametrize("order", ["falling", "rising", "random", "equal"])
+def test_extremes_of_long_rings_are_what_looking_at_each_gives(order):
+    random = np.random.default_rng(5)
+    n, cards = 6_000, Cards(make())
+    now = np.sort(random.integers(0, 4 * 3600, n))
+    late = np.where(random.random(n) < 0.2, random.integers(0, 1800, n), 0)
+    amount = random.integers(0, 50, n) + {"falling": -np.arange(n), "rising": np.arange(n)}.get(order, np.zeros(n))
+    if order == "equal":
+        amount = np.ones(n)
+    elif order == "random":
+        amount[random.random(n) < 0.1] = np.nan
+    time = np.maximum(now - late, 0)
+    half = n // 2
+    first, _, _ = cards.pay(now[:half], time[:half], np.zeros(half, int), amount[:half])
+    cards.reload()
+    second, _, _ = cards.pay(now[half:], time[half:], np.zeros(n - half, int), amount[half:])
+    features, (least, largest) = np.concatenate([first, second]), (ASKED.index("min"), ASKED.index("max"))
+    for position in random.integers(1, n, 300).tolist():
+        known = [
+            amount[i]
+            for i in range(position)
+            if time[position] - 3600 <= time[i] < time[position] and amount[i] == amount[i]
+        ]
+        wanted = [min(known), max(known)] if known else [np.nan, np.nan]
+        assert np.array_equal(features[position, [least, largest]], wanted, equal_nan=True)
+
+
 def test_identities_are_known_far_past_the_first_table_and_only_for_their_time():
     cards = Cards(make(duplicates="10s"))
     n = 50_000

@@ -10,18 +10,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from katmatic.engine.derive import over_rows
 from katmatic.engine.plan import Output, Questions
 from katmatic.engine.validate import local
 from katmatic.state.columns import Numbering
 
+ROWS_AT_ONCE = 16  # from so many on, a function that only calculates is quicker over columns: bench/engine.py
 _PLAIN = {float, bool, type(None), str}
 
 
 class Anchors:
-    """What the rows of one block say about their anchors, as far as a feature asks for it."""
+    """What the rows of one block say about their anchors, as far as a feature asks for it: lists, or floats."""
 
     def __init__(
-        self, field: Callable[[str], list[Any]], events: Callable[[], Sequence[Any]], now: Callable[[], list[Any]]
+        self,
+        field: Callable[[str], list[Any] | NDArray[np.float64]],
+        events: Callable[[], Sequence[Any]],
+        now: Callable[[], list[Any]],
     ) -> None:
         self.field, self.events, self.now = field, events, now
 
@@ -42,43 +47,53 @@ def assemble(
 ) -> Assembled:
     """The features of `questions`, from what the kernel answered and the functions of the user make of it."""
     n = len(answers)
-    lists: dict[str, list[Any]] = {}
     made = Assembled(np.full((n, len(questions.columns)), np.nan), {}, np.zeros(n, np.bool_))
     values, texts = made.values, made.texts
-    place = {name: i for i, name in enumerate(questions.columns)}
-    needed = {name for output in questions.outputs for name in output.takes}
+    column_of = {name: values[:, i] for i, name in enumerate(questions.columns)}
+    lists: dict[str, list[Any]] = {}
+
+    def listed(name: str) -> list[Any]:
+        if name == "event":
+            return list(anchors.events())
+        if name == "now":
+            return anchors.now()
+        if name not in lists:
+            lists[name] = known(column_of[name])
+        return lists[name]
+
+    for to, of in questions.blocks:
+        values[:, to] = answers[:, of]
     for output in questions.outputs:
-        if output.kind == "window" and (output.codes is None or output.name not in questions.texts):
-            column = answers[:, output.at]
-            values[:, place[output.name]] = column
-            if output.name in needed:
-                lists[output.name] = known(column)
+        column = column_of[output.name]
+        if questions.is_number(output):
+            continue
+        if output.calculates and n >= ROWS_AT_ONCE and not any(name in texts for name in output.takes):
+            assert output.function is not None
+            given = [column_of[name] for name in output.takes]
+            column[:], left = over_rows(output.function, given)
+            if len(left):
+                found: list[Any] = _derive(output, [known(each[left]) for each in given], len(left), made, left)
+                column[left] = np.array(found, np.float64)
             continue
         if output.kind == "window":
-            found: list[Any] = _decoded(output, answers, codes)
+            found = _decoded(output, answers, codes)
         elif output.kind == "field":
-            found = anchors.field(output.field)
+            given_field = anchors.field(output.field)
+            if isinstance(given_field, np.ndarray):
+                column[:] = given_field
+                continue
+            found = given_field
         else:
-            found, wrong, error = _derive(output, lists, anchors, n)
-            made.failed[wrong] = True
-            made.raised += len(wrong)
-            if error:
-                made.said[output.name] = error
+            found = _derive(output, [listed(name) for name in output.takes], n, made)
         kinds = set(map(type, found))
         if output.name in questions.texts or str in kinds:
-            if float in kinds or bool in kinds:
-                found = [_clean(value) for value in found]
             lists[output.name] = texts[output.name] = found
-            if (
-                float in kinds or bool in kinds
-            ):  # a text for some rows: each is kept as what it is, whatever is beside it
-                numbers = [None if isinstance(value, str) else value for value in found]
-                values[:, place[output.name]] = np.array(numbers, np.float64)
+            if kinds & {float, bool}:  # a text for some rows: each is kept as what it is, whatever is beside it
+                lists[output.name] = found = [_clean(value) for value in found]
+                column[:] = np.array([None if isinstance(value, str) else value for value in found], np.float64)
                 texts[output.name] = [value if isinstance(value, str) else None for value in found]
             continue
-        values[:, place[output.name]] = np.array(found, np.float64)  # None becomes NaN
-        if output.name in needed:
-            lists[output.name] = known(values[:, place[output.name]])
+        column[:] = np.array(found, np.float64)  # None becomes NaN
     return made
 
 
@@ -99,27 +114,24 @@ def _decoded(output: Output, answers: NDArray[np.float64], codes: dict[Any, Numb
     return [None if code != code else names[int(code)] for code in block[:, 0].tolist()]
 
 
-def _derive(output: Output, lists: dict[str, list[Any]], anchors: Anchors, n: int) -> tuple[list[Any], list[int], str]:
-    """A function's values, the rows for which it raised, and what it said then.
+def _derive(
+    output: Output, given: list[list[Any]], n: int, made: Assembled, rows: NDArray[np.int64] | None = None
+) -> list[Any]:
+    """A function's values for n rows; where it raised is noted, by the numbers of the rows.
 
     Unknown propagates: a TypeError over a None gives None.
     """
     assert output.function is not None
-    given = []
-    for name in output.takes:
-        if name == "event":
-            given.append(list(anchors.events()))
-        elif name == "now":
-            given.append(anchors.now())
-        else:
-            given.append(lists[name])
-    if not given:
-        given = [[]] * 0
     try:
         found = list(map(output.function, *given)) if given else [output.function() for _ in range(n)]
-        return found if set(map(type, found)) <= _PLAIN else [_clean(value) for value in found], [], ""
+        return found if set(map(type, found)) <= _PLAIN else [_clean(value) for value in found]
     except Exception:  # the user's function may raise anything: then row by row
-        return _row_by_row(output, given, n)
+        found, wrong, said = _row_by_row(output, given, n)
+    made.failed[wrong if rows is None else rows[wrong]] = True
+    made.raised += len(wrong)
+    if said:
+        made.said[output.name] = said
+    return found
 
 
 def _row_by_row(output: Output, given: list[list[Any]], n: int) -> tuple[list[Any], list[int], str]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cached_property
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
 
 from katmatic import duration
+from katmatic.engine.derive import only_calculates
 from katmatic.errors import DeclarationError
 from katmatic.spec.app import App, Predictor, SourcePolicy, windows
 from katmatic.spec.check import derived_order
@@ -79,6 +81,7 @@ class Output:
     field: str = ""  # field: of the anchor
     function: Callable[..., Any] | None = None
     takes: tuple[str, ...] = ()
+    calculates: bool = False  # the function does nothing else, with features alone: see derive.py
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,24 @@ class Questions:
     texts: tuple[str, ...]  # those of them that are no numbers
     candidates: tuple[Output, ...] = ()  # windows that a ranking draws its candidates from
     ranking: int = -1  # the kernel's question about these
+
+    @cached_property
+    def blocks(self) -> list[tuple[slice, slice]]:
+        """The windows that are numbers: which columns they are, and of which answers, side by side."""
+        place = {name: i for i, name in enumerate(self.columns)}
+        found: list[tuple[slice, slice]] = []
+        for output in self.outputs:
+            if not self.is_number(output):
+                continue
+            to, of = place[output.name], output.at
+            if found and (found[-1][0].stop, found[-1][1].stop) == (to, of):
+                to, of = found[-1][0].start, found.pop()[1].start
+            found.append((slice(to, place[output.name] + 1), slice(of, output.at + 1)))
+        return found
+
+    def is_number(self, output: Output) -> bool:
+        """Whether it is a window whose answer is a number, and no text."""
+        return output.kind == "window" and (output.codes is None or output.name not in self.texts)
 
 
 @dataclass(frozen=True)
@@ -249,7 +270,8 @@ class _Compiler:
         for name in order:
             function = predictor.features[name]
             takes = arguments(f"{place} features[{name!r}]", function)
-            outputs[name] = Output(name, "derived", function=function, takes=takes)
+            calculates = bool(takes) and not {"event", "now"} & {*takes} and only_calculates(function)
+            outputs[name] = Output(name, "derived", function=function, takes=takes, calculates=calculates)
         candidates: list[Output] = []
         drawn: list[tuple[int, ...]] = []
         for i, window in enumerate(predictor.rank.candidates if predictor.rank else ()):
@@ -418,10 +440,10 @@ class _Compiler:
         l_local = []
         for join in joins:
             l_local.append(locals_.get(join, 0))
-            locals_[join] = l_local[-1] + 1
+            locals_[join] = l_local[-1] + 2
 
         feeds, anchors, asks, evidence = (_Rows(len(streams)) for _ in range(4))
-        columns, accs = _Rows(len(tables)), _Rows(len(tables))
+        columns, accs, extremes = (_Rows(len(tables)) for _ in range(3))
         l_tables, l_sources, l_leads = (_Rows(len(labels)) for _ in range(3))
         t_words, t_base, t_keep = [], [], []
         for i, t in enumerate(tables):
@@ -441,12 +463,19 @@ class _Compiler:
             for acc in t.accs:
                 at, width = words, kernel.ACC_WORDS
                 offsets = {"sum": -1, "square": -1, "min": -1, "max": -1, "ewm": -1}
-                for part, size in (("sum", 3), ("square", 3), ("min", 2), ("max", 2), ("ewm", 3)):
+                for part, size in (("sum", 3), ("square", 3), ("min", 2), ("max", 2), ("ewm", 2 * kernel.EWM_WORDS)):
                     if part in acc.parts:
                         offsets[part] = width
                         width += size
                 words += width
-                accs.add(i, acc.length, acc.column, at, *offsets.values(), acc.halflife)
+                trees = [-1, -1]
+                for largest, part in enumerate(("min", "max")):
+                    if part in acc.parts:
+                        tree = 2 * acc.column + largest
+                        if (tree,) not in extremes.entries[i]:
+                            extremes.add(i, tree)
+                        trees[largest] = extremes.entries[i].index((tree,))
+                accs.add(i, acc.length, acc.column, at, *offsets.values(), acc.halflife, *trees)
             t_words.append(words)
             t_keep.append(kernel.FOREVER if t.never_lets_go else t.reach + lag + t.extra_keep)
 
@@ -489,6 +518,20 @@ class _Compiler:
         def q_part(i: int) -> kernel.Ints:
             return _ints(row[i] for row in q_rows)
 
+        # What a row of a stream touches: the tables that it feeds or that its predictors read.
+        nears, nexts = _Rows(len(streams)), _Rows(len(streams))
+        for s in range(len(streams)):
+            touched = [table for table, *_ in feeds.entries[s]]
+            touched += [row[0] for (p,) in asks.entries[s] for row in questions[p][1]]
+            witnessed = [label for label, *_ in (*anchors.entries[s], *evidence.entries[s])]
+            touched += [table for label in witnessed for table in lookbacks[label] if table >= 0]
+            for i in dict.fromkeys(touched):
+                t, words = tables[i], t_words[i]
+                nears.add(s, t.space, t_local[i], -(-words // kernel.LINE_WORDS))
+                heads = [at + kernel.HEAD for length, _, at, *_ in accs.entries[i] if length != kernel.FOREVER]
+                for index in (kernel.LEN, *heads):
+                    nexts.add(s, t.space, t_local[i], index, 2 + len(t.columns))
+
         plan = kernel.Plan(
             s_horizon=_ints(micros(s.policy.horizon) for s in streams),
             s_lateness=_ints(micros(s.policy.lateness) for s in streams),
@@ -516,6 +559,8 @@ class _Compiler:
             t_acc_lo=acc_lo,
             t_columns_lo=columns.lo(),
             column=columns.part(0),
+            t_extremes_lo=extremes.lo(),
+            extreme=extremes.part(0),
             a_length=accs.part(0),
             a_column=accs.part(1),
             a_at=accs.part(2),
@@ -525,6 +570,8 @@ class _Compiler:
             a_max=accs.part(6),
             a_ewm=accs.part(7),
             a_halflife=accs.part(8),
+            a_least=accs.part(9),
+            a_largest=accs.part(10),
             p_lo=_ints(p_lo),
             q_op=q_part(0),
             q_table=q_part(1),
@@ -558,6 +605,15 @@ class _Compiler:
             label_lead=l_leads.part(0),
             lead_predictor=_ints(p for _, p, _ in leads),
             lead_offset=_ints(offset for offset, _, _ in leads),
+            s_near_lo=nears.lo(),
+            near_space=nears.part(0),
+            near_local=nears.part(1),
+            near_lines=nears.part(2),
+            s_next_lo=nexts.lo(),
+            next_space=nexts.part(0),
+            next_local=nexts.part(1),
+            next_index=nexts.part(2),
+            next_stride=nexts.part(3),
         )
         groups = [[o for o in found.outputs if o.kind == "window"] for found, _ in questions]
         groups += [list(found.candidates) for found, _ in questions]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -330,9 +331,10 @@ def _account(plan: Plan, state: State, rows: kernel.Rows, given: _Given, changes
 
 
 def _key_texts(state: State, spaces: Sequence[int], keys: NDArray[np.int64]) -> list[tuple[str, ...]]:
-    names = state.store.keys.names
-    columns = [[names[number] for number in keys[:, space].tolist()] for space in spaces]
-    return list(zip(*columns, strict=True)) if columns else [()] * len(keys)
+    if not spaces or len(keys) < 2:
+        return [tuple(state.store.keys.names[row[space]] for space in spaces) for row in keys.tolist()]
+    columns = [itemgetter(*keys[:, space].tolist())(state.store.keys.names) for space in spaces]
+    return list(zip(*columns, strict=True))
 
 
 def _table(words: NDArray[np.int64], at: int, rows: int, width: int) -> NDArray[np.int64]:

@@ -112,7 +112,7 @@ class Reader:
             raise problem.error
 
     def identities(self, columns: Columns, seed: int) -> NDArray[np.uint64]:
-        """64 bits per record that are equal for equal identities: the `Id`, or else the whole content."""
+        """64 bits per record that are equal for equal identities: the `Id`, or else the whole content; never 0."""
         encode, digest = msgspec.msgpack.Encoder().encode, xxhash.xxh3_64_intdigest
         if self.schema.id is not None:
             found = [digest(value.encode(), seed) for value in columns.fields[self.schema.id]]
@@ -120,7 +120,7 @@ class Reader:
             rest = [columns.fields[name] for name in self._values]
             rows = zip(columns.time.tolist(), *rest, strict=True)
             found = [digest(encode(row), seed) for row in rows]
-        return np.array(found, np.uint64)
+        return np.maximum(np.array(found, np.uint64), 1)
 
     def events(self, columns: Columns) -> list[Event]:
         """The records as the user's event objects, with times in the app's zone."""

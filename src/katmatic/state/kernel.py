@@ -48,39 +48,19 @@ COUNT, SUM, MEAN, STD, MIN, MAX, DISTINCT, LAST, FIRST, SINCE, EWM, TOP = 0, 1, 
 DIFFERENT = 12  # as DISTINCT, of values that have no number: those of labels
 
 # Words of a cell.
-RING, CAP, START, LEN, ASOF, TAIL, OLDEST, BASE_TIME, BASE_POS, CELL_WORDS = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9
+RING, CAP, START, LEN, ASOF, TAIL, OLDEST, BASE_TIME, BASE_POS, TREE, CELL_WORDS = range(11)
 # Words of a queue.
 Q_DUE, Q_ORDER, Q_RING, Q_CAP, Q_START, Q_LEN = 0, 1, 2, 3, 4, 5
 # Words of an accumulator: index of the window's first event, number of values, time of that event; then its parts.
 HEAD, NUMBER, EDGE, ACC_WORDS, ACC_WORDS_MOST = 0, 1, 2, 3, 16
-# Words of an anchor.
-AN_LABEL, AN_POS, AN_TIME, AN_STATE, AN_VERSION, AN_VALUE, AN_NEXT, AN_PREV, AN_VOID, AN_EVIDENCE = (
-    0,
-    1,
-    2,
-    3,
-    4,
-    5,
-    6,
-    7,
-    8,
-    9,
-)
-AN_NUMBER, AN_SUM, AN_LAST_TIME, AN_LAST_POS, AN_LAST, AN_LEADS, AN_WAITS, AN_DEAD, AN_LEFT_OUT, AN_KEYS = (
-    10,
-    11,
-    14,
-    15,
-    16,
-    17,
-    18,
-    19,
-    20,
-    21,
-)
+EWM_WORDS = 3  # of decayed sums: those of what was let go, then those of all events
+# Words of an anchor: those that every label needs lie in its first two cache lines.
+AN_LABEL, AN_POS, AN_TIME, AN_STATE, AN_VERSION, AN_VALUE, AN_WAITS, AN_DEAD = range(8)
+AN_NEXT, AN_PREV, AN_VOID, AN_EVIDENCE, AN_NUMBER, AN_LEFT_OUT, AN_LEADS, AN_SPARE = range(8, 16)
+AN_SUM, AN_LAST_TIME, AN_LAST_POS, AN_LAST, AN_KEYS = 16, 19, 20, 21, 22
 PASTS_MOST = 63  # bits of AN_LEFT_OUT: the tables of a label whose condition its anchor does not meet
 # Free lists: blocks of one size each; those of rings follow by stride.
-CELLS, WAITING, ANCHORS, ENDS, IDENTITIES = 0, 1, 2, 3, 60
+CELLS, WAITING, ANCHORS, IDENTITIES, TREES = 0, 1, 2, 60, 61
 VALUES_MOST = 57  # so that a ring's stride, which is 2 more, stays below the free list of identities
 SIZES = 48  # log2 of the largest ring
 # The arena: address 0 is nobody's; then single words,
@@ -126,13 +106,16 @@ ARENA_WORDS = ANSWER_AT + SPACES_MOST + ANSWERS_MOST
 STATE_FULL, WAITING_FULL, OUTPUTS_OVER = 1, 2, 3
 
 DAY = 86_400_000_000.0
+LINE_WORDS = 8  # of a cache line
+BLOCK_BITS = 4  # of a tree, whose blocks are of 16, 256, ... events
+TREE_EVENTS = 64  # a ring gets its trees once an extreme is looked for among more than these
 RING_CAPACITY_FIRST = 4
 QUEUE_CAPACITY_FIRST = 64
 IDENTITIES_FIRST = 1024
 
 
 # Words of a window's accumulator, of a question and of a table in a packed plan; their handles are their addresses.
-A_LENGTH, A_COLUMN, A_AT, A_SUM, A_SQUARE, A_MIN, A_MAX, A_EWM, A_HALFLIFE, ACC_FIELDS = range(10)
+A_LENGTH, A_COLUMN, A_AT, A_SUM, A_SQUARE, A_MIN, A_MAX, A_EWM, A_HALFLIFE, A_LEAST, A_LARGEST, ACC_FIELDS = range(12)
 Q_OP, Q_TABLE, Q_ACC, Q_COLUMN, Q_LENGTH, Q_SPACE, Q_OUT, Q_K, QUESTION_FIELDS = range(9)
 (
     T_STRIDE,
@@ -145,8 +128,10 @@ Q_OP, Q_TABLE, Q_ACC, Q_COLUMN, Q_LENGTH, Q_SPACE, Q_OUT, Q_K, QUESTION_FIELDS =
     T_ACC_HI,
     T_COLUMNS_LO,
     T_COLUMNS_HI,
+    T_EXTREMES_LO,
+    T_EXTREMES_HI,
     TABLE_FIELDS,
-) = range(11)
+) = range(13)
 # Where its other lists begin: plan[plan[S_HORIZON] + stream] is a stream's horizon.
 (
     S_HORIZON,
@@ -167,6 +152,7 @@ Q_OP, Q_TABLE, Q_ACC, Q_COLUMN, Q_LENGTH, Q_SPACE, Q_OUT, Q_K, QUESTION_FIELDS =
     EVIDENCE_MASK,
     EVIDENCE_VOIDS,
     COLUMN,
+    EXTREME,
     P_LO,
     L_OP,
     L_START,
@@ -188,9 +174,18 @@ Q_OP, Q_TABLE, Q_ACC, Q_COLUMN, Q_LENGTH, Q_SPACE, Q_OUT, Q_K, QUESTION_FIELDS =
     LABEL_LEAD,
     LEAD_PREDICTOR,
     LEAD_OFFSET,
-) = range(39)
-SPACES, CELLS_PER_KEY, LABELS, QUEUES, DUPLICATES, COLUMNS, CONDITIONS, ANSWERS = range(39, 47)
-PLAN_WORDS = 47
+    S_NEAR_LO,
+    NEAR_SPACE,
+    NEAR_LOCAL,
+    NEAR_LINES,
+    S_NEXT_LO,
+    NEXT_SPACE,
+    NEXT_LOCAL,
+    NEXT_INDEX,
+    NEXT_STRIDE,
+) = range(49)
+SPACES, CELLS_PER_KEY, LABELS, QUEUES, DUPLICATES, COLUMNS, CONDITIONS, ANSWERS = range(49, 57)
+PLAN_WORDS = 57
 
 
 class Plan(NamedTuple):
@@ -224,6 +219,8 @@ class Plan(NamedTuple):
     t_acc_lo: Ints
     t_columns_lo: Ints
     column: Ints  # value column of the batch
+    t_extremes_lo: Ints
+    extreme: Ints  # column of the table, times 2, plus 1 for the largest: what is kept in a tree over long rings
     # accumulators
     a_length: Ints
     a_column: Ints
@@ -234,6 +231,8 @@ class Plan(NamedTuple):
     a_max: Ints
     a_ewm: Ints
     a_halflife: Ints
+    a_least: Ints  # which of the table's trees, -1: none
+    a_largest: Ints
     # questions: the windows of predictors
     p_lo: Ints
     q_op: Ints
@@ -252,7 +251,7 @@ class Plan(NamedTuple):
     l_lateness: Ints
     l_expiry: Ints  # after the anchor's time
     l_join: Ints  # space
-    l_local: Ints
+    l_local: Ints  # of the two words with the first and the last of the key's anchors
     l_lookback: Ints  # table of evidence that came before its anchor
     l_lookback_void: Ints
     l_sources_lo: Ints
@@ -265,6 +264,16 @@ class Plan(NamedTuple):
     label_lead: Ints  # moments at which predictors of the label ask, in the order of (moment, predictor)
     lead_predictor: Ints
     lead_offset: Ints
+    # what a row of a stream will touch, to be brought near in time: cells (their cache lines), and
+    s_near_lo: Ints
+    near_space: Ints
+    near_local: Ints
+    near_lines: Ints
+    s_next_lo: Ints  # of their rings the entries whose index a word of the cell says
+    next_space: Ints
+    next_local: Ints
+    next_index: Ints
+    next_stride: Ints
 
 
 def pack(plan: Plan, *, spaces: int, cells_per_key: int, columns: int, conditions: int, answers: int) -> Ints:
@@ -286,8 +295,8 @@ def pack(plan: Plan, *, spaces: int, cells_per_key: int, columns: int, condition
     q["q_table"] = address(plan.q_table, table_at, TABLE_FIELDS)
     q["q_acc"] = address(plan.q_acc, acc_at, ACC_FIELDS)
     acc_lo = address(t.pop("t_acc_lo"), acc_at, ACC_FIELDS)
-    columns_lo = t.pop("t_columns_lo")
-    ends = [acc_lo[:-1], acc_lo[1:], columns_lo[:-1], columns_lo[1:]]
+    columns_lo, extremes_lo = t.pop("t_columns_lo"), t.pop("t_extremes_lo")
+    ends = [part for lo in (acc_lo, columns_lo, extremes_lo) for part in (lo[:-1], lo[1:])]
     labels, leads, duplicates = len(plan.l_op), len(plan.lead_offset), max(plan.s_duplicates, default=0)
     sizes = [spaces, cells_per_key, labels, 3 * labels + leads, duplicates, columns, conditions, answers]
     records = [*_records(a.values(), accs), *_records(q.values(), questions), *_records([*t.values(), *ends], tables)]
@@ -367,11 +376,17 @@ def _two_product(a, b):
 
 
 @jit
-def _total(reals, at):
-    """The sum of the three parts, rounded once (to even, as math.fsum does)."""
+def _parted(reals, at):
+    """The three parts as s + t + u, where s is nearly all: their sum is the same."""
     s, t = _two_sum(reals[at], reals[at + 1])
     t, u = _two_sum(t, reals[at + 2])
     s, t = _two_sum(s, t)
+    return s, t, u
+
+
+@jit
+def _rounded(s, t, u):
+    """The sum of three parts, rounded once (to even, as math.fsum does)."""
     t, u = _two_sum(t, u)
     s, t = _two_sum(s, t)
     if t != 0.0 and u != 0.0 and (t > 0.0) == (u > 0.0):
@@ -380,6 +395,22 @@ def _total(reals, at):
         if x - s == y:
             return x
     return s
+
+
+@jit
+def _total(reals, at):
+    """The sum of the three parts, rounded once."""
+    s, t, u = _parted(reals, at)
+    return _rounded(s, t, u)
+
+
+@jit
+def _share(s, t, u, number):
+    """(s + t + u) / number, rounded once in all but ties: the quotient of s, corrected by the exact remainder."""
+    count = float(number)
+    q = s / count
+    p, e = _two_product(q, count)
+    return q + (((s - p) - e) + (t + u)) / count  # s - p and what e leaves of it are exact: they have few bits
 
 
 @jit
@@ -428,6 +459,14 @@ def _take(words, size, count):
         words[FAILED] = STATE_FULL
     words[USED] = at + count
     return at
+
+
+@jit
+def _take_lines(words, size, count):
+    """As `_take`, at the start of a cache line."""
+    if words[FREE_AT + size] == 0:
+        words[USED] = (words[USED] + LINE_WORDS - 1) & -LINE_WORDS
+    return _take(words, size, count)
 
 
 @jit
@@ -557,7 +596,7 @@ def _cell(plan, words, reals, table, key):
     if cell != 0:
         return cell
     size = plan[table + T_WORDS]
-    cell = _take(words, CELLS, size)
+    cell = _take_lines(words, CELLS, size)
     for i in range(size):
         words[cell + i] = 0
     stride = plan[table + T_STRIDE]
@@ -669,7 +708,7 @@ def _insert(plan, words, reals, table, key, t, pos, values, now):
             return
     length = words[cell + LEN]
     if length == words[cell + CAP]:
-        _enlarge(words, cell, stride)
+        _enlarge(plan, words, reals, table, cell)
     ring, mask, start = words[cell + RING], words[cell + CAP] - 1, words[cell + START]
     index = length
     if length > 0:
@@ -687,6 +726,12 @@ def _insert(plan, words, reals, table, key, t, pos, values, now):
         reals[entry + 2 + c] = reals[values + c]
     words[cell + LEN] = length + 1
     words[cell + OLDEST] = min(words[cell + OLDEST], t)
+    _weigh(plan, words, reals, table, cell, t, entry + 2)
+    if words[cell + TREE] != 0:
+        if index == length:
+            _into_tree(plan, words, reals, table, cell, index)
+        else:
+            _mend_tree(plan, words, reals, table, cell, index)
     asof = words[cell + ASOF]
     if t < asof:
         words[cell + TAIL] += 1
@@ -709,10 +754,36 @@ def _insert_gone(plan, words, reals, table, cell, t, pos, values):
             column = plan[a + A_COLUMN]
             _put(plan, words, reals, a, cell + plan[a + A_AT], 1.0 if column < 0 else reals[SPARE + column])
     _remember(plan, words, reals, table, cell, t, pos, SPARE)
+    _weigh(plan, words, reals, table, cell, t, SPARE)
 
 
 @jit
-def _enlarge(words, cell, stride):
+def _weigh(plan, words, reals, table, cell, t, values):
+    """An event enters the decayed sums of all events of a cell, which follow those of what was let go."""
+    for a in range(plan[table + T_ACC_LO], plan[table + T_ACC_HI], ACC_FIELDS):
+        if plan[a + A_EWM] >= 0:
+            x = reals[values + plan[a + A_COLUMN]]
+            if x == x:
+                _decay(reals, words, cell + plan[a + A_AT] + plan[a + A_EWM] + EWM_WORDS, t, x, plan[a + A_HALFLIFE])
+
+
+@jit
+def _weigh_again(plan, words, reals, table, cell):
+    """The decayed sums of all events of a cell, from nothing: one of them has changed."""
+    ring, mask, start = words[cell + RING], words[cell + CAP] - 1, words[cell + START]
+    for a in range(plan[table + T_ACC_LO], plan[table + T_ACC_HI], ACC_FIELDS):
+        if plan[a + A_EWM] >= 0:
+            at = cell + plan[a + A_AT] + plan[a + A_EWM]
+            for i in range(EWM_WORDS):
+                words[at + EWM_WORDS + i] = words[at + i]
+    for i in range(words[cell + LEN]):
+        entry = ring + ((start + i) & mask) * plan[table + T_STRIDE]
+        _weigh(plan, words, reals, table, cell, words[entry], entry + 2)
+
+
+@jit
+def _enlarge(plan, words, reals, table, cell):
+    stride = plan[table + T_STRIDE]
     cap, ring, start = words[cell + CAP], words[cell + RING], words[cell + START]
     bigger = _take(words, stride * SIZES + _log2(2 * cap), 2 * cap * stride)
     for i in range(words[cell + LEN]):
@@ -720,9 +791,93 @@ def _enlarge(words, cell, stride):
         for j in range(stride):
             words[to + j] = words[of + j]
     _give_back(words, stride * SIZES + _log2(cap), ring)
+    has_tree = words[cell + TREE] != 0
+    if has_tree:
+        _give_back(words, TREES * SIZES + _log2(_tree_words(plan, words, table, cell)), words[cell + TREE])
     words[cell + RING] = bigger
     words[cell + CAP] = 2 * cap
     words[cell + START] = 0
+    if has_tree:
+        _plant(plan, words, reals, table, cell)
+
+
+# A tree over a ring: the extremes of its blocks of 16 places, of 256, and so on, for each column and direction that is
+# asked for. A block counts from the moment its first place is written, so that it speaks of all its places when these
+# are all in use. It answers as looking at each event does, in a time that hardly grows with their number.
+
+
+@jit
+def _tree_words(plan, words, table, cell):
+    """The size of a cell's trees, a power of 2."""
+    wanted = (plan[table + T_EXTREMES_HI] - plan[table + T_EXTREMES_LO]) * (words[cell + CAP] >> 3)
+    size = 1
+    while size < wanted:
+        size *= 2
+    return size
+
+
+@jit
+def _plant(plan, words, reals, table, cell):
+    """A cell gets its trees."""
+    size = _tree_words(plan, words, table, cell)
+    tree = _take(words, TREES * SIZES + _log2(size), size)
+    words[cell + TREE] = tree
+    for i in range(size):
+        reals[tree + i] = np.nan
+    for i in range(words[cell + LEN]):
+        _into_tree(plan, words, reals, table, cell, i)
+
+
+@jit
+def _into_tree(plan, words, reals, table, cell, index):
+    """The last event of a cell is taken into its blocks."""
+    cap = words[cell + CAP]
+    slot = (words[cell + START] + index) & (cap - 1)
+    entry, at = words[cell + RING] + slot * plan[table + T_STRIDE], words[cell + TREE]
+    for e in range(plan[table + T_EXTREMES_LO], plan[table + T_EXTREMES_HI]):
+        which = plan[plan[EXTREME] + e]
+        x = reals[entry + 2 + (which >> 1)]
+        level, bits = at, BLOCK_BITS
+        while cap >> bits > 0:
+            block = level + (slot >> bits)
+            if slot & ((1 << bits) - 1) == 0:
+                reals[block] = x
+            else:
+                reals[block] = _further(reals[block], x, which & 1 == 1)
+            level += cap >> bits
+            bits += BLOCK_BITS
+        at += cap >> 3
+
+
+@jit
+def _mend_tree(plan, words, reals, table, cell, index):
+    """The blocks from the one of the event at `index` to the last are made anew: events were moved or changed."""
+    cap, start, length, ring = words[cell + CAP], words[cell + START], words[cell + LEN], words[cell + RING]
+    mask, stride, at = cap - 1, plan[table + T_STRIDE], words[cell + TREE]
+    for e in range(plan[table + T_EXTREMES_LO], plan[table + T_EXTREMES_HI]):
+        which = plan[plan[EXTREME] + e]
+        below, level, bits = 0, at, BLOCK_BITS
+        while cap >> bits > 0:
+            first = ((start + index) & mask) >> bits
+            count = min((((start + index) & ((1 << bits) - 1)) + length - index >> bits) + 1, cap >> bits)
+            for i in range(count):
+                block = (first + i) & ((cap >> bits) - 1)
+                best = np.nan
+                for j in range(1 << BLOCK_BITS):
+                    part = (block << BLOCK_BITS) + j  # of the level below; that of places is the ring
+                    begin, size = part << (bits - BLOCK_BITS), 1 << (bits - BLOCK_BITS)
+                    if (
+                        (begin - start) & mask < length
+                        or (begin + size - 1 - start) & mask < length
+                        or ((start - begin) & mask < size and length > 0)
+                    ):
+                        x = reals[ring + part * stride + 2 + (which >> 1)] if below == 0 else reals[below + part]
+                        best = _further(best, x, which & 1 == 1)
+                reals[level + block] = best
+            below = level
+            level += cap >> bits
+            bits += BLOCK_BITS
+        at += cap >> 3
 
 
 @jit
@@ -753,12 +908,18 @@ def _amend(plan, words, reals, table, key, t, pos, old, new, now):
     if new == new:
         for c in range(stride - 2):
             reals[entry + 2 + c] = new
+        if words[cell + TREE] != 0:
+            _mend_tree(plan, words, reals, table, cell, index)
+        _weigh_again(plan, words, reals, table, cell)
         return
     for i in range(index, length - 1):
         to, of = ring + ((start + i) & mask) * stride, ring + ((start + i + 1) & mask) * stride
         for j in range(stride):
             words[to + j] = words[of + j]
     words[cell + LEN] = length - 1
+    if words[cell + TREE] != 0:
+        _mend_tree(plan, words, reals, table, cell, index)
+    _weigh_again(plan, words, reals, table, cell)
     if index < words[cell + TAIL]:
         words[cell + TAIL] -= 1
     words[cell + OLDEST] = words[ring + start * stride] if length > 1 else LATEST
@@ -772,14 +933,27 @@ def _amend(plan, words, reals, table, key, t, pos, old, new, now):
 
 
 @jit
-def _extreme(plan, words, reals, a, cell, stride, low, high, largest):
-    """The extreme of events `low` to `high` of a cell, by looking at each."""
-    ring, mask, start, column = words[cell + RING], words[cell + CAP] - 1, words[cell + START], plan[a + A_COLUMN]
+def _extreme(plan, words, reals, table, a, cell, low, high, largest):
+    """The extreme of events `low` to `high` of a cell: by looking at each, or at blocks of them."""
+    if words[cell + TREE] == 0 and high - low > TREE_EVENTS:
+        _plant(plan, words, reals, table, cell)
+    ring, cap, start, column = words[cell + RING], words[cell + CAP], words[cell + START], plan[a + A_COLUMN]
+    stride, tree = plan[table + T_STRIDE], words[cell + TREE]
+    tree += (cap >> 3) * plan[a + (A_LARGEST if largest else A_LEAST)] if tree != 0 else 0
     best = np.nan
-    for i in range(low, high):
-        x = reals[ring + ((start + i) & mask) * stride + 2 + column]
-        if x == x and (best != best or (x > best if largest else x < best)):
-            best = x
+    i = low
+    while i < high:
+        slot = (start + i) & (cap - 1)
+        level, bits = 0, 0
+        if tree != 0:
+            more = BLOCK_BITS
+            while slot & ((1 << more) - 1) == 0 and i + (1 << more) <= high and cap >> more > 0:
+                level = level + (cap >> bits) if bits > 0 else tree
+                bits = more
+                more += BLOCK_BITS
+        x = reals[level + (slot >> bits)] if bits > 0 else reals[ring + slot * stride + 2 + column]
+        best = _further(best, x, largest)
+        i += 1 << bits
     return best
 
 
@@ -820,13 +994,13 @@ def _aggregate(plan, words, reals, table, a, op, cell, t, late):
     i = at + (plan[a + A_MAX] if largest else plan[a + A_MIN])
     if not late:
         if reals[i] != reals[i]:
-            reals[i] = _extreme(plan, words, reals, a, cell, stride, low, high, largest)
+            reals[i] = _extreme(plan, words, reals, table, a, cell, low, high, largest)
             if span == FOREVER:
                 reals[i] = _further(reals[i], reals[i + 1], largest)
         return reals[i]
     best = reals[i - at + COPY]  # unless the extreme was among those that were dropped
     if best != best:
-        best = _extreme(plan, words, reals, a, cell, stride, low, high, largest)
+        best = _extreme(plan, words, reals, table, a, cell, low, high, largest)
     return _further(best, reals[i + 1], largest) if span == FOREVER else best
 
 
@@ -868,20 +1042,9 @@ def _further(x, y, largest):
 
 @jit
 def _mean(reals, sums, number):
-    """The exact sum over the number, rounded once in all but ties: sum / n, corrected by the exact remainder."""
-    total = _total(reals, sums)
-    count = float(number)
-    q = total / count
-    p, e = _two_product(q, count)
-    n = 0
-    n = _grow(reals, n, -e)
-    n = _grow(reals, n, -p)
-    for i in range(3):
-        n = _grow(reals, n, reals[sums + i])
-    rest = 0.0
-    for i in range(n):
-        rest += reals[SCRATCH + i]
-    return q + rest / count
+    """The exact sum over the number."""
+    s, t, u = _parted(reals, sums)
+    return _share(s, t, u, number)
 
 
 @jit
@@ -941,6 +1104,9 @@ def _read(plan, words, reals, question, cell, t, late, answers):
 @jit
 def _decayed(plan, words, reals, table, a, cell, column, high):
     """The decayed mean of all events below `high`: weights relative to the newest, so that they cannot all vanish."""
+    if high == words[cell + LEN]:
+        all_ = cell + plan[a + A_AT] + plan[a + A_EWM] + EWM_WORDS
+        return reals[all_] / reals[all_ + 1] if reals[all_ + 1] > 0.0 else np.nan
     ring, mask, start, stride = (
         words[cell + RING],
         words[cell + CAP] - 1,
@@ -1025,27 +1191,44 @@ def _different(words, reals, cell, stride, column, low, high):
 def answer(plan, words, reals, predictor, keys, t, answers):
     """All windows of a predictor at moment `t`, of the keys that lie at `keys`, to `answers`; NaN is unknown."""
     previous, cell, late = -1, 0, False
+    a, at, number, s, r, u = -1, 0, 0, 0.0, 0.0, 0.0  # the accumulator that was looked at last, its sum in three parts
     for q in range(plan[plan[P_LO] + predictor], plan[plan[P_LO] + predictor + 1], QUESTION_FIELDS):
-        table, op, place = plan[q + Q_TABLE], plan[q + Q_OP], plan[q + Q_OUT]
+        table, op, place = plan[q + Q_TABLE], plan[q + Q_OP], answers + plan[q + Q_OUT]
         if table != previous:
-            previous = table
+            previous, a = table, -1
             key = words[keys + plan[q + Q_SPACE]]
             cell = words[CELLS_AT + key * plan[CELLS_PER_KEY] + plan[table + T_LOCAL]] if key >= 0 else 0
             if cell != 0:
                 late = t < words[cell + ASOF]
                 if not late:
                     _advance(plan, words, reals, table, cell, t)
-        if op == TOP:
-            for i in range(plan[q + Q_K]):
-                reals[answers + place + i] = np.nan
-        else:
-            reals[answers + place] = 0.0 if op in (COUNT, SUM, DISTINCT, DIFFERENT) else np.nan
-        if cell == 0:
+        if cell == 0 or op > MAX:
+            if op == TOP:
+                for i in range(plan[q + Q_K]):
+                    reals[place + i] = np.nan
+            else:
+                reals[place] = 0.0 if op in (COUNT, SUM, DISTINCT, DIFFERENT) else np.nan
+            if cell != 0:
+                _read(plan, words, reals, q, cell, t, late, answers)
             continue
-        if op <= MAX:
-            reals[answers + place] = _aggregate(plan, words, reals, table, plan[q + Q_ACC], op, cell, t, late)
-        else:
-            _read(plan, words, reals, q, cell, t, late, answers)
+        if plan[q + Q_ACC] != a:
+            a = plan[q + Q_ACC]
+            at = cell + plan[a + A_AT]
+            number = words[at + NUMBER]
+            if plan[a + A_SUM] >= 0:
+                s, r, u = _parted(reals, at + plan[a + A_SUM])
+        result = np.nan
+        if op == COUNT:
+            result = float(number)
+        elif op == SUM:
+            result = _rounded(s, r, u) if number > 0 else 0.0
+        elif op == MEAN and number > 0:
+            result = _share(s, r, u, number)
+        elif op >= MIN and number > 0:
+            result = reals[at + (plan[a + A_MAX] if op == MAX else plan[a + A_MIN])]
+        if late or (result - result != 0.0 and number > 0):  # or it has to be looked for
+            result = _aggregate(plan, words, reals, table, a, op, cell, t, late)
+        reals[place] = result
 
 
 # --------------------------------------------------------------------------------------------------- what falls due
@@ -1111,6 +1294,9 @@ def _shift(words, q):
         entry = words[q + Q_RING] + 3 * words[q + Q_START]
         words[q + Q_DUE] = words[entry]
         words[q + Q_ORDER] = words[entry + 1]
+        later = words[words[q + Q_RING] + 3 * ((words[q + Q_START] + 3) & (words[q + Q_CAP] - 1)) + 2]
+        for line in range(3):
+            _prefetch(words, later + LINE_WORDS * line)
 
 
 @jit
@@ -1372,8 +1558,7 @@ def _bury(plan, words, anchor):
     if words[anchor + AN_DEAD] == 0 or words[anchor + AN_STATE] <= PROVISIONAL or words[anchor + AN_WAITS] > 0:
         return
     label = words[anchor + AN_LABEL]
-    place = words[anchor + AN_KEYS + plan[plan[L_JOIN] + label]] * plan[CELLS_PER_KEY] + plan[plan[L_LOCAL] + label]
-    ends = words[CELLS_AT + place]
+    ends = _ends(plan, label, words[anchor + AN_KEYS + plan[plan[L_JOIN] + label]])
     following, previous = words[anchor + AN_NEXT], words[anchor + AN_PREV]
     if previous != 0:
         words[previous + AN_NEXT] = following
@@ -1424,10 +1609,16 @@ def _conclude(plan, words, reals, anchor, now):
 
 
 @jit
+def _ends(plan, label, key):
+    """Where the first and the last anchor of a label and a key are written: among the cells of the key."""
+    return CELLS_AT + key * plan[CELLS_PER_KEY] + plan[plan[L_LOCAL] + label]
+
+
+@jit
 def _open(plan, words, reals, label, t, pos, now):
     """The label of an anchor opens, and takes in what came before it."""
     spaces = plan[SPACES]
-    anchor = _take(words, ANCHORS, AN_KEYS + spaces)
+    anchor = _take_lines(words, ANCHORS, AN_KEYS + spaces)
     for i in range(AN_KEYS):
         words[anchor + i] = 0
     words[anchor + AN_LABEL] = label
@@ -1444,13 +1635,7 @@ def _open(plan, words, reals, label, t, pos, now):
         if mask >= 0 and words[ROW_MASKS_AT + mask] == 0:
             words[anchor + AN_LEFT_OUT] |= 1 << (i - lo)
     key = words[ROW_KEYS_AT + plan[plan[L_JOIN] + label]]
-    place = key * plan[CELLS_PER_KEY] + plan[plan[L_LOCAL] + label]
-    ends = words[CELLS_AT + place]
-    if ends == 0:
-        ends = _take(words, ENDS, 2)
-        words[ends] = 0
-        words[ends + 1] = 0
-        words[CELLS_AT + place] = ends
+    ends = _ends(plan, label, key)
     last = words[ends + 1]
     words[anchor + AN_PREV] = last
     if last != 0:
@@ -1523,8 +1708,7 @@ def _evidence(plan, words, reals, e, t, pos, now):
     key = words[ROW_KEYS_AT + plan[plan[L_JOIN] + label]]
     column = plan[plan[EVIDENCE_COLUMN] + e]
     x = reals[ROW_VALUES_AT + column] if column >= 0 else 1.0
-    ends = words[CELLS_AT + key * plan[CELLS_PER_KEY] + plan[plan[L_LOCAL] + label]]
-    anchor = words[ends] if ends != 0 else 0
+    anchor = words[_ends(plan, label, key)]
     while anchor != 0:
         following, a = words[anchor + AN_NEXT], words[anchor + AN_TIME]
         inside = a + plan[plan[L_START] + label] <= t < a + plan[plan[L_END] + label] and words[anchor + AN_POS] != pos
@@ -1552,8 +1736,7 @@ def _decide(plan, words, reals, label, decided, now):
     key = words[ROW_KEYS_AT + plan[plan[L_JOIN] + label]]
     if key < 0:
         return
-    ends = words[CELLS_AT + key * plan[CELLS_PER_KEY] + plan[plan[L_LOCAL] + label]]
-    anchor = words[ends] if ends != 0 else 0
+    anchor = words[_ends(plan, label, key)]
     while anchor != 0:
         following = words[anchor + AN_NEXT]
         forgotten = words[anchor + AN_DEAD] != 0 and words[anchor + AN_STATE] > PROVISIONAL
@@ -1637,38 +1820,37 @@ def _seen(plan, words, identity, stream, now):
     if 2 * words[DUP_LEN] >= words[DUP_CAP]:
         _widen(words)
     span = plan[plan[S_DUPLICATES] + stream]
-    entry = _place(words, words[DUP_AT], words[DUP_CAP], identity, stream)
-    if words[entry + 2] != 0:
+    entry = _place(words, words[DUP_AT], words[DUP_CAP], identity)
+    if words[entry] != 0:
         if now - words[entry + 1] <= span:
             return True
     else:
         if words[OLD_CAP] > 0:
-            old = _place(words, words[OLD_AT], words[OLD_CAP], identity, stream)
-            if words[old + 2] != 0 and now - words[old + 1] <= span:
+            old = _place(words, words[OLD_AT], words[OLD_CAP], identity)
+            if words[old] != 0 and now - words[old + 1] <= span:
                 return True
         words[entry] = identity
-        words[entry + 2] = stream + 1
         words[DUP_LEN] += 1
     words[entry + 1] = now
     return False
 
 
 @jit
-def _place(words, at, cap, identity, stream):
-    """The entry of an identity, or the free one where it would be; an entry: identity, moment, stream + 1."""
+def _place(words, at, cap, identity):
+    """The entry of an identity, or the free one where it would be; an entry: identity (0: free), moment."""
     i = _mix(identity) & (cap - 1)
     while True:
-        entry = at + 3 * i
-        if words[entry + 2] == 0 or (words[entry] == identity and words[entry + 2] == stream + 1):
+        entry = at + 2 * i
+        if words[entry] == 0 or words[entry] == identity:
             return entry
         i = (i + 1) & (cap - 1)
 
 
 @jit
 def _table(words, cap):
-    at = _take(words, IDENTITIES * SIZES + _log2(cap), 3 * cap)
-    for i in range(3 * cap):
-        words[at + i] = 0
+    at = _take(words, IDENTITIES * SIZES + _log2(cap), 2 * cap)
+    for i in range(cap):
+        words[at + 2 * i] = 0
     return at
 
 
@@ -1690,11 +1872,11 @@ def _widen(words):
     cap = 2 * old_cap
     words[DUP_AT], words[DUP_CAP] = _table(words, cap), cap
     for i in range(old_cap):
-        of = old + 3 * i
-        if words[of + 2] != 0:
-            to = _place(words, words[DUP_AT], cap, words[of], words[of + 2] - 1)
-            for j in range(3):
-                words[to + j] = words[of + j]
+        of = old + 2 * i
+        if words[of] != 0:
+            to = _place(words, words[DUP_AT], cap, words[of])
+            words[to] = words[of]
+            words[to + 1] = words[of + 1]
     _give_back(words, IDENTITIES * SIZES + _log2(old_cap), old)
 
 
@@ -1730,30 +1912,29 @@ def _apply(plan, words, reals, stream, t, pos, now, identity, row):
 
 
 @jit
-def _fetch(plan, words, kind, identity, keys, n, i):
+def _fetch(plan, words, kind, stream, identity, keys, n, i):
     """Bring near what the rows after `i` will touch: waiting for memory is most of an event's time."""
     per_key, spaces = plan[CELLS_PER_KEY], plan[SPACES]
     far, near, next_ = i + 9, i + 6, i + 3
     if far < n and kind[far] == EVENT:
-        for s in range(spaces):
-            _prefetch(words, CELLS_AT + keys[far * spaces + s] * per_key)
+        for j in range(plan[plan[S_NEAR_LO] + stream[far]], plan[plan[S_NEAR_LO] + stream[far] + 1]):
+            key = keys[far * spaces + plan[plan[NEAR_SPACE] + j]]
+            _prefetch(words, CELLS_AT + key * per_key + plan[plan[NEAR_LOCAL] + j])
         for at, cap in ((words[DUP_AT], words[DUP_CAP]), (words[OLD_AT], words[OLD_CAP])):
             if cap > 0:
-                _prefetch(words, at + 3 * (_mix(identity[far]) & (cap - 1)))
+                _prefetch(words, at + 2 * (_mix(identity[far]) & (cap - 1)))
     if near < n and kind[near] == EVENT:
-        for s in range(spaces):
-            if keys[near * spaces + s] >= 0:
-                for c in range(per_key):
-                    cell = words[CELLS_AT + keys[near * spaces + s] * per_key + c]
-                    for line in range(5):
-                        _prefetch(words, cell + 8 * line)
+        for j in range(plan[plan[S_NEAR_LO] + stream[near]], plan[plan[S_NEAR_LO] + stream[near] + 1]):
+            key = keys[near * spaces + plan[plan[NEAR_SPACE] + j]]
+            cell = words[CELLS_AT + key * per_key + plan[plan[NEAR_LOCAL] + j]]
+            for line in range(plan[plan[NEAR_LINES] + j]):
+                _prefetch(words, cell + LINE_WORDS * line)
     if next_ < n and kind[next_] == EVENT:
-        for s in range(spaces):
-            if keys[next_ * spaces + s] >= 0:
-                for c in range(per_key):
-                    cell = words[CELLS_AT + keys[next_ * spaces + s] * per_key + c]
-                    last = (words[cell + START] + words[cell + LEN]) & (words[cell + CAP] - 1)
-                    _prefetch(words, words[cell + RING] + 3 * last)
+        for j in range(plan[plan[S_NEXT_LO] + stream[next_]], plan[plan[S_NEXT_LO] + stream[next_] + 1]):
+            key = keys[next_ * spaces + plan[plan[NEXT_SPACE] + j]]
+            cell = words[CELLS_AT + key * per_key + plan[plan[NEXT_LOCAL] + j]]
+            at = (words[cell + START] + words[cell + plan[plan[NEXT_INDEX] + j]]) & (words[cell + CAP] - 1)
+            _prefetch(words, words[cell + RING] + plan[plan[NEXT_STRIDE] + j] * at)
 
 
 @jit
@@ -1766,7 +1947,7 @@ def run(plan, words, reals, kind, stream, time, now, pos, identity, keys, values
     for i in range(first, count):
         if not _fire(plan, words, reals, now[i]) or _is_full(words):
             return i
-        _fetch(plan, words, kind, identity, keys, count, i)
+        _fetch(plan, words, kind, stream, identity, keys, count, i)
         if kind[i] == PASSING:
             continue
         words[ASKED_FROM] = now[i]

@@ -117,11 +117,16 @@ def _there(cpus: Iterable[Cpu]) -> Path | None:
 
 def path(cpu: Cpu, folder: Path) -> Path:
     """Where the object code of this version lies in a folder, for a kind of processor."""
-    here = Path(__file__).parent
-    facts = [(here / name).read_bytes() for name in _SOURCES]
-    facts += [llvmlite.__version__.encode(), cpu[0].encode(), cpu[1].encode()]
-    digest = hashlib.sha256(b"\0".join(facts)).hexdigest()
+    facts = [version(), llvmlite.__version__, *cpu]
+    digest = hashlib.sha256("\0".join(facts).encode()).hexdigest()
     return folder / f"loops-{digest[:20]}.bin"
+
+
+@cache
+def version() -> str:
+    """Equal for equal loops: state that was made by other ones may lie in memory in another way."""
+    here = Path(__file__).parent
+    return hashlib.sha256(b"\0".join((here / name).read_bytes() for name in _SOURCES)).hexdigest()
 
 
 def _folders() -> list[Path]:
