@@ -246,7 +246,7 @@ def test_the_broker_of_one_node_starts_as_declared_and_commits(tmp_path, monkeyp
     )
     here = {"kafka:9092": "127.0.0.1:{port}", "//:9092": "//127.0.0.1:{port}", "9093": "{controller}"}
     here |= {"controller.quorum.voters=1@": "controller.quorum.bootstrap.servers="}  # as our broker is formatted
-    here |= {"9094": str(free_port()), "/var/lib/kafka/data/logs": "{data}"}
+    here |= {"9094": str(free_port()), "/var/lib/kafka/data/logs": "{folder}/data"}
     for there, instead in here.items():
         assert there in declared
         declared = declared.replace(there, instead)

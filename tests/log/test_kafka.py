@@ -70,12 +70,12 @@ def plain(batches):
     return [(b.sequence, b.now, [(s.topic, s.first, list(s.values)) for s in b.slices]) for b in batches]
 
 
-def test_it_says_since_when_what_others_posted_has_waited(address, tmp_path):
+def test_it_says_since_when_what_others_posted_has_waited(address, prefix):
     producer, day = Producer({"bootstrap.servers": need_kafka()}), 86_400_000
     now = SystemClock().now() // 1000
     stamps = [now - 100 * day, now - 100 * day, now - 10 * day, now - 9 * day, now + day // 48]
     for stamp in stamps:
-        producer.produce(f"{tmp_path.name}-gate", b"present", timestamp=stamp)
+        producer.produce(f"{prefix}gate", b"present", timestamp=stamp)
     assert producer.flush(WAIT_SECONDS) == 0
     with closing(KafkaLog(address, "school", ["gate"])) as log:
         batches = read_all(log, 5, limit=3)

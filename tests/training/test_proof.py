@@ -19,7 +19,7 @@ from katmatic.records import DECISIONS, MODELS, PREDICTIONS
 from katmatic.training.naive import Replay
 from katmatic.training.proof import Budget, Proof
 from tests.apps import NOON, door, visits
-from tests.components import need_kafka
+from tests.components import need_kafka, topics_of
 
 
 def flip(block, row, column, bit=0):
@@ -125,7 +125,7 @@ def test_the_rows_of_another_declaration_are_passed_over(served):
 
 @pytest.mark.slow
 def test_on_kafka_it_is_the_same(tmp_path):
-    place = f"kafka://{need_kafka()}/{tmp_path.name}-"
+    place = f"kafka://{need_kafka()}/{topics_of(tmp_path)}"
     clock = ManualClock(NOON)
     with closing(KafkaLog(place, "door", ["ring", "opened", DECISIONS, MODELS])) as log:
         pipeline = Pipeline(door(), log, clock)
