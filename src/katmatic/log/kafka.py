@@ -17,14 +17,14 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from itertools import chain, islice
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 from msgspec import structs
 
-from katmatic.clock import SystemClock, monotonic_seconds, to_datetime
+from katmatic.clock import SystemClock, monotonic_seconds, sleep, to_datetime
 from katmatic.errors import LogError, LogLost
 from katmatic.log.base import Batch, Slice
 from katmatic.log.kafka_client import (
@@ -67,6 +67,7 @@ TOGETHER = 5  # records are said to have come together if their waiting differs 
 TOLD_SECONDS = 1.0  # between two words to the consumer group of how far the intake came
 CLOSE_SECONDS = 1.0  # for the group to be told the last of it
 LOOK_SECONDS = 30.0  # between two looks of the intake for further partitions
+LOOK_AGAIN_SECONDS = 0.001  # between two looks whether a transaction has ended
 FOLLOW_SECONDS = 0.5  # that a broker holds back its answer to a copy while nothing comes
 RESERVED = 10_000  # sequences at a time, so that ticks that are not kept cost no commit
 
@@ -385,6 +386,8 @@ class KafkaLog(KafkaHistory):
         self._known: set[str] = set()  # topics whose partitions the producer knows
         self._fed_at: dict[str, deque[tuple[int, int]]] = {}  # by topic: up to which number, from which offset on
         self._connection.ensure([self._journal, *(self._connection.topic(topic) for topic in topics)])
+        self._ends, self._place = self._connection.consumer(), TopicPartition(self._journal, 0)
+        self._last = super()._newest()  # as far as it is known which topics there are
         self._producer = self._connect()
         self._last = super()._newest()
         if self._last is BEGINNING:
@@ -593,9 +596,24 @@ class KafkaLog(KafkaHistory):
                     # The first of a topic goes alone: until its partition is known, what follows may overtake it.
                     producer.flush(COMMIT_SECONDS)
                     self._known.add(topic)
-            producer.produce(self._journal, pack(entry))
+            told: list[int] = []
+            producer.produce(self._journal, pack(entry), on_delivery=lambda _, entry: told.append(entry.offset() or 0))
             producer.commit_transaction(COMMIT_SECONDS)
+            producer.poll(0)
+            self._wait_until_there(max(told, default=-1))
         self._producer, self._tried = producer, None
+
+    def _wait_until_there(self, offset: int) -> None:
+        """Return when an entry can be read: a broker may forget the end of a transaction that it has promised.
+
+        One that dies right after its promise, and is not the leader for a moment while it starts, takes the partitions
+        for deleted and leaves out the markers. What comes next would then decide: it could be aborted with it.
+        """
+        deadline = monotonic_seconds() + COMMIT_SECONDS
+        while not 0 <= offset < self._ends.get_watermark_offsets(self._place, timeout=COMMIT_SECONDS)[1]:
+            if monotonic_seconds() > deadline:
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+            sleep(LOOK_AGAIN_SECONDS)
 
     def _is_committed(self, entry: Entry) -> bool:
         """Whether an entry got into the journal after all; a new producer first ends what the old one left open."""
@@ -633,7 +651,41 @@ class KafkaLog(KafkaHistory):
                 )
             )
             producer.init_transactions(ANSWER_SECONDS)
+            self._end_what_hangs(producer)
         return producer
+
+    def _end_what_hangs(self, producer: Producer) -> None:
+        """Abort what an earlier transaction of this log has left without an end: see `_wait_until_there`."""
+        places = {**self._last.places, **(self._tried.places if self._tried else {})}
+        there = self._connection.there()
+        names = [self._journal, *(self._connection.topic(topic) for topic in places)]
+        hanging = [name for name in names if name in there and self._hangs(name)]
+        if not hanging:
+            return
+        producer.begin_transaction()
+        for name in hanging:
+            producer.produce(name, b"", partition=0, headers={self._connection.header: mark(Kind.POSTED, 0)})
+        producer.flush(COMMIT_SECONDS)
+        producer.abort_transaction(COMMIT_SECONDS)
+        deadline = monotonic_seconds() + COMMIT_SECONDS
+        while any(map(self._hangs, hanging)):
+            if monotonic_seconds() > deadline:
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+            sleep(LOOK_AGAIN_SECONDS)
+
+    def _hangs(self, name: str) -> bool:
+        """Whether the first record of a topic that no transaction has ended is one of ours."""
+        place = TopicPartition(name, 0)
+        stable = self._ends.get_watermark_offsets(place, timeout=COMMIT_SECONDS)[1]
+        reader = self._connection.consumer(isolation_level="read_uncommitted", enable_partition_eof=True)
+        with closing(reader):
+            if reader.get_watermark_offsets(place, timeout=COMMIT_SECONDS)[1] <= stable:
+                return False
+            if name.startswith(f"{self._connection.name}."):
+                return True
+            reader.assign([TopicPartition(name, 0, stable)])
+            message = reader.poll(COMMIT_SECONDS)
+            return message is not None and mark_of(message, self._connection.header) is not None
 
     def _settle(self, entry: Entry, feeds: Mapping[str, list[bytes]]) -> None:
         """The entry is durable: what was fed waits to be read, and new topics are looked at."""

@@ -102,17 +102,15 @@ class Connection:
 
     def consumer(self, **more: str | float | bool) -> Consumer:
         """A consumer of committed records, for offsets that it is told; it joins no group."""
-        return Consumer(
-            self.options(
-                group_id=self.name,
-                enable_auto_commit=False,
-                isolation_level="read_committed",
-                max_poll_interval_ms=86_400_000,
-                fetch_error_backoff_ms=50,
-                queued_max_messages_kbytes=16_384,
-                **more,
-            )
-        )
+        options: dict[str, str | float | bool] = {
+            "group_id": self.name,
+            "enable_auto_commit": False,
+            "isolation_level": "read_committed",
+            "max_poll_interval_ms": 86_400_000,
+            "fetch_error_backoff_ms": 50,
+            "queued_max_messages_kbytes": 16_384,
+        }
+        return Consumer(self.options(**{**options, **more}))
 
     def there(self) -> dict[str, int]:
         """Every topic of the cluster, and how many partitions it has."""
