@@ -381,12 +381,13 @@ class KafkaLog(KafkaHistory):
         self._tail = Tail(where, records_limit=tail_records_limit, bytes_limit=tail_bytes_limit)
         self._given: Batch | None = None
         self._tried: Entry | None = None  # for the batch that was given; it may have been committed, or not
+        self._before: tuple[Entry, list[tuple[str, bytes, bytes]]] | None = None  # the last one that was committed
         self._producer: Producer | None = None
         self._owner = f"{socket.gethostname()}, process {os.getpid()}, since {to_datetime(SystemClock().now())}"
         self._known: set[str] = set()  # topics whose partitions the producer knows
         self._fed_at: dict[str, deque[tuple[int, int]]] = {}  # by topic: up to which number, from which offset on
         self._connection.ensure([self._journal, *(self._connection.topic(topic) for topic in topics)])
-        self._ends, self._place = self._connection.consumer(), TopicPartition(self._journal, 0)
+        self._ends = self._connection.consumer()
         self._last = super()._newest()  # as far as it is known which topics there are
         self._producer = self._connect()
         self._last = super()._newest()
@@ -584,43 +585,41 @@ class KafkaLog(KafkaHistory):
         """Commit an entry and its records. LogError if it is not known that it was: then try again with the same."""
         if self._producer is None and self._is_committed(entry):
             return
-        topics = {topic: self._connection.topic(topic) for topic in entry.places}
-        self._connection.ensure([name for topic, name in topics.items() if topic not in self._last.places])
+        topics = [self._connection.topic(topic) for topic in entry.places if topic not in self._last.places]
+        self._connection.ensure(topics)
         producer, self._tried, self._producer = self._producer, entry, None
         assert producer is not None
+        sent = list(records)
+        self._send(producer, entry, sent)
+        self._producer, self._tried, self._before = producer, None, (entry, sent)
+
+    def _send(self, producer: Producer, entry: Entry, records: Sequence[tuple[str, bytes, bytes]]) -> None:
+        """One transaction."""
         with self._connection.explained():
             producer.begin_transaction()
             for topic, value, header in records:
-                producer.produce(topics[topic], value, partition=0, headers={self._connection.header: header})
+                name = self._connection.topic(topic)
+                producer.produce(name, value, partition=0, headers={self._connection.header: header})
                 if topic not in self._known:
                     # The first of a topic goes alone: until its partition is known, what follows may overtake it.
                     producer.flush(COMMIT_SECONDS)
                     self._known.add(topic)
-            told: list[int] = []
-            producer.produce(self._journal, pack(entry), on_delivery=lambda _, entry: told.append(entry.offset() or 0))
+            producer.produce(self._journal, pack(entry))
             producer.commit_transaction(COMMIT_SECONDS)
-            producer.poll(0)
-            self._wait_until_there(max(told, default=-1))
-        self._producer, self._tried = producer, None
-
-    def _wait_until_there(self, offset: int) -> None:
-        """Return when an entry can be read: a broker may forget the end of a transaction that it has promised.
-
-        One that dies right after its promise, and is not the leader for a moment while it starts, takes the partitions
-        for deleted and leaves out the markers. What comes next would then decide: it could be aborted with it.
-        """
-        deadline = monotonic_seconds() + COMMIT_SECONDS
-        while not 0 <= offset < self._ends.get_watermark_offsets(self._place, timeout=COMMIT_SECONDS)[1]:
-            if monotonic_seconds() > deadline:
-                raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
-            sleep(LOOK_AGAIN_SECONDS)
 
     def _is_committed(self, entry: Entry) -> bool:
-        """Whether an entry got into the journal after all; a new producer first ends what the old one left open."""
+        """Whether an entry got into the journal after all; a new producer first ends what the old one left open.
+
+        The entry before it is sent again if it is not there any more. A broker that dies right after it has promised a
+        commit, and is not the leader for a moment while it starts, takes the partitions for deleted, and leaves out the
+        markers: the next transaction's end then decides, and that one has been aborted.
+        """
         self._check_owner(super()._newest())
         producer = self._connect()
         last = super()._newest()
         self._check_owner(last)
+        if self._before is not None and last.number < self._before[0].number:
+            self._send(producer, *self._before)
         self._producer = producer
         if last.number < entry.number:
             return False
@@ -655,7 +654,7 @@ class KafkaLog(KafkaHistory):
         return producer
 
     def _end_what_hangs(self, producer: Producer) -> None:
-        """Abort what an earlier transaction of this log has left without an end: see `_wait_until_there`."""
+        """Abort what an earlier transaction of this log has left without an end: see `_is_committed`."""
         places = {**self._last.places, **(self._tried.places if self._tried else {})}
         there = self._connection.there()
         names = [self._journal, *(self._connection.topic(topic) for topic in places)]
@@ -676,10 +675,10 @@ class KafkaLog(KafkaHistory):
     def _hangs(self, name: str) -> bool:
         """Whether the first record of a topic that no transaction has ended is one of ours."""
         place = TopicPartition(name, 0)
-        stable = self._ends.get_watermark_offsets(place, timeout=COMMIT_SECONDS)[1]
+        stable = _end(self._ends, place)
         reader = self._connection.consumer(isolation_level="read_uncommitted", enable_partition_eof=True)
         with closing(reader):
-            if reader.get_watermark_offsets(place, timeout=COMMIT_SECONDS)[1] <= stable:
+            if _end(reader, place) <= stable:
                 return False
             if name.startswith(f"{self._connection.name}."):
                 return True
@@ -948,6 +947,14 @@ def _came(origin: Origin) -> tuple[int, ...]:
 def _value(message: Message) -> bytes:
     value = message.value()
     return value if isinstance(value, bytes) else b""  # nothing: a heartbeat
+
+
+def _end(consumer: Consumer, place: TopicPartition) -> int:
+    """The offset after the last record that a consumer may read by now."""
+    found = consumer.get_watermark_offsets(place, timeout=COMMIT_SECONDS)
+    if found is None:
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+    return int(found[1])
 
 
 def _stamp(message: Message, now: int) -> int:
