@@ -89,3 +89,11 @@ def test_killed_on_kafka_nothing_is_lost_doubled_or_different():
     found = figures("kafkacrash", "--kills", "4")
     assert (found["lost"], found["duplicated"], found["different"]) == (0, 0, 0)
     assert found["events"] > 400
+
+
+def test_what_short_lives_were_promised_is_there_once_while_the_broker_falls():
+    need_kafka()
+    found = figures("kafkalives", "--lives", "9")
+    assert (found["lost"], found["duplicated"], found["different"]) == (0, 0, 0)
+    assert (found["lives"], found["broker_kills"]) == (9, 3)
+    assert found["promised"] > 0

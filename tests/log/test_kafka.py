@@ -268,6 +268,8 @@ def test_a_topic_may_be_given_more_partitions_and_never_fewer(address, partition
         assert [value for _, value in log.scan("gate")] == [b"a", b"b"]
     admin = AdminClient({"bootstrap.servers": need_kafka()})
     admin.delete_topics([f"{prefix}gate"])[f"{prefix}gate"].result()
+    while f"{prefix}gate" in admin.list_topics(timeout=WAIT_SECONDS).topics:
+        time.sleep(0.05)
     partitioned("gate", 2)
     with pytest.raises(LogError, match="gate: found 2 partitions, where 3 were read"):
         KafkaLog(address, "school", ["gate"])

@@ -17,14 +17,14 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from itertools import chain, islice
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 from msgspec import structs
 
-from katmatic.clock import SystemClock, monotonic_seconds, sleep, to_datetime
+from katmatic.clock import SystemClock, monotonic_seconds, to_datetime
 from katmatic.errors import LogError, LogLost
 from katmatic.log.base import Batch, Slice
 from katmatic.log.kafka_client import (
@@ -40,6 +40,7 @@ from katmatic.log.kafka_client import (
     offset_before,
     trouble,
 )
+from katmatic.log.kafka_ends import Hanging
 from katmatic.log.kafka_journal import BEGINNING, Entry, Kind, Place, Run, checksum_of, pack, unpack
 from katmatic.log.tail import (
     READ,
@@ -67,7 +68,6 @@ TOGETHER = 5  # records are said to have come together if their waiting differs 
 TOLD_SECONDS = 1.0  # between two words to the consumer group of how far the intake came
 CLOSE_SECONDS = 1.0  # for the group to be told the last of it
 LOOK_SECONDS = 30.0  # between two looks of the intake for further partitions
-LOOK_AGAIN_SECONDS = 0.001  # between two looks whether a transaction has ended
 FOLLOW_SECONDS = 0.5  # that a broker holds back its answer to a copy while nothing comes
 RESERVED = 10_000  # sequences at a time, so that ticks that are not kept cost no commit
 
@@ -277,7 +277,7 @@ class KafkaHistory:
 
         def number(message: Message) -> int:
             found = mark_of(message, self._connection.header)
-            if found is None or found[0] != Kind.WRITTEN:
+            if found is None or found[0] not in (Kind.WRITTEN, Kind.END):
                 raise self._changed(name, f"a record at offset {message.offset()} that is none of ours")
             return found[1]
 
@@ -289,7 +289,9 @@ class KafkaHistory:
                 for message in cursor.take():
                     if number(message) < start:
                         continue
-                    _, found, part, parts = mark_of(message, self._connection.header) or (0, -1, 0, 1)
+                    kind, found, part, parts = mark_of(message, self._connection.header) or (0, -1, 0, 1)
+                    if kind == Kind.END:
+                        continue
                     if (found, part) != (position, len(pieces)):
                         raise self._changed(name, f"part {part} of position {found}")
                     pieces.append(_value(message))
@@ -383,14 +385,14 @@ class KafkaLog(KafkaHistory):
         self._tried: Entry | None = None  # for the batch that was given; it may have been committed, or not
         self._before: tuple[Entry, list[tuple[str, bytes, bytes]]] | None = None  # the last one that was committed
         self._producer: Producer | None = None
+        self._is_shaken = False  # a broker went away since the producer was made
+        self._top = -1  # number of the last entry in the journal
+        self._last = BEGINNING
         self._owner = f"{socket.gethostname()}, process {os.getpid()}, since {to_datetime(SystemClock().now())}"
         self._known: set[str] = set()  # topics whose partitions the producer knows
         self._fed_at: dict[str, deque[tuple[int, int]]] = {}  # by topic: up to which number, from which offset on
         self._connection.ensure([self._journal, *(self._connection.topic(topic) for topic in topics)])
-        self._ends = self._connection.consumer()
-        self._last = super()._newest()  # as far as it is known which topics there are
-        self._producer = self._connect()
-        self._last = super()._newest()
+        self._last = self._connect()
         if self._last is BEGINNING:
             self._last = structs.replace(BEGINNING, log=f"#{checksum_of([self._owner.encode()]):016x}")
             self._connection.header += self._last.log
@@ -468,8 +470,8 @@ class KafkaLog(KafkaHistory):
             first = self._last.end
             if batch.slices or made or feeds or keep or batch.sequence > self._last.reserved:
                 entry = self._tried or self._next(batch, made, feeds)
-                self._transact(entry, chain(self._appended(batch, entry), self._made(made), self._feeds(feeds)))
-                self._settle(entry, feeds)
+                sent = chain(self._appended(batch, entry), self._made(made), self._feeds(feeds))
+                self._settle(self._transact(entry, sent), feeds)
             self._given = None
             self._sequence = batch.sequence
             kept = self._tail.settle(len(batch), first)
@@ -511,8 +513,7 @@ class KafkaLog(KafkaHistory):
         for number, topic, value in sorted(fed):
             self._tail.put_durable(topic, [value], number, (Kind.FED, 0))
         opening = self._next(Batch(last.reserved, last.now), {}, {}, is_batch=False)
-        self._transact(opening, [])
-        self._last = opening
+        self._last = self._transact(opening, [])
 
     def _next(
         self, batch: Batch, made: Mapping[str, list[bytes]], feeds: Mapping[str, list[bytes]], *, is_batch: bool = True
@@ -541,7 +542,7 @@ class KafkaLog(KafkaHistory):
                 unread=before.unread - own_fed + len(feeds.get(topic, ())),
             )
         return Entry(
-            number=last.number + 1,
+            number=self._top + 1,
             sequence=batch.sequence,
             now=batch.now,
             first=last.end,
@@ -581,17 +582,24 @@ class KafkaLog(KafkaHistory):
                 number += 1
                 yield topic, value, mark(Kind.FED, number)
 
-    def _transact(self, entry: Entry, records: Iterable[tuple[str, bytes, bytes]]) -> None:
+    def _transact(self, entry: Entry, records: Iterable[tuple[str, bytes, bytes]]) -> Entry:
         """Commit an entry and its records. LogError if it is not known that it was: then try again with the same."""
-        if self._producer is None and self._is_committed(entry):
-            return
+        if self._producer is not None:
+            self._producer.poll(0)  # which tells of brokers that went away
+        if self._is_shaken:
+            self._producer = None
+        if self._producer is None and self._is_committed():
+            committed, self._tried = self._tried, None
+            assert committed is not None
+            return committed
         topics = [self._connection.topic(topic) for topic in entry.places if topic not in self._last.places]
         self._connection.ensure(topics)
-        producer, self._tried, self._producer = self._producer, entry, None
+        producer, self._producer = self._producer, None
         assert producer is not None
-        sent = list(records)
-        self._send(producer, entry, sent)
-        self._producer, self._tried, self._before = producer, None, (entry, sent)
+        self._tried, sent = structs.replace(entry, number=self._top + 1), list(records)
+        self._send(producer, self._tried, sent)
+        self._before, self._producer, self._tried = (self._tried, sent), producer, None
+        return self._before[0]
 
     def _send(self, producer: Producer, entry: Entry, records: Sequence[tuple[str, bytes, bytes]]) -> None:
         """One transaction."""
@@ -606,25 +614,13 @@ class KafkaLog(KafkaHistory):
                     self._known.add(topic)
             producer.produce(self._journal, pack(entry))
             producer.commit_transaction(COMMIT_SECONDS)
+        self._top = entry.number
 
-    def _is_committed(self, entry: Entry) -> bool:
-        """Whether an entry got into the journal after all; a new producer first ends what the old one left open.
-
-        The entry before it is sent again if it is not there any more. A broker that dies right after it has promised a
-        commit, and is not the leader for a moment while it starts, takes the partitions for deleted, and leaves out the
-        markers: the next transaction's end then decides, and that one has been aborted.
-        """
+    def _is_committed(self) -> bool:
+        """Whether the entry that was tried got into the journal after all, once nothing is open any more."""
         self._check_owner(super()._newest())
-        producer = self._connect()
-        last = super()._newest()
-        self._check_owner(last)
-        if self._before is not None and last.number < self._before[0].number:
-            self._send(producer, *self._before)
-        self._producer = producer
-        if last.number < entry.number:
-            return False
-        self._tried = None
-        return True
+        truth = self._connect()
+        return self._tried is not None and truth.sequence >= self._tried.sequence
 
     def _check_owner(self, last: Entry) -> None:
         if last.number >= 0 and last.owner != self._owner and self._last.owner == self._owner:
@@ -635,9 +631,9 @@ class KafkaLog(KafkaHistory):
                 do="stop one of the two; this one stops now, and has changed nothing since",
             )
 
-    def _connect(self) -> Producer:
-        """The producer of the owner; whoever had it before can commit no more."""
-        self._known = set[str]()
+    def _connect(self) -> Entry:
+        """A new producer: whoever had one can commit no more, and nothing hangs. The newest entry that counts."""
+        self._known, self._is_shaken = set[str](), False
         with self._connection.explained():
             producer = Producer(
                 self._connection.options(
@@ -648,43 +644,64 @@ class KafkaLog(KafkaHistory):
                     queue_buffering_max_messages=1_000_000,
                     queue_buffering_max_kbytes=2_000_000,
                 )
+                | {"error_cb": self._hear}
             )
             producer.init_transactions(ANSWER_SECONDS)
-            self._end_what_hangs(producer)
-        return producer
+        last = super()._newest()
+        self._check_owner(last)
+        truth = self._end_what_hangs(producer, last)
+        self._producer = producer
+        return truth
 
-    def _end_what_hangs(self, producer: Producer) -> None:
-        """Abort what an earlier transaction of this log has left without an end: see `_is_committed`."""
-        places = {**self._last.places, **(self._tried.places if self._tried else {})}
-        there = self._connection.there()
-        names = [self._journal, *(self._connection.topic(topic) for topic in places)]
-        hanging = [name for name in names if name in there and self._hangs(name)]
-        if not hanging:
-            return
-        producer.begin_transaction()
-        for name in hanging:
-            producer.produce(name, b"", partition=0, headers={self._connection.header: mark(Kind.POSTED, 0)})
-        producer.flush(COMMIT_SECONDS)
-        producer.abort_transaction(COMMIT_SECONDS)
+    def _hear(self, error: KafkaError) -> None:
+        """A broker that went away may come back without the ends that it has promised."""
+        if error.code() in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN):
+            self._is_shaken = True
+
+    def _end_what_hangs(self, producer: Producer, last: Entry) -> Entry:
+        """Abort or commit what has no end, send again what is gone of the last batch; the entry that then counts."""
+        places = {**last.places, **self._last.places, **(self._tried.places if self._tried else {})}
+        names = [self._connection.topic(topic) for topic in places]
+        hanging = Hanging(self._connection, self._journal, names)
+        truth, sent = hanging.truth(last), list[tuple[str, bytes, bytes]]()
+        self._top = truth.number
+        is_gone = self._before is not None and truth.sequence < self._before[0].sequence
+        if self._before is not None and (is_gone or truth.sequence == self._before[0].sequence):
+            truth, sent = self._before
+        meant = hanging.meant(truth)
+        self._abort(producer, [name for name in hanging.names if name not in meant])
+        gone = hanging.gone(sent, truth, meant)
+        if meant or gone or is_gone:
+            ends = [(topic, b"", mark(Kind.END, place.end)) for topic, place in truth.places.items()]
+            ends = [end for end in ends if self._connection.topic(end[0]) in meant]
+            entry = structs.replace(truth, number=self._top + 1)
+            if is_gone:
+                self._before, self._last, truth = (entry, sent), entry, entry
+            else:
+                entry = structs.replace(entry, first=truth.end, runs=[], is_batch=False, owner=self._owner)
+            self._send(producer, entry, [*ends, *gone])
         deadline = monotonic_seconds() + COMMIT_SECONDS
-        while any(map(self._hangs, hanging)):
+        while hanging.names:
             if monotonic_seconds() > deadline:
-                raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
-            sleep(LOOK_AGAIN_SECONDS)
+                raise LogError(
+                    self._connection.where(hanging.names[0]),
+                    found="records of ours that no transaction has ended",
+                    expected=f"an end within {COMMIT_SECONDS:g} s",
+                    do="see what the broker says, and end them (kafka-transactions.sh find-hanging, abort)",
+                )
+            hanging = Hanging(self._connection, self._journal, names)
+        return truth
 
-    def _hangs(self, name: str) -> bool:
-        """Whether the first record of a topic that no transaction has ended is one of ours."""
-        place = TopicPartition(name, 0)
-        stable = _end(self._ends, place)
-        reader = self._connection.consumer(isolation_level="read_uncommitted", enable_partition_eof=True)
-        with closing(reader):
-            if _end(reader, place) <= stable:
-                return False
-            if name.startswith(f"{self._connection.name}."):
-                return True
-            reader.assign([TopicPartition(name, 0, stable)])
-            message = reader.poll(COMMIT_SECONDS)
-            return message is not None and mark_of(message, self._connection.header) is not None
+    def _abort(self, producer: Producer, names: Sequence[str]) -> None:
+        """End what hangs of these topics, as if it had not been written."""
+        if not names:
+            return
+        with self._connection.explained():
+            producer.begin_transaction()
+            for name in names:
+                producer.produce(name, b"", partition=0, headers={self._connection.header: mark(Kind.END, 0)})
+            producer.flush(COMMIT_SECONDS)
+            producer.abort_transaction(COMMIT_SECONDS)
 
     def _settle(self, entry: Entry, feeds: Mapping[str, list[bytes]]) -> None:
         """The entry is durable: what was fed waits to be read, and new topics are looked at."""
@@ -947,14 +964,6 @@ def _came(origin: Origin) -> tuple[int, ...]:
 def _value(message: Message) -> bytes:
     value = message.value()
     return value if isinstance(value, bytes) else b""  # nothing: a heartbeat
-
-
-def _end(consumer: Consumer, place: TopicPartition) -> int:
-    """The offset after the last record that a consumer may read by now."""
-    found = consumer.get_watermark_offsets(place, timeout=COMMIT_SECONDS)
-    if found is None:
-        raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
-    return int(found[1])
 
 
 def _stamp(message: Message, now: int) -> int:

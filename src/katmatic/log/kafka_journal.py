@@ -26,6 +26,7 @@ class Kind(IntEnum):
     APPENDED = 1  # handed in to the owner; its number is its position
     FED = 2  # by a commit, to be read; what is fed is numbered over all topics
     WRITTEN = 3  # by a commit; its number is its position in its topic
+    END = 4  # of what hung: it holds nothing; its number is that of the next record which is written
 
 
 class Run(msgspec.Struct, array_like=True, frozen=True):
