@@ -1,0 +1,152 @@
+"""From the event to its durable prediction at 2,000 events a second, in a running pipeline: `p50_ms, p99_ms, p999_ms`.
+
+The runtime of `katmatic run` with its log, checkpoints, live quality, proof and trainer, and a thread that hands card
+payments in, each at its moment: JSON in, the commit synced, 15 exact features, the prediction logged. It counts from the
+moment the schedule says, so that a wait that delays the next events is counted for these, too. A first model has been
+learnt before. `while_training`: the same, over those seconds in which a model is trained in a process beside it, and
+until the new one answers (`swaps`). `--seconds` says how long each of the two takes (600), `--rate` how many a second.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.report import report
+from katmatic.clock import monotonic_seconds, sleep
+from katmatic.measure import Durable, payments
+from katmatic.pipeline import Turn
+from katmatic.runtime import Runtime, load_app
+from katmatic.settings import Settings
+
+SECONDS, RATE = 600.0, 2_000
+SETTLED_SECONDS = 3.0  # after a first model has begun to answer
+EVERY = "10s"  # between two trainings, which take longer
+CHUNK_SECONDS = 1.0  # payments made ahead
+PATIENCE_SECONDS = 300.0
+PREDICTOR = "disputed"
+DISPUTED = 0.05  # of the payments
+APP = """from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from katmatic import App, Promote, Retrain, future
+from katmatic.measure import Dispute, Payment, features
+
+app = App("cards")
+app.source(Payment, lateness="1s", horizon="2h", duplicates="10m")
+app.source(Dispute, lateness="1s", horizon="10m")
+app.predict(
+    "disputed",
+    future.any(Dispute, per=Payment, within="2s"),
+    features=features(),
+    model=make_pipeline(SimpleImputer(), StandardScaler(), LogisticRegression()),
+    retrain=Retrain(rows=5_000, history="2m", every=EVERY),
+    promote=Promote(margin=-10.0),  # whatever comes answers next
+)
+"""
+
+
+class Swaps:
+    """A watcher that notes when another version began to answer."""
+
+    def __init__(self) -> None:
+        self.at: list[float] = []
+
+    def turn(self, turn: Turn) -> None:
+        """Note who was promoted in a turn."""
+        self.at += [monotonic_seconds() for record in turn.models if record.action == "promoted"]
+
+
+class Load(threading.Thread):
+    """Hands in payments, each at its moment, and disputes of some of them."""
+
+    def __init__(self, runtime: Runtime, rate: int) -> None:
+        super().__init__(name="load")
+        self._log, self._clock, self._rate = runtime.log, runtime.clock, rate
+        self.due: list[float] = []
+        self.handed: list[Any] = []
+        self.stop = threading.Event()
+
+    def run(self) -> None:
+        count, began = round(self._rate * CHUNK_SECONDS), monotonic_seconds() + 1.0
+        spacing = 1_000_000 // self._rate
+        offset = self._clock.now() + 1_000_000  # of the schedule
+        chunk = 0
+        while not self.stop.is_set():
+            values, times = payments(count, offset + chunk * count * spacing, spacing, seed=chunk)
+            for i, value in enumerate(values):
+                moment = began + (chunk * count + i) / self._rate
+                sleep(moment - monotonic_seconds())
+                self.handed.append(self._log.append("payment", [value]))
+                self.due.append(moment)
+                if i % round(1 / DISPUTED) == 0:
+                    card = json.loads(value)["card"]
+                    self._log.append(
+                        "dispute",
+                        [b'{"card": "%s", "at": %d.%06d}' % (card.encode(), *divmod(int(times[i]) + 1, 10**6))],
+                    )
+            chunk += 1
+
+
+def run(seconds: float, rate: int, every: str | None) -> tuple[dict[str, Any], int]:
+    """Quantiles over so many seconds in which a model answers, and how often another one began to."""
+    with tempfile.TemporaryDirectory() as name:
+        file = Path(name) / "app.py"
+        file.write_text(APP.replace("EVERY", repr(every)), "utf-8")
+        durable, swaps, stop = Durable(), Swaps(), threading.Event()
+        with Runtime(load_app(file), file, Settings(data=f"{name}/data"), proves=True) as runtime:
+            runtime.pipeline.watchers += [durable, swaps]
+            worker = threading.Thread(target=runtime.work, args=(stop,), name="pipeline")
+            load = Load(runtime, rate)
+            worker.start()
+            load.start()
+            try:
+                deadline = monotonic_seconds() + PATIENCE_SECONDS
+                while not swaps.at:
+                    assert monotonic_seconds() < deadline, "no model was learnt"
+                    sleep(0.1)
+                sleep(SETTLED_SECONDS)
+                first, swapped = len(load.due), len(swaps.at)
+                sleep(seconds)
+                last, swapped = len(load.due), len(swaps.at) - swapped
+            finally:
+                load.stop.set()
+                load.join()
+                sleep(SETTLED_SECONDS)
+                stop.set()
+                worker.join()
+        places = [future.result().start for future in load.handed[first:last]]
+        took = 1000 * (np.array([durable.at[place] for place in places]) - np.array(load.due[first:last]))
+    p50, p99, p999 = np.quantile(took, (0.5, 0.99, 0.999)).round(3).tolist()
+    return {
+        "events": last - first,
+        "p50_ms": p50,
+        "p99_ms": p99,
+        "p999_ms": p999,
+        "max_ms": round(took.max(), 1),
+    }, swapped
+
+
+def measure() -> dict[str, Any]:
+    """Quantiles while nothing is trained, and while trainings follow each other."""
+    seconds, rate = given("--seconds", SECONDS), int(given("--rate", RATE))
+    calm, _ = run(seconds, rate, None)
+    busy, swaps = run(seconds, rate, EVERY)
+    return {"rate": rate, **calm, "while_training": {**busy, "swaps": swaps}}
+
+
+def given(name: str, default: float) -> float:
+    """A number from the command line."""
+    return float(sys.argv[sys.argv.index(name) + 1]) if name in sys.argv else default
+
+
+if __name__ == "__main__":
+    report(measure)
