@@ -1,10 +1,10 @@
 """From the event to its durable prediction at 2,000 events a second, in a running pipeline: `p50_ms, p99_ms, p999_ms`.
 
 The runtime of `katmatic run` with its log, checkpoints, live quality, proof and trainer, and a thread that hands card
-payments in, each at its moment: JSON in, the commit synced, 15 exact features, the prediction logged. It counts from the
-moment the schedule says, so that a wait that delays the next events is counted for these, too. A first model has been
-learnt before. `while_training`: the same, over those seconds in which a model is trained in a process beside it, and
-until the new one answers (`swaps`). `--seconds` says how long each of the two takes (600), `--rate` how many a second.
+payments in, each at its moment: JSON in, the commit synced, 15 exact features, the prediction logged. It counts from
+the moment the schedule says, so that a wait that delays the next events is counted for these, too. A first model has
+been learnt before. `while_training`: the same while one training follows the other, each in a process beside it, and
+the new model answers next (`swaps`). `--seconds` says how long each of the two takes (600), `--rate` how many a second.
 """
 
 from __future__ import annotations
