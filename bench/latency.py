@@ -72,7 +72,7 @@ class Load(threading.Thread):
         super().__init__(name="load")
         self._log, self._clock, self._rate = runtime.log, runtime.clock, rate
         self.due: list[float] = []
-        self.handed: list[Any] = []
+        self.places: list[int] = []  # the position that each got
         self.stop = threading.Event()
 
     def run(self) -> None:
@@ -85,8 +85,10 @@ class Load(threading.Thread):
             for i, value in enumerate(values):
                 moment = began + (chunk * count + i) / self._rate
                 sleep(moment - monotonic_seconds())
-                self.handed.append(self._log.append("payment", [value]))
                 self.due.append(moment)
+                self._log.append("payment", [value]).add_done_callback(
+                    lambda done: self.places.append(done.result().start)
+                )
                 if i % round(1 / DISPUTED) == 0:
                     card = json.loads(value)["card"]
                     self._log.append(
@@ -123,8 +125,9 @@ def run(seconds: float, rate: int, every: str | None) -> tuple[dict[str, Any], i
                 sleep(SETTLED_SECONDS)
                 stop.set()
                 worker.join()
-        places = [future.result().start for future in load.handed[first:last]]
-        took = 1000 * (np.array([durable.at[place] for place in places]) - np.array(load.due[first:last]))
+        assert len(load.places) == len(load.due)
+        at = np.array([durable.at[place] for place in load.places[first:last]])
+        took = 1000 * (at - np.array(load.due[first:last]))
     p50, p99, p999 = np.quantile(took, (0.5, 0.99, 0.999)).round(3).tolist()
     return {
         "events": last - first,

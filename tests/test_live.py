@@ -69,6 +69,30 @@ class World:
         return [alert for alert in self.live.alerts(100) if alert.name == name]
 
 
+def test_turns_that_are_taken_in_together_show_the_same_as_one_by_one(monkeypatch):
+    def shown(microseconds):
+        monkeypatch.setattr("katmatic.live.GATHERED_OVER", microseconds)
+        world = World().lived(number=300)
+        status = world.live.status()
+        roll, keys = world.live.board().trend("open"), [f"v{i}" for i in range(12)]
+        latest = [world.live.latest("open", (key,)) for key in keys]
+        figures = (asdict(status.quality["open"]), status.vitals.counts, status.vitals.predictions, status.models)
+        return figures, roll, [each and (each.anchor, each.score, each.at) for each in latest]
+
+    one_by_one = shown(0)
+    assert sum(each is not None for each in one_by_one[2]) > 5
+    assert shown(10 * SECOND) == one_by_one
+    assert shown(10**15) == one_by_one
+
+
+def test_what_was_gathered_is_there_for_whoever_asks(monkeypatch):
+    monkeypatch.setattr("katmatic.live.GATHERED_OVER", 10**15)
+    world = World()
+    world.rings(ring("v1", NOON))
+    world.rings(ring("v2", NOON + SECOND))
+    assert world.live.latest("open", ("v2",)).at == NOON + SECOND
+
+
 def test_an_event_that_was_handed_in_is_answered_and_timed():
     world = World()
     promise = world.rings(ring("v1", NOON))

@@ -24,6 +24,7 @@ from katmatic.monitoring import gauges
 from katmatic.monitoring.alerts import SEVERITIES, UNDER_BASELINE, Facts, Rules, from_decision
 from katmatic.monitoring.board import Board
 from katmatic.monitoring.drift import Shift, Watch
+from katmatic.monitoring.gather import joined_labels, joined_predictions
 from katmatic.monitoring.quality import Quality
 from katmatic.monitoring.vitals import Pulse
 from katmatic.pipeline import Pipeline, Turn
@@ -58,18 +59,22 @@ RULES_IN_WINDOW = 4  # checks in the time over which a decline is seen
 JUDGED_OVER = "7d"  # how far back the live answers are judged for alerts, unless a policy says so
 DRIFT_EVERY = 3_600_000_000  # and between two comparisons of what is asked with what was learnt from
 TOLD_EVERY = 86_400_000_000  # and between two alerts about one function of the user's that raises
+GATHERED_OVER = 50_000  # microseconds of the log's time over which predictions and labels are taken in together
 UNKNOWN_FIELDS_LIMIT = 100  # names of fields that no event declares, that are told
 
 
 class Live:
-    """A `serving.base.Pipeline` over a pipeline: fed with its turns, asked by any thread."""
+    """A `serving.base.Pipeline` over a pipeline: fed with its turns, asked by any thread.
+
+    Turns that follow each other quickly are taken in together. Whoever asks has all that was committed taken in first.
+    """
 
     def __init__(self, pipeline: Pipeline) -> None:
         app = pipeline.app
         self.app, self.metrics, self._pipeline = app, pipeline.metrics, pipeline
         self.hub = Hub(self.metrics)
-        self.quality = {name: Quality(app, predictor) for name, predictor in app.predictors.items()}
-        self.watches = {name: Watch() for name in app.predictors}
+        self._quality = {name: Quality(app, predictor) for name, predictor in app.predictors.items()}
+        self._watches = {name: Watch() for name in app.predictors}
         self._ripens = {name: ripens_after(app, predictor.label) for name, predictor in app.predictors.items()}
         self._ripe = dict.fromkeys(app.predictors, 0)
         self._unripe: dict[str, dict[int, int]] = {name: {} for name in app.predictors}  # moment -> rows
@@ -105,6 +110,8 @@ class Live:
         self._unknown: set[tuple[str, str]] = set()
         self._skew: SkewReport | None = None
         self._said: dict[str, int] = {}  # what raised -> when it was told last
+        self._gathered: list[Turn] = []  # told, and not taken in yet
+        self._taken_in = 0  # the moment of the last turn that was
         self._lock = threading.RLock()
         self.ready = False
         self.trouble = ""  # why nothing goes on, if so
@@ -127,21 +134,37 @@ class Live:
             for name, number in turn.changes.errors.items():
                 self._pulse.raised(name, number)
             self._tell_errors(turn.changes.said, turn.batch.now)
+            for block in turn.predictions:
+                self._pulse.predicted(block.predictor, len(block))
+            for versions in turn.labels:
+                self._pulse.labelled(versions.label, len(versions))
+            if turn.models:  # what was answered before is another model's
+                self._take_in()
             self._trained += turn.models
             for record in turn.models:
                 self._changed(record)
-            for block in turn.predictions:
-                self._predicted(block)
-            for versions in turn.labels:
-                self._labelled(versions)
-            if turn.decisions:
-                self._decided(turn.decisions)
+            self._gathered.append(turn)
+            if turn.decisions or turn.batch.now - self._taken_in >= GATHERED_OVER:
+                self._take_in()
+                self._taken_in = turn.batch.now
             for alert in turn.alerts:
                 self._raised(alert)
         self._publish(turn)
         if turn.batch.now - self._checked >= self._rules_every:
             self._checked = turn.batch.now
             self._check(turn)
+
+    def _take_in(self) -> None:
+        """Let all that looks at rows see those of the turns that were gathered."""
+        with self._lock:
+            turns, self._gathered = self._gathered, []
+            for block in joined_predictions(block for turn in turns for block in turn.predictions):
+                self._predicted(block)
+            for versions in joined_labels(versions for turn in turns for versions in turn.labels):
+                self._labelled(versions)
+            for turn in turns:
+                if turn.decisions:
+                    self._decided(turn.decisions)
 
     def _look(self, topic: str, value: bytes, now: int) -> None:
         """Does one event of a batch have fields that are not declared? They are ignored; each name is told once."""
@@ -198,8 +221,10 @@ class Live:
             )
             for _, _, each in told:
                 if isinstance(each, PredictionBlock):
+                    self._pulse.predicted(each.predictor, len(each))
                     self._predicted(each)
                 elif isinstance(each, LabelBlock):
+                    self._pulse.labelled(each.label, len(each))
                     self._labelled(each)
                 elif isinstance(each, Decision):
                     self._decided([each])
@@ -213,15 +238,13 @@ class Live:
         self._board.predictions(block)
         if block.predictor in self._rankings:
             self._rankings[block.predictor].know(block)
-        self._pulse.predicted(block.predictor, len(block))
-        self.watches[block.predictor].predictions(block)
+        self._watches[block.predictor].predictions(block)
         self._matured(block.predictor, self._joiners[block.predictor].predictions(block))
         if len(block):
             self._background[block.predictor] = block
 
     def _labelled(self, block: LabelBlock) -> None:
         self._board.labels(block)
-        self._pulse.labelled(block.label, len(block))
         for name, label in self._labels.items():
             if label == block.label:
                 self._matured(name, self._joiners[name].labels(block))
@@ -236,8 +259,8 @@ class Live:
     def _matured(self, name: str, examples: ExampleBlock | None) -> None:
         if examples is None or not len(examples.anchor):
             return
-        self.quality[name].examples(examples)
-        self.watches[name].outcomes(examples.key, examples.label)
+        self._quality[name].examples(examples)
+        self._watches[name].outcomes(examples.key, examples.label)
         unripe, moments = self._unripe[name], self._moments[name]
         for time, count in zip(*np.unique(examples.time[~np.isnan(examples.label)], return_counts=True), strict=True):
             moment = int(time) + self._ripens[name]
@@ -246,8 +269,14 @@ class Live:
                 heapq.heappush(moments, moment)
             unripe[moment] += int(count)
 
+    @property
+    def quality(self) -> Mapping[str, Quality]:
+        """The live quality of each predictor's answers."""
+        self._take_in()
+        return self._quality
+
     def rows(self, name: str) -> int:
-        """How many labelled rows of a predictor are ripe: what a model could be trained on."""
+        """How many labelled rows of a predictor are ripe, as of a moment ago: what a model could be trained on."""
         now = self._pipeline.clock.now()
         with self._lock:
             unripe, moments = self._unripe[name], self._moments[name]
@@ -260,7 +289,7 @@ class Live:
             return
         self._history[record.predictor].insert(0, record)
         if record.action in ("promoted", "rolled-back"):
-            self.watches[record.predictor].promoted()
+            self._watches[record.predictor].promoted()
 
     def _raised(self, alert: Alert) -> None:
         self._alerts.appendleft(alert)
@@ -292,9 +321,10 @@ class Live:
     def _check(self, turn: Turn) -> None:
         """Let the rules look at the figures."""
         with self._lock:
+            self._take_in()
             if turn.batch.now - self._compared >= DRIFT_EVERY:
                 self._compared = turn.batch.now
-                self._shifts = {name: watch.shifts() for name, watch in self.watches.items()}
+                self._shifts = {name: watch.shifts() for name, watch in self._watches.items()}
             facts = Facts(
                 vitals=self._pulse.vitals(),
                 silent=sorted(self._pipeline.state.silent(self._pipeline.plan)),
@@ -302,7 +332,7 @@ class Live:
                     quality.since(
                         max(turn.batch.now - self._windows[name], self._card(name).since or 0), turn.batch.now
                     )
-                    for name, quality in self.quality.items()
+                    for name, quality in self._quality.items()
                     if self._answers(name)
                 ],
                 shifts=self._shifts,
@@ -359,6 +389,7 @@ class Live:
 
     def latest(self, predictor: str, key: tuple[str, ...]) -> Prediction | None:
         """The newest prediction about `key`."""
+        self._take_in()
         return self._board.latest(predictor, key)
 
     def predict(self, predictor: str, anchors: list[dict[str, Any]]) -> list[Prediction]:
@@ -369,6 +400,8 @@ class Live:
         pipeline = self._pipeline
         questions = next(question for question in pipeline.plan.questions if question.name == predictor)
         ranking = self._rankings.get(predictor)
+        if ranking is not None:
+            self._take_in()  # the candidates that were shown last
         size = len(anchors)
         with pipeline.lock:
             if ranking is not None and size == 1 and ranking.key not in anchors[0]:
@@ -384,6 +417,7 @@ class Live:
 
     def reasons(self, predictor: str, key: tuple[str, ...]) -> list[tuple[str, float]]:
         """How much each feature raised or lowered the newest answer about `key`, the largest effect first."""
+        self._take_in()
         found = self._board.latest(predictor, key)
         background = self._background.get(predictor)
         if found is None or found.score is None or background is None:
@@ -393,6 +427,7 @@ class Live:
 
     def status(self) -> Status:
         """How all of it is."""
+        self._take_in()
         with self._lock:
             return Status(
                 self._pipeline.clock.now(),
@@ -402,7 +437,7 @@ class Live:
                 {name: self._card(name) for name in self.app.predictors},
                 {
                     name: quality.report(self._pipeline.clock.now())
-                    for name, quality in self.quality.items()
+                    for name, quality in self._quality.items()
                     if self._answers(name)
                 },
                 tuple(sorted(self._pipeline.state.silent(self._pipeline.plan))),
@@ -430,6 +465,7 @@ class Live:
 
     def board(self) -> Board:
         """The newest of every predictor."""
+        self._take_in()
         return self._board
 
     def models(self, predictor: str) -> list[ModelVersion]:
