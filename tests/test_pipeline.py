@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+import time
 from itertools import groupby
 
 import numpy as np
 import pytest
 
+from katmatic.aside import Aside, is_possible
 from katmatic.clock import ManualClock
 from katmatic.drive import drive, pass_until
 from katmatic.errors import LogError
@@ -168,6 +171,51 @@ def test_a_full_disk_holds_everything_until_there_is_room(tmp_path):
     assert len(pipeline.turn().batch) == 2000
     assert promise.result(0) == range(2000)
     assert len(rows(log, PREDICTIONS)) == 2000
+    log.close()
+
+
+@pytest.mark.skipif(not is_possible(), reason="processes with threads are copied on Linux only")
+def test_what_is_saved_on_the_way_is_saved_aside_as_it_was_then(tmp_path, monkeypatch):
+    monkeypatch.setattr("katmatic.pipeline.CHECKPOINT_BATCHES", 3)
+    clock, log, aside = ManualClock(NOON), SqliteLog(tmp_path / "log.db"), Aside()
+    checkpoints = FileCheckpoints(tmp_path / "checkpoints")
+    pipeline = Pipeline(door(), log, clock, checkpoints=checkpoints, aside=aside)
+    for i in range(3):
+        log.append("ring", [ring(f"v{i}", NOON)])
+        pipeline.turn()
+    assert aside.is_busy
+    monkeypatch.undo()
+    sequence = log.sequence()
+    while aside.is_busy:
+        log.append("ring", [ring("more", NOON - log.end("ring"))])
+        pipeline.turn()
+        time.sleep(0.01)
+    assert checkpoints.latest("door")[0] == sequence
+    again = Pipeline(door(), log, clock, checkpoints=checkpoints)
+    assert again.recover() == log.end("ring") - 3
+    clock.move_to(NOON + SECOND)
+    log.append("ring", [ring("more", NOON + SECOND)])
+    (block,) = again.turn().predictions
+    assert again.state.store.counts["applied"] == log.end("ring")
+    assert block.row(0).features["rings_1h"] == log.end("ring") - 4
+    log.close()
+
+
+@pytest.mark.skipif(not is_possible(), reason="processes with threads are copied on Linux only")
+def test_that_it_could_not_be_saved_aside_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("katmatic.pipeline.CHECKPOINT_BATCHES", 3)
+    log, aside = SqliteLog(tmp_path / "log.db"), Aside()
+    checkpoints = FileCheckpoints(tmp_path / "checkpoints")
+    pipeline = Pipeline(door(), log, ManualClock(NOON), checkpoints=checkpoints, aside=aside)
+    shutil.rmtree(tmp_path / "checkpoints")
+    log.append("ring", [ring("Ann", NOON)])
+    deadline, told = time.monotonic() + 20, []
+    while not told:
+        assert time.monotonic() < deadline
+        told = [alert for alert in pipeline.turn().alerts if alert.name == "checkpoint-failed"]
+        time.sleep(0.01)
+    assert "a restart will take longer" in told[0].text
+    aside.stop()
     log.close()
 
 

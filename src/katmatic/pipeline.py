@@ -10,6 +10,7 @@ from typing import Protocol
 
 import msgspec
 
+from katmatic.aside import Aside
 from katmatic.clock import Clock
 from katmatic.engine.plan import Plan, compile
 from katmatic.engine.step import Changes, State, step
@@ -69,6 +70,7 @@ class Pipeline:
     """An application over a log: `recover` first, then `turn` again and again, on one thread.
 
     Whatever else reads or changes the state takes `lock`. The log's clock is `clock`; nothing else asks for the time.
+    What is saved on the way is saved `aside`, if there is such a thing, so that no turn waits for it.
     """
 
     def __init__(
@@ -78,11 +80,13 @@ class Pipeline:
         clock: Clock,
         *,
         checkpoints: Checkpoints | None = None,
+        aside: Aside | None = None,
         metrics: Metrics | None = None,
         watchers: Iterable[Watcher] = (),
         seed: int = 0,
     ) -> None:
         self.app, self.log, self.clock, self.checkpoints = app, log, clock, checkpoints
+        self._aside = aside
         self.metrics = metrics or Metrics()
         self.watchers = list(watchers)
         self.plan: Plan = compile(app)
@@ -128,11 +132,7 @@ class Pipeline:
                 self._warn("watcher-failed", f"{type(watcher).__name__}: {error!r}")
         self._records += len(turn.batch)
         self._batches += 1
-        if self._records >= CHECKPOINT_RECORDS or self._batches >= CHECKPOINT_BATCHES:
-            try:
-                self.save()
-            except (KatmaticError, OSError) as error:  # the one before is still there
-                self._warn("checkpoint-failed", f"the state was not saved, a restart will take longer: {error}")
+        self._save_now_and_then()
         return turn
 
     def drain(self) -> int:
@@ -258,20 +258,47 @@ class Pipeline:
 
     def save(self) -> None:
         """Keep the state as it is now, so that a restart need not read what came before."""
+        saving = self._saving()
+        if saving is not None:
+            saving()
+
+    def _save_now_and_then(self) -> None:
+        """Save if much has happened since the last time; the one before is there until then."""
+        trouble = self._aside.ended() if self._aside is not None else None
+        try:
+            if self._records >= CHECKPOINT_RECORDS or self._batches >= CHECKPOINT_BATCHES:
+                if self._aside is None:
+                    self.save()
+                elif not self._aside.is_busy:
+                    saving = self._saving()
+                    if saving is not None:
+                        with self.lock:
+                            self._aside.start(saving)
+        except (KatmaticError, OSError) as error:
+            trouble = str(error)
+        if trouble:
+            self._warn("checkpoint-failed", f"the state was not saved, a restart will take longer: {trouble}")
+
+    def _saving(self) -> Callable[[], None] | None:
+        """What saves the state as it is when it is called; None if it is not to be saved."""
         self._records = self._batches = 0
-        if self.checkpoints is None or self._uncommitted is not None:  # the state is ahead of the log
-            return
-        with self.lock:
-            kept = {
-                "plan": fingerprint(self.plan),
-                "state": self.state.dump(),
-                "models": list(self.models.values()),
-                "online": {name: learner.dump() for name, learner in self.online.items()},
-                "decided": {name: actions.dump() for name, actions in self.actions.items()},
-            }
-            sequence = self.log.sequence()
-        self.checkpoints.save(self.app.name, sequence, msgspec.msgpack.encode(kept))
-        self.checkpoints.drop(self.app.name, sequence)
+        checkpoints, sequence = self.checkpoints, self.log.sequence()
+        if checkpoints is None or self._uncommitted is not None:  # the state is ahead of the log
+            return None
+
+        def saving() -> None:
+            with self.lock:
+                kept = {
+                    "plan": fingerprint(self.plan),
+                    "state": self.state.dump(),
+                    "models": list(self.models.values()),
+                    "online": {name: learner.dump() for name, learner in self.online.items()},
+                    "decided": {name: actions.dump() for name, actions in self.actions.items()},
+                }
+            checkpoints.save(self.app.name, sequence, msgspec.msgpack.encode(kept))
+            checkpoints.drop(self.app.name, sequence)
+
+        return saving
 
     def _load(self) -> int:
         found = self.checkpoints.latest(self.app.name) if self.checkpoints else None

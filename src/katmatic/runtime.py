@@ -14,12 +14,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from katmatic.actor import Actor
+from katmatic.aside import Aside, is_possible
 from katmatic.clock import Clock, SystemClock
 from katmatic.errors import DeclarationError, KatmaticError, LogError, LogLost, SettingsError
 from katmatic.live import Live
 from katmatic.log.base import Log
 from katmatic.log.follow import Followed
 from katmatic.log.sqlite import SqliteHistory, SqliteLog, open_readonly
+from katmatic.memory import Collector
 from katmatic.metrics import Metrics
 from katmatic.pipeline import Pipeline
 from katmatic.prover import Prover, prove_command
@@ -179,7 +181,11 @@ class Runtime:
             ) from error
         self.metrics = Metrics()
         self.log, checkpoints = open_copy(app, settings) if follows else open_log(app, settings)
-        self.pipeline = Pipeline(app, self.log, self.clock, checkpoints=checkpoints, metrics=self.metrics)
+        # In simulated time, and where a client has threads of its own, the state is saved by a turn itself.
+        self._aside = Aside() if is_possible() and clock is None and isinstance(checkpoints, FileCheckpoints) else None
+        self.pipeline = Pipeline(
+            app, self.log, self.clock, checkpoints=checkpoints, aside=self._aside, metrics=self.metrics
+        )
         self.live = Live(self.pipeline)
         self.calendars = Calendars(app)
         self.replayed = self.pipeline.recover(progress)
@@ -230,6 +236,8 @@ class Runtime:
             self.trainer.stop()
         if self.actor is not None:
             self.actor.stop()
+        if self._aside is not None:
+            self._aside.stop()
         try:
             self.pipeline.save()
         finally:
@@ -247,7 +255,7 @@ class Runtime:
         While nothing can be committed (the disk is full), it tries again and again, and the page says why. It ends
         by itself if another process has taken the log over.
         """
-        keep_for_good()
+        collector = Collector()
         published = self.clock.now() - DAY  # what a restart says again counts once
         asked = self.clock.now()
         while not stop.is_set():
@@ -259,7 +267,8 @@ class Runtime:
                     asked = now
                 self._append(self.said(published, now))
                 published = now
-                self.pipeline.turn(wait, limit=self.settings.batch)
+                turn = self.pipeline.turn(wait, limit=self.settings.batch)
+                collector.turn(worked=len(turn.batch) > 0)
             except LogLost as error:
                 self.live.trouble = str(error)
                 return
@@ -274,10 +283,11 @@ class Runtime:
 
         While the log cannot be read, it tries again and again, and the page says why.
         """
-        keep_for_good()
+        collector = Collector()
         while not stop.is_set():
             try:
-                self.pipeline.turn(self.settings.tick)
+                turn = self.pipeline.turn(self.settings.tick)
+                collector.turn(worked=len(turn.batch) > 0)
             except LogError as error:
                 self.live.trouble = str(error)
                 stop.wait(COMMIT_RETRY_SECONDS)

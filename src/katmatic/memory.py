@@ -1,0 +1,43 @@
+"""The collector of cycles, kept from halting a process: a full look at all objects takes longer the more there are.
+
+What is alive is set aside every second, so that the collector looks only at what is newer; what is set aside goes as
+ever once nothing refers to it. Cycles among it go with a full collection, which waits for a quiet moment.
+"""
+
+from __future__ import annotations
+
+import gc
+
+from katmatic.clock import monotonic_seconds
+
+ASIDE_SECONDS = 1.0  # between two times that what is alive is set aside
+QUIET_SECONDS = 5.0  # without work before a full collection,
+FULL_SECONDS = 600.0  # which comes no more often than that,
+FULL_SECONDS_MOST = 6 * 3600.0  # and at the latest after so long, quiet or not: it halts a large process for some 0.1 s
+
+
+class Collector:
+    """Told of each turn of a loop that must not be halted, on its thread."""
+
+    def __init__(self) -> None:
+        self._worked = self._aside = monotonic_seconds()
+        self.collect()
+
+    def collect(self) -> None:
+        """A full collection now."""
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()
+        self._full = monotonic_seconds()
+
+    def turn(self, *, worked: bool) -> None:
+        """A turn is over, in which something was done or not."""
+        now = monotonic_seconds()
+        if worked:
+            self._worked = now
+        since = now - self._full
+        if since >= FULL_SECONDS_MOST or (since >= FULL_SECONDS and now - self._worked >= QUIET_SECONDS):
+            self.collect()
+        elif now - self._aside >= ASIDE_SECONDS:
+            gc.freeze()
+            self._aside = now

@@ -1,0 +1,101 @@
+"""Work in a copy of the process, as it was at one moment."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from katmatic.aside import Aside, is_possible
+
+pytestmark = pytest.mark.skipif(not is_possible(), reason="processes with threads are copied on Linux only")
+WAIT_SECONDS = 20.0
+
+
+def end(aside):
+    deadline = time.monotonic() + WAIT_SECONDS
+    while (found := aside.ended()) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return found
+
+
+def test_the_copy_sees_memory_as_it_was_while_the_process_goes_on(tmp_path):
+    state, go, aside = {"now": 1}, tmp_path / "go", Aside()
+
+    def work():
+        while not go.exists():
+            time.sleep(0.01)
+        (tmp_path / "seen").write_text(str(state["now"]))
+
+    aside.start(work)
+    state["now"] = 2
+    assert aside.ended() is None
+    go.touch()
+    assert end(aside) == ""
+    assert (tmp_path / "seen").read_text() == "1"
+    assert aside.ended() is None
+    assert not aside.is_busy
+
+
+def test_what_went_wrong_is_told(tmp_path):
+    aside = Aside()
+    aside.start(lambda: (tmp_path / "nowhere" / "file").write_text("x"))
+    assert "No such file or directory" in end(aside)
+    aside.start(lambda: os._exit(3))
+    assert end(aside) == "it ended with code 3"
+    aside.start(lambda: os.kill(os.getpid(), signal.SIGKILL))
+    assert end(aside) == "it ended with code -9"
+
+
+def test_what_takes_too_long_is_ended():
+    aside = Aside(seconds_limit=0.2)
+    aside.start(lambda: time.sleep(60))
+    with pytest.raises(RuntimeError, match="one piece"):
+        aside.start(lambda: None)
+    assert end(aside) == "it took more than 0.2 s"
+    aside.start(lambda: time.sleep(60))
+    aside.stop()
+    assert not aside.is_busy
+
+
+def test_other_threads_and_their_locks_do_not_hold_it_up(tmp_path):
+    stop, lock = threading.Event(), threading.Lock()
+
+    def hold():
+        while not stop.is_set():
+            with lock:
+                time.sleep(0.001)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    aside = Aside()
+    for turn in range(20):
+        aside.start(lambda turn=turn: (tmp_path / str(turn)).touch())
+        assert end(aside) == ""
+    stop.set()
+    thread.join()
+
+
+def test_a_lock_of_the_process_is_free_once_it_is_gone(tmp_path):
+    program = f"""
+import fcntl, os, time
+from pathlib import Path
+from katmatic.aside import Aside
+file = os.open({str(tmp_path / "lock")!r}, os.O_RDWR | os.O_CREAT)
+fcntl.flock(file, fcntl.LOCK_EX)
+aside = Aside()
+aside.start(lambda: (Path({str(tmp_path / "began")!r}).touch(), time.sleep(60)))
+while not Path({str(tmp_path / "began")!r}).exists():
+    time.sleep(0.01)
+os.kill(os.getpid(), 9)
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False, timeout=WAIT_SECONDS).returncode == -9
+    with (tmp_path / "lock").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

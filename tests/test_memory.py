@@ -1,0 +1,63 @@
+"""The collector of cycles: what lives is set aside, and cycles among it go in a quiet moment."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+
+from katmatic import memory
+from katmatic.memory import Collector
+
+
+class Thing:
+    """Something that may refer to itself."""
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(memory, "monotonic_seconds", lambda: now[0])
+    yield now
+    gc.unfreeze()
+
+
+def test_what_lives_is_set_aside_and_goes_once_nothing_refers_to_it(clock):
+    collector, before = Collector(), gc.get_freeze_count()
+    things = [Thing() for _ in range(1000)]
+    clock[0] += memory.ASIDE_SECONDS
+    collector.turn(worked=True)
+    assert gc.get_freeze_count() >= before + 1000
+    gone = weakref.ref(things[0])
+    del things[:]
+    assert gone() is None
+
+
+def test_cycles_among_it_go_in_a_quiet_moment(clock):
+    collector, thing = Collector(), Thing()
+    thing.itself = thing
+    gone = weakref.ref(thing)
+    clock[0] += memory.ASIDE_SECONDS
+    collector.turn(worked=True)
+    del thing
+    gc.collect()
+    assert gone() is not None
+    clock[0] += memory.FULL_SECONDS
+    collector.turn(worked=True)
+    assert gone() is not None, "there is work"
+    clock[0] += memory.QUIET_SECONDS
+    collector.turn(worked=False)
+    assert gone() is None
+
+
+def test_cycles_go_at_the_latest_after_hours_of_work(clock):
+    collector, thing = Collector(), Thing()
+    thing.itself = thing
+    gone = weakref.ref(thing)
+    clock[0] += memory.ASIDE_SECONDS
+    collector.turn(worked=True)
+    del thing
+    clock[0] += memory.FULL_SECONDS_MOST
+    collector.turn(worked=True)
+    assert gone() is None
