@@ -59,7 +59,8 @@ RULES_IN_WINDOW = 4  # checks in the time over which a decline is seen
 JUDGED_OVER = "7d"  # how far back the live answers are judged for alerts, unless a policy says so
 DRIFT_EVERY = 3_600_000_000  # and between two comparisons of what is asked with what was learnt from
 TOLD_EVERY = 86_400_000_000  # and between two alerts about one function of the user's that raises
-GATHERED_OVER = 50_000  # microseconds of the log's time over which predictions and labels are taken in together
+GATHERED_OVER = 50_000  # microseconds of the log's time over which predictions and labels are taken in together,
+GATHERED_ROWS = 64  # or so many: more at once would hold up the next turn
 UNKNOWN_FIELDS_LIMIT = 100  # names of fields that no event declares, that are told
 
 
@@ -111,6 +112,7 @@ class Live:
         self._skew: SkewReport | None = None
         self._said: dict[str, int] = {}  # what raised -> when it was told last
         self._gathered: list[Turn] = []  # told, and not taken in yet
+        self._rows_gathered = 0
         self._taken_in = 0  # the moment of the last turn that was
         self._lock = threading.RLock()
         self.ready = False
@@ -144,7 +146,9 @@ class Live:
             for record in turn.models:
                 self._changed(record)
             self._gathered.append(turn)
-            if turn.decisions or turn.batch.now - self._taken_in >= GATHERED_OVER:
+            self._rows_gathered += sum(map(len, turn.predictions)) + sum(map(len, turn.labels))
+            is_much = self._rows_gathered >= GATHERED_ROWS or turn.batch.now - self._taken_in >= GATHERED_OVER
+            if turn.decisions or is_much:
                 self._take_in()
                 self._taken_in = turn.batch.now
             for alert in turn.alerts:
@@ -157,7 +161,7 @@ class Live:
     def _take_in(self) -> None:
         """Let all that looks at rows see those of the turns that were gathered."""
         with self._lock:
-            turns, self._gathered = self._gathered, []
+            turns, self._gathered, self._rows_gathered = self._gathered, [], 0
             for block in joined_predictions(block for turn in turns for block in turn.predictions):
                 self._predicted(block)
             for versions in joined_labels(versions for turn in turns for versions in turn.labels):

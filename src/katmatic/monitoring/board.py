@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from enum import StrEnum
 from itertools import islice
 from zoneinfo import ZoneInfo
 
-from katmatic.moment import to_datetime
+from katmatic.moment import to_datetime, to_micros
 from katmatic.records import NOTHING, Decision, LabelBlock, LabelState, Prediction, PredictionBlock
 from katmatic.spec.app import App, Predictor
 
@@ -108,13 +108,18 @@ class Day:
         return None if self.forecast is None or not self.known else self.forecast / self.known
 
 
+_STATES = {int(state): state for state in LabelState}
+
+
 class _Cell:
     """What is kept of one anchor."""
 
-    __slots__ = ("at", "chance", "day", "evidence", "failed", "first", "key", "state", "time", "value", "version")
+    __slots__ = (
+        "at", "chance", "day", "evidence", "failed", "first", "key", "state", "tally", "time", "value", "version",
+    )  # fmt: skip
 
-    def __init__(self, key: tuple[str, ...], time: int, day: date) -> None:
-        self.key, self.time, self.day = key, time, day
+    def __init__(self, key: tuple[str, ...], time: int, day: date, tally: _Tally) -> None:
+        self.key, self.time, self.day, self.tally = key, time, day, tally
         self.chance: float | None = None
         self.first: float | None = None
         self.at: int | None = None
@@ -154,33 +159,33 @@ class _Sheet:
     def group(self, key: tuple[str, ...]) -> str:
         return key[1] if len(key) > 1 and self.has_roll else ""
 
-    def tally(self, cell: _Cell) -> _Tally:
-        name = cell.day, self.group(cell.key)
-        if name not in self.tallies:
-            self.tallies[name] = _Tally()
+    def add(self, anchor: int, key: tuple[str, ...], time: int, days: _Days) -> _Cell:
+        """Begin to keep an anchor."""
+        day = days.of(time)
+        name = day, self.group(key)
+        tally = self.tallies.get(name)
+        if tally is None:
+            tally = self.tallies[name] = _Tally()
             self.forget_days()
-        return self.tallies[name]
-
-    def cell(self, anchor: int, key: tuple[str, ...], time: int, zone: ZoneInfo) -> _Cell:
-        cell = self.cells.get(anchor)
-        if cell is None:
-            cell = self.cells[anchor] = _Cell(key, time, _day(time, zone))
-            self.days.setdefault(cell.day, {})[anchor] = None
-            self.tally(cell).anchors += 1
-            self.forget_anchors()
+        tally.anchors += 1
+        cell = self.cells[anchor] = _Cell(key, time, day, tally)
+        self.days.setdefault(day, {})[anchor] = None
         return cell
 
-    def answered(self, key: tuple[str, ...], block: PredictionBlock, i: int) -> None:
-        self.latest.pop(key, None)
-        self.latest[key] = (block, i)
-        if key:
-            self.firsts[key[0]] = key
-        self.newest.append((block, i))
-        if len(self.latest) > LATEST_LIMIT:
-            oldest = next(iter(self.latest))
-            del self.latest[oldest]
-            if oldest and self.firsts.get(oldest[0]) == oldest:
-                del self.firsts[oldest[0]]
+    def answered(self, keys: Iterable[tuple[str, ...]], rows: Sequence[tuple[PredictionBlock, int]]) -> None:
+        """These are the newest answers about these keys."""
+        latest, firsts = self.latest, self.firsts
+        for key, row in zip(keys, rows, strict=True):
+            latest.pop(key, None)
+            latest[key] = row
+            if key:
+                firsts[key[0]] = key
+        self.newest.extend(rows[-NEWEST_LIMIT:])
+        while len(latest) > LATEST_LIMIT:
+            oldest = next(iter(latest))
+            del latest[oldest]
+            if oldest and firsts.get(oldest[0]) == oldest:
+                del firsts[oldest[0]]
 
     def forget_anchors(self) -> None:
         while len(self.cells) > ANCHORS_LIMIT:
@@ -207,6 +212,7 @@ class Board:
 
     def __init__(self, app: App) -> None:
         self._zone = app.timezone
+        self._days = _Days(app.timezone)
         self._sheets = {name: _Sheet(predictor) for name, predictor in app.predictors.items()}
         self._of_label = {
             name: [sheet for sheet in self._sheets.values() if sheet.predictor.label is label]
@@ -220,46 +226,38 @@ class Board:
         if sheet is None:
             return
         scores = [None] * len(block) if block.score is None else [None if s != s else s for s in block.score.tolist()]
-        rows = zip(
-            block.anchor.tolist(), block.key, block.time.tolist(), block.at.tolist(), scores, block.failed, strict=True
-        )
+        anchors, times, moments, failures = (c.tolist() for c in (block.anchor, block.time, block.at, block.failed))
+        rows = zip(anchors, block.key, times, moments, scores, failures, strict=True)
         pieces = _cut(block)
         with self._lock:
-            for i, (anchor, key, time, at, score, failed) in enumerate(rows):
-                cell = sheet.cell(anchor, key, time, self._zone)
-                tally = sheet.tally(cell)
+            cells, version = sheet.cells, block.version
+            for anchor, key, time, at, score, failed in rows:
+                cell = cells.get(anchor) or sheet.add(anchor, key, time, self._days)
                 if cell.first is None and score is not None:
                     cell.first = score
                     if cell.value is not None:
-                        _count(tally, cell, 1, of_label=False)
-                cell.chance, cell.at, cell.version, cell.failed = score, at, block.version, bool(failed)
-                sheet.answered(key, pieces[i // PIECE_ROWS], i % PIECE_ROWS)
+                        _count(cell, 1, of_label=False)
+                cell.chance, cell.at, cell.version, cell.failed = score, at, version, failed
+            sheet.answered(block.key, [(piece, i) for piece in pieces for i in range(len(piece))])
+            sheet.forget_anchors()
 
     def labels(self, block: LabelBlock) -> None:
         """Take in new versions of a label."""
-        rows = list(
-            zip(
-                block.anchor.tolist(),
-                block.key,
-                block.time.tolist(),
-                block.state.tolist(),
-                block.value.tolist(),
-                block.evidence.tolist(),
-                strict=True,
-            )
-        )
+        columns = (block.anchor, block.time, block.state, block.value, block.evidence)
+        rows = list(zip(block.key, *(column.tolist() for column in columns), strict=True))
         with self._lock:
             for sheet in self._of_label.get(block.label, ()):
-                for anchor, key, time, state, value, evidence in rows:
-                    cell = sheet.cell(anchor, key, time, self._zone)
-                    tally = sheet.tally(cell)
+                cells = sheet.cells
+                for key, anchor, time, state, value, evidence in rows:
+                    cell = cells.get(anchor) or sheet.add(anchor, key, time, self._days)
                     if cell.value is not None:
-                        _count(tally, cell, -1)
-                    cell.state = LabelState(state)
+                        _count(cell, -1)
+                    cell.state = _STATES[state]
                     cell.value = None if value != value else value
                     cell.evidence = None if evidence == NOTHING else evidence
                     if cell.value is not None:
-                        _count(tally, cell, 1)
+                        _count(cell, 1)
+                sheet.forget_anchors()
 
     def decisions(self, taken: list[Decision]) -> None:
         """Take in actions."""
@@ -370,6 +368,27 @@ def _day(moment: int, zone: ZoneInfo) -> date:
     return to_datetime(moment).astimezone(zone).date()
 
 
+class _Days:
+    """The days of moments, of which those that follow each other are mostly the same."""
+
+    def __init__(self, zone: ZoneInfo) -> None:
+        self._zone = zone
+        self._start = self._stop = 0  # of the day that was looked up last
+        self._day = date.min
+
+    def of(self, moment: int) -> date:
+        """The day of a moment."""
+        if not self._start <= moment < self._stop:
+            self._day = _day(moment, self._zone)
+            self._start = _begin(self._day, self._zone)
+            self._stop = _begin(self._day + timedelta(days=1), self._zone) if self._day < date.max else self._start
+        return self._day
+
+
+def _begin(day: date, zone: ZoneInfo) -> int:
+    return to_micros(datetime(day.year, day.month, day.day, tzinfo=zone))
+
+
 def _natural(name: str) -> list[tuple[int, int, str]]:
     """A key that puts `9b` before `10a`.
 
@@ -437,8 +456,9 @@ _URGENCY = {
 }
 
 
-def _count(tally: _Tally, cell: _Cell, sign: int, *, of_label: bool = True) -> None:
+def _count(cell: _Cell, sign: int, *, of_label: bool = True) -> None:
     """Put a known cell into the sums of its day, or take it out."""
+    tally = cell.tally
     if of_label:
         tally.known += sign
         tally.actual += sign * (cell.value or 0.0)
