@@ -189,9 +189,7 @@ def test_others_are_none_of_ours(board):
 def test_the_day_of_a_moment_is_that_of_the_wall_clock_also_where_clocks_change_at_midnight(zone):
     zone, rng = ZoneInfo(zone), random.Random(4)
     days = _Days(zone)
-    moment = to_micros(
-        datetime(2011, 10, 1, tzinfo=UTC)
-    )  # in that year Apia left out a day
+    moment = to_micros(datetime(2011, 10, 1, tzinfo=UTC))  # in that year Apia left out a day
     for _ in range(5_000):
         moment += rng.choice((1, 1_000_000, 3_600_000_000, 7 * 3_600_000_000, -1_800_000_000))
         assert days.of(moment) == to_datetime(moment).astimezone(zone).date()
