@@ -167,7 +167,6 @@ class _Sheet:
             cell = self.cells[anchor] = _Cell(key, time, _day(time, zone))
             self.days.setdefault(cell.day, {})[anchor] = None
             self.tally(cell).anchors += 1
-            self.forget_anchors()
         return cell
 
     def answered(self, key: tuple[str, ...], block: PredictionBlock, i: int) -> None:
@@ -176,15 +175,14 @@ class _Sheet:
         if key:
             self.firsts[key[0]] = key
         self.newest.append((block, i))
-        if len(self.latest) > LATEST_LIMIT:
-            oldest = next(iter(self.latest))
+
+    def forget(self) -> None:
+        """Let go of the oldest keys and anchors, all at once: to find the first of a dict one by one is slow."""
+        for oldest in list(islice(self.latest, max(0, len(self.latest) - LATEST_LIMIT))):
             del self.latest[oldest]
             if oldest and self.firsts.get(oldest[0]) == oldest:
                 del self.firsts[oldest[0]]
-
-    def forget_anchors(self) -> None:
-        while len(self.cells) > ANCHORS_LIMIT:
-            anchor = next(iter(self.cells))
+        for anchor in list(islice(self.cells, max(0, len(self.cells) - ANCHORS_LIMIT))):
             day = self.cells.pop(anchor).day
             del self.days[day][anchor]
             if not self.days[day]:
@@ -234,6 +232,7 @@ class Board:
                         _count(tally, cell, 1, of_label=False)
                 cell.chance, cell.at, cell.version, cell.failed = score, at, block.version, bool(failed)
                 sheet.answered(key, pieces[i // PIECE_ROWS], i % PIECE_ROWS)
+            sheet.forget()
 
     def labels(self, block: LabelBlock) -> None:
         """Take in new versions of a label."""
@@ -260,6 +259,7 @@ class Board:
                     cell.evidence = None if evidence == NOTHING else evidence
                     if cell.value is not None:
                         _count(tally, cell, 1)
+                sheet.forget()
 
     def decisions(self, taken: list[Decision]) -> None:
         """Take in actions."""

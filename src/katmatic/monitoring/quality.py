@@ -273,16 +273,15 @@ class Quality:
 
     def _forget(self) -> None:
         newest = max(self._days, default=None)
-        while len(self._rows) > ROWS_LIMIT:
-            name = next(iter(self._rows))
+        for name in list(islice(self._rows, max(0, len(self._rows) - ROWS_LIMIT))):
             day = self._rows[name][0]
             if day not in self._measured and day != newest:  # the day's figures stay when its rows go
                 self._measured[day] = self._measure(day)
             del self._rows[name], self._days[day][name]
             if not self._days[day]:
                 del self._days[day]
-        while len(self._known) > 2 * ROWS_LIMIT:
-            del self._known[next(iter(self._known))]
+        for anchor in list(islice(self._known, max(0, len(self._known) - 2 * ROWS_LIMIT))):
+            del self._known[anchor]
         while len(self._measured) > DAYS_LIMIT:
             del self._measured[min(self._measured)]
 
