@@ -160,6 +160,19 @@ def test_a_sender_that_makes_up_fields_does_not_fill_the_memory():
     assert len(world.live._unknown) == UNKNOWN_FIELDS_LIMIT
 
 
+def test_a_restart_reads_the_newest_blocks_that_hold_so_many_rows(monkeypatch):
+    world = World().lived(200)
+    newest = [world.live.latest("open", key) for key in world.live.board()._sheets["open"].latest]
+    monkeypatch.setattr("katmatic.live.REBUILT_ROWS", 40)
+    again = Live(world.pipeline)
+    again.rebuild()
+    cells = again.board()._sheets["open"].cells
+    assert 40 <= len(cells) < 80
+    assert max(cells) == max(found.anchor for found in newest)
+    last = max(newest, key=lambda found: (found.at, found.anchor))
+    assert again.latest("open", last.key) == last
+
+
 def test_dead_letters_are_shown_newest_first():
     world = World()
     world.rings(b"{nothing")

@@ -53,7 +53,8 @@ from katmatic.serving.stream import Hub, Listener
 from katmatic.spec.app import App
 
 SHOWN_LIMIT = 1_000  # alerts and dead letters that are kept to be shown
-REBUILT_RECORDS = 20_000  # records of predictions and labels that a restart reads for its pages
+REBUILT_RECORDS = 20_000  # records of a topic that a restart reads for its pages,
+REBUILT_ROWS = 20_000  # and of predictions and labels, which come in blocks, no more than hold so many rows
 RULES_EVERY = 60_000_000  # microseconds of the log's time between two checks of the rules; fewer where it hurries:
 RULES_IN_WINDOW = 4  # checks in the time over which a decline is seen
 JUDGED_OVER = "7d"  # how far back the live answers are judged for alerts, unless a policy says so
@@ -213,8 +214,8 @@ class Live:
         """Become what the newest records of the log say, after a restart; of what is no longer declared, nothing."""
         log, labels = self._pipeline.log, {name for name, _ in self._pipeline.plan.labels}
         with self._lock:
-            asked = (decode_predictions(value) for _, value in _newest(log, PREDICTIONS))
-            known = (decode_labels(value) for _, value in _newest(log, LABELS))
+            asked = _newest_blocks(log, PREDICTIONS, decode_predictions)
+            known = _newest_blocks(log, LABELS, decode_labels)
             decided = [*(value for _, value in _newest(log, DECISIONS)), *log.pending(DECISIONS)]
             taken = (decode(DECISIONS, value) for value in decided)  # also what waits to be read again
             told = heapq.merge(  # as it came; of one moment, as a turn tells it
@@ -531,3 +532,17 @@ def _moment(block: PredictionBlock | LabelBlock) -> int:
 
 def _newest(log: Any, topic: str) -> Any:
     return log.scan(topic, max(0, log.end(topic) - REBUILT_RECORDS))
+
+
+def _newest_blocks(log: Any, topic: str, decoded: Callable[[bytes], Any]) -> list[Any]:
+    """The newest blocks of a topic that hold REBUILT_ROWS rows, in their order; read backwards, by more and more."""
+    found: list[Any] = []
+    rows, stop, some = 0, log.end(topic), 16
+    while stop > 0 and rows < REBUILT_ROWS and len(found) < REBUILT_RECORDS:
+        start = max(0, stop - some)
+        for block in reversed([decoded(value) for _, value in log.scan(topic, start, stop)]):
+            if rows < REBUILT_ROWS:
+                found.append(block)
+                rows += len(block)
+        stop, some = start, 4 * some
+    return found[::-1]

@@ -6,7 +6,7 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -36,7 +36,7 @@ from katmatic.records import (
     PredictionBlock,
 )
 from katmatic.spec.app import App
-from katmatic.state import loop
+from katmatic.state import columns, loop
 from katmatic.state.checkpoint import Checkpoints
 
 BATCH_LIMIT = 5_000  # records of one commit
@@ -290,12 +290,13 @@ class Pipeline:
             with self.lock:
                 kept = {
                     "plan": fingerprint(self.plan),
-                    "state": self.state.dump(),
+                    "state": self.state.kept(),
                     "models": list(self.models.values()),
                     "online": {name: learner.dump() for name, learner in self.online.items()},
                     "decided": {name: actions.dump() for name, actions in self.actions.items()},
                 }
-            checkpoints.save(self.app.name, sequence, msgspec.msgpack.encode(kept))
+                data = msgspec.msgpack.encode(kept)
+            checkpoints.save(self.app.name, sequence, data)
             checkpoints.drop(self.app.name, sequence)
 
         return saving
@@ -305,17 +306,27 @@ class Pipeline:
         if found is None:
             return 0
         sequence, data = found
-        kept = msgspec.msgpack.decode(data)
-        if kept["plan"] != fingerprint(self.plan):
+        kept = msgspec.msgpack.decode(data, type=_Kept)
+        if kept.plan != fingerprint(self.plan):
             return 0  # the declaration has changed, or how the state is kept: all of the log is read again
-        self.state.load(kept["state"])
-        for record in msgspec.convert(kept["models"], list[ModelVersion]):
+        self.state.load(kept.state)
+        for record in msgspec.convert(kept.models, list[ModelVersion]):
             self._install(record)
-        for name, dumped in kept["online"].items():
+        for name, dumped in kept.online.items():
             self.online[name].load(dumped)
-        for name, decided in kept.get("decided", {}).items():
+        for name, decided in kept.decided.items():
             self.actions[name].load((action, anchor) for action, anchor in decided)
         return sequence
+
+
+class _Kept(msgspec.Struct):
+    """A checkpoint as it is read; the state is left as it lies there."""
+
+    plan: str
+    state: msgspec.Raw
+    models: list[Any]
+    online: dict[str, bytes]
+    decided: dict[str, list[tuple[str, int]]] = {}
 
 
 def fingerprint(plan: Plan) -> str:
@@ -327,7 +338,7 @@ def fingerprint(plan: Plan) -> str:
         for question in plan.questions
         if hasattr(question.predictor.model, "learn_one")
     ]
-    return repr((loop.version(), plan.tables.tolist(), streams, labels, plan.spaces, learners))
+    return repr((loop.version(), columns.FORM, plan.tables.tolist(), streams, labels, plan.spaces, learners))
 
 
 def _models(batches: Sequence[Batch]) -> Iterator[ModelVersion]:

@@ -63,6 +63,15 @@ def test_on_a_full_disk_nothing_acknowledged_is_lost():
     assert found["posts_sent_again"] > 0
 
 
+def test_after_a_kill_the_answers_are_those_of_the_life_before():
+    found = figures("recovery", "--keys", "3000", "--lives", "1")
+    assert found["lives_that_answered_differently"] == 0
+    assert found["compared"] == 201
+    assert found["replayed"] == found["events"] + 1 == 6001  # and the record that says which model answers
+    assert found["recovery_seconds"] > 0
+    assert found["start_seconds"] > 0
+
+
 @pytest.mark.parametrize("name", ["log", "timestamp"])
 def test_the_parts_run(name):
     assert figures(name)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -87,11 +88,15 @@ class State:
         told = self.store.words[kernel.ALERTED_AT : kernel.ALERTED_AT + len(plan.streams)]
         return {stream.schema.topic for stream, flag in zip(plan.streams, told.tolist(), strict=True) if flag}
 
+    def kept(self) -> dict[str, Any]:
+        """The state before it is made bytes: a view of its memory."""
+        return self.store.kept()
+
     def dump(self) -> bytes:
         """The state as bytes."""
         return self.store.dump()
 
-    def load(self, data: bytes) -> None:
+    def load(self, data: bytes | msgspec.Raw) -> None:
         """Become the state that was dumped."""
         self.store.load(data)
 

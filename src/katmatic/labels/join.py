@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -18,7 +18,7 @@ _COUNTS = (LabelState.PROVISIONAL, LabelState.FINAL, LabelState.REVISED)
 _Row = tuple[PredictionBlock, int]
 
 
-@dataclass
+@dataclass(slots=True)
 class _Anchor:
     rows: list[_Row] = field(default_factory=list)
     label: float | None = None
@@ -36,7 +36,7 @@ class Joiner:
 
     def __init__(self, predictor: Predictor, limit: int = ANCHORS_LIMIT) -> None:
         self._name, self._limit, self._columns = predictor.name, limit, tuple(predictor.features)
-        self._anchors: dict[int, _Anchor] = {}
+        self._anchors: OrderedDict[int, _Anchor] = OrderedDict()  # of a dict, to find the oldest is slow
 
     def predictions(self, block: PredictionBlock) -> ExampleBlock | None:
         """Take in predictions."""
@@ -85,9 +85,8 @@ class Joiner:
         return found
 
     def _forget(self) -> None:
-        excess = len(self._anchors) - self._limit
-        for position in list(itertools.islice(self._anchors, max(0, excess))):
-            del self._anchors[position]
+        while len(self._anchors) > self._limit:
+            self._anchors.popitem(last=False)
 
     def _examples(self, rows: Sequence[tuple[PredictionBlock, int, _Anchor]]) -> ExampleBlock | None:
         if not rows:

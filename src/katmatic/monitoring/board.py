@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
@@ -144,10 +144,10 @@ class _Sheet:
     """All that is kept of one predictor."""
 
     predictor: Predictor
-    cells: dict[int, _Cell] = field(default_factory=dict)
+    cells: OrderedDict[int, _Cell] = field(default_factory=OrderedDict)  # of a dict, to find the oldest is slow
     days: dict[date, dict[int, None]] = field(default_factory=dict)
     tallies: dict[tuple[date, str], _Tally] = field(default_factory=dict)
-    latest: dict[tuple[str, ...], tuple[PredictionBlock, int]] = field(default_factory=dict)
+    latest: OrderedDict[tuple[str, ...], tuple[PredictionBlock, int]] = field(default_factory=OrderedDict)
     firsts: dict[str, tuple[str, ...]] = field(default_factory=dict)  # a first key -> the newest whole key with it
     newest: deque[tuple[PredictionBlock, int]] = field(default_factory=lambda: deque(maxlen=NEWEST_LIMIT))
     decisions: deque[Decision] = field(default_factory=lambda: deque(maxlen=NEWEST_LIMIT))
@@ -176,21 +176,21 @@ class _Sheet:
         """These are the newest answers about these keys."""
         latest, firsts = self.latest, self.firsts
         for key, row in zip(keys, rows, strict=True):
-            latest.pop(key, None)
             latest[key] = row
+            latest.move_to_end(key)
             if key:
                 firsts[key[0]] = key
         self.newest.extend(rows[-NEWEST_LIMIT:])
-        while len(latest) > LATEST_LIMIT:
-            oldest = next(iter(latest))
-            del latest[oldest]
-            if oldest and firsts.get(oldest[0]) == oldest:
-                del firsts[oldest[0]]
 
-    def forget_anchors(self) -> None:
+    def forget(self) -> None:
+        """Let go of the oldest keys and anchors."""
+        while len(self.latest) > LATEST_LIMIT:
+            oldest, _ = self.latest.popitem(last=False)
+            if oldest and self.firsts.get(oldest[0]) == oldest:
+                del self.firsts[oldest[0]]
         while len(self.cells) > ANCHORS_LIMIT:
-            anchor = next(iter(self.cells))
-            day = self.cells.pop(anchor).day
+            anchor, cell = self.cells.popitem(last=False)
+            day = cell.day
             del self.days[day][anchor]
             if not self.days[day]:
                 del self.days[day]
@@ -239,7 +239,7 @@ class Board:
                         _count(cell, 1, of_label=False)
                 cell.chance, cell.at, cell.version, cell.failed = score, at, version, failed
             sheet.answered(block.key, [(piece, i) for piece in pieces for i in range(len(piece))])
-            sheet.forget_anchors()
+            sheet.forget()
 
     def labels(self, block: LabelBlock) -> None:
         """Take in new versions of a label."""
@@ -257,7 +257,7 @@ class Board:
                     cell.evidence = None if evidence == NOTHING else evidence
                     if cell.value is not None:
                         _count(cell, 1)
-                sheet.forget_anchors()
+                sheet.forget()
 
     def decisions(self, taken: list[Decision]) -> None:
         """Take in actions."""

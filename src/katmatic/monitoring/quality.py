@@ -12,6 +12,7 @@ from __future__ import annotations
 import heapq
 import threading
 from bisect import bisect_left
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -159,12 +160,13 @@ class Quality:
         self._ripening: dict[tuple[int, int], _Example] = {}
         self._ripe_at: list[tuple[int, tuple[int, int]]] = []  # a heap: when, and what; it may be gone since
         self._every = 1  # anchors are taken whose position is a multiple of it, by a hash
-        self._rows: dict[tuple[int, int], tuple[date, float, float, float, float, float]] = {}
+        # Of a dict, to find the oldest is slow.
+        self._rows: OrderedDict[tuple[int, int], tuple[date, float, float, float, float, float]] = OrderedDict()
         self._days: dict[date, dict[tuple[int, int], None]] = {}
         self._measured: dict[date, Daily] = {}
         self._base = _Rate()
         self._own: dict[str, _Rate] = {}
-        self._known: dict[int, float] = {}
+        self._known: OrderedDict[int, float] = OrderedDict()
         self._reported: dict[int, Report] = {}  # by days; empty once something changed
         self._lock = threading.Lock()
 
@@ -282,7 +284,7 @@ class Quality:
             if not self._days[day]:
                 del self._days[day]
         while len(self._known) > 2 * ROWS_LIMIT:
-            del self._known[next(iter(self._known))]
+            self._known.popitem(last=False)
         while len(self._measured) > DAYS_LIMIT:
             del self._measured[min(self._measured)]
 

@@ -13,7 +13,7 @@ class Checkpoints(Protocol):
         """Keep `state` as it was after batch `sequence`; atomic."""
         ...
 
-    def latest(self, name: str) -> tuple[int, bytes] | None:
+    def latest(self, name: str) -> tuple[int, bytes | memoryview] | None:
         """The newest intact checkpoint, or None."""
         ...
 
@@ -31,7 +31,7 @@ class Borrowed:
     def save(self, name: str, sequence: int, state: bytes) -> None:
         """Keep nothing: the owner does."""
 
-    def latest(self, name: str) -> tuple[int, bytes] | None:
+    def latest(self, name: str) -> tuple[int, bytes | memoryview] | None:
         """The newest intact checkpoint, or None."""
         return self.checkpoints.latest(name)
 

@@ -8,19 +8,24 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from katmatic.state import kernel
 
+FORM = 2  # of what `dump` gives
 _NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
 
 
-def reserve(words: int) -> NDArray[np.int64]:
-    """An array of zeros that takes memory only where it is written: address space costs nothing."""
+def _reserve(words: int) -> mmap.mmap:
+    """Zeros that take memory only where they are written: address space costs nothing."""
     memory = mmap.mmap(-1, 8 * words, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE, 0, 8 * kernel.HEAP_AT)  # what grows: 512 times fewer page faults
-    return np.frombuffer(memory, dtype=np.int64)
+    _advise(memory, "MADV_HUGEPAGE")  # 512 times fewer page faults
+    return memory
+
+
+def _advise(memory: mmap.mmap, advice: str) -> None:
+    """Say something about the memory of what grows, where the system listens."""
+    if hasattr(mmap, advice):
+        memory.madvise(getattr(mmap, advice), 0, min(8 * kernel.HEAP_AT, len(memory)))
 
 
 class Numbering(dict[Any, int]):
@@ -54,19 +59,18 @@ class KeyNumbers:
     def __len__(self) -> int:
         return len(self.names)
 
-    def dump(self) -> list[dict[Any, int]]:
-        """What `load` takes: the numbers per space."""
-        return [dict(space) for space in self._spaces]
+    def dump(self) -> list[tuple[list[Any], bytes]]:
+        """What `load` takes: per space its keys, and their numbers as 64-bit words."""
+        return [(list(space), np.fromiter(space.values(), np.int64, len(space)).tobytes()) for space in self._spaces]
 
-    def load(self, dumped: Sequence[dict[Any, int]]) -> None:
+    def load(self, dumped: Iterable[tuple[list[Any], Any]]) -> None:
         """Go on with the numbers that were dumped."""
-        count = sum(len(space) for space in dumped)
-        self.names[:] = [None] * count
-        for space, numbers in zip(self._spaces, dumped, strict=True):
-            for key, number in numbers.items():
-                key = tuple(key) if isinstance(key, list) else key
-                space[key] = number
-                self.names[number] = key
+        found = [(_texts(keys), np.frombuffer(raw, np.int64)) for keys, raw in dumped]
+        names = np.empty(sum(len(keys) for keys, _ in found), object)
+        for space, (keys, numbers) in zip(self._spaces, found, strict=True):
+            space.update(zip(keys, numbers.tolist(), strict=True))
+            names[numbers] = np.fromiter(keys, object, len(keys))
+        self.names[:] = names.tolist()
 
 
 class _Space(dict[Any, int]):
@@ -84,7 +88,8 @@ class Store:
     """All that the engine remembers between events: `words` is the kernel's arena, `reals` the same as floats."""
 
     def __init__(self, *, spaces: int, cells: int, codes: Sequence[Any]) -> None:
-        self.words = reserve(kernel.ARENA_WORDS)
+        self._memory = _reserve(kernel.ARENA_WORDS)
+        self.words = np.frombuffer(self._memory, dtype=np.int64)
         self.reals = self.words.view(np.float64)
         self.cells_per_key = cells
         self.words[kernel.USED] = kernel.WORDS_FIRST
@@ -119,33 +124,52 @@ class Store:
             (kernel.HEAP_AT, kernel.HEAP_AT + 3 * int(self.words[kernel.HEAP_LEN])),
         ]
 
+    def kept(self) -> dict[str, Any]:
+        """What `load` takes: a view of the store's memory, to be encoded before anything changes."""
+        return {
+            "arena": [(start, self.words[start:stop].view(np.uint8).data) for start, stop in self._parts()],
+            "keys": self.keys.dump(),
+            "codes": [numbers.names for numbers in self.codes.values()],
+            "pending": list(self.pending.items()),
+            "position": self.position,
+            "sequence": self.sequence,
+            "counts": self.counts,
+        }
+
     def dump(self) -> bytes:
         """The store as bytes."""
-        return msgspec.msgpack.encode(
-            {
-                "arena": [(start, self.words[start:stop].tobytes()) for start, stop in self._parts()],
-                "keys": [list(space.items()) for space in self.keys.dump()],
-                "codes": [numbers.names for numbers in self.codes.values()],
-                "pending": list(self.pending.items()),
-                "position": self.position,
-                "sequence": self.sequence,
-                "counts": self.counts,
-            }
-        )
+        return msgspec.msgpack.encode(self.kept())
 
-    def load(self, data: bytes) -> None:
+    def load(self, data: bytes | msgspec.Raw) -> None:
         """Become the store that was dumped. Raises ValueError if this one is not new."""
         if len(self.keys) or self.words[kernel.USED] != kernel.WORDS_FIRST:
             raise ValueError("a checkpoint is loaded into a new state only")
-        found = msgspec.msgpack.decode(data)
-        for start, raw in found["arena"]:
+        found = msgspec.msgpack.decode(data, type=_Kept)
+        # While all is written in one go, finding huge pages costs a second for each gigabyte more than small ones do
+        # (bench/recovery.py); these become huge in the background.
+        _advise(self._memory, "MADV_NOHUGEPAGE")
+        for start, raw in found.arena:
             values = np.frombuffer(raw, np.int64)
             self.words[start : start + len(values)] = values
-        self.keys.load([{_key(key): number for key, number in space} for space in found["keys"]])
-        self.codes = {column: Numbering(names) for column, names in zip(self.codes, found["codes"], strict=True)}
-        self.pending = {position: tuple(waiting) for position, waiting in found["pending"]}
-        self.position, self.sequence, self.counts = found["position"], found["sequence"], found["counts"]
+        _advise(self._memory, "MADV_HUGEPAGE")
+        self.keys.load(found.keys)
+        self.codes = {column: Numbering(names) for column, names in zip(self.codes, found.codes, strict=True)}
+        self.pending = dict(found.pending)
+        self.position, self.sequence, self.counts = found.position, found.sequence, found.counts
 
 
-def _key(key: Any) -> Any:
-    return tuple(key) if isinstance(key, list) else key
+class _Kept(msgspec.Struct):
+    """What `Store.kept` gives, as it is read: arena and numbers stay where they lie."""
+
+    arena: list[tuple[int, memoryview]]
+    keys: list[tuple[list[Any], memoryview]]
+    codes: list[list[Any]]
+    pending: list[tuple[int, tuple[int, bytes, int]]]
+    position: int
+    sequence: int
+    counts: dict[str, int]
+
+
+def _texts(keys: list[Any]) -> list[Any]:
+    """Keys as they are in memory: those of several fields are tuples."""
+    return list(map(tuple, keys)) if keys and isinstance(keys[0], list) else keys

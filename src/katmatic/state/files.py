@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import re
 import struct
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from katmatic.errors import LogError
 
 MAGIC = b"katmcp\x00\x01"  # the last byte is the form
 _HEADER = struct.Struct("<8sQQ16s")  # magic, sequence, length of the state, checksum of all that and of the state
+PIECE_BYTES = 1 << 20  # that are read at once while a file is checked
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
@@ -25,7 +27,8 @@ class FileCheckpoints:
     >>> folder = TemporaryDirectory()
     >>> checkpoints = FileCheckpoints(folder.name)
     >>> checkpoints.save("attendance", 7, b"the state after batch 7")
-    >>> checkpoints.latest("attendance")
+    >>> sequence, state = checkpoints.latest("attendance")
+    >>> sequence, bytes(state)
     (7, b'the state after batch 7')
     >>> folder.cleanup()
     """
@@ -49,18 +52,19 @@ class FileCheckpoints:
                     self._disk.remove(unfinished)
                 raise
 
-    def latest(self, name: str) -> tuple[int, bytes] | None:
+    def latest(self, name: str) -> tuple[int, memoryview] | None:
         """The newest intact checkpoint with its sequence, or None; one that the disk has changed is passed over."""
         for file in self._files(name):
-            found = _intact(file)
-            if found is not None:
-                return found
+            if _is_intact(file):
+                state = _state(file)
+                if state is not None:
+                    return _sequence(file), state
         return None
 
     def drop(self, name: str, before: int) -> None:
         """Forget the checkpoints of sequences below `before`, but never the newest intact one."""
-        newest = self.latest(name)
-        keep = min(before, newest[0]) if newest else 0
+        newest = next((_sequence(file) for file in self._files(name) if _is_intact(file)), 0)
+        keep = min(before, newest)
         with _explained(self._folder):
             for file in self._files(name):
                 if _sequence(file) < keep:
@@ -94,28 +98,41 @@ def _sequence(file: Path) -> int:
 
 
 def _header(sequence: int, state: bytes) -> bytes:
-    return _HEADER.pack(MAGIC, sequence, len(state), _checksum(sequence, state))
-
-
-def _checksum(sequence: int, state: bytes) -> bytes:
-    digest = xxhash.xxh3_128(MAGIC + sequence.to_bytes(8, "little"))
+    digest = _digest(sequence)
     digest.update(state)
-    return digest.digest()
+    return _HEADER.pack(MAGIC, sequence, len(state), digest.digest())
 
 
-def _intact(file: Path) -> tuple[int, bytes] | None:
+def _digest(sequence: int) -> xxhash.xxh3_128:
+    return xxhash.xxh3_128(MAGIC + sequence.to_bytes(8, "little"))
+
+
+def _is_intact(file: Path) -> bool:
+    """Whether its bytes are those that were written; it is read piece by piece, in little memory."""
     with _explained(file):
         try:
-            data = file.read_bytes()
+            with file.open("rb") as opened:
+                header = opened.read(_HEADER.size)
+                if len(header) < _HEADER.size:
+                    return False
+                magic, sequence, length, checksum = _HEADER.unpack(header)
+                digest, piece = _digest(sequence), memoryview(bytearray(PIECE_BYTES))
+                while size := opened.readinto(piece):
+                    digest.update(piece[:size])
+                    length -= size
         except FileNotFoundError:  # dropped meanwhile
+            return False
+    return bool(magic == MAGIC and sequence == _sequence(file) and length == 0 and checksum == digest.digest())
+
+
+def _state(file: Path) -> memoryview | None:
+    """The state in a file that is intact, left where the system keeps it; None if it was dropped meanwhile."""
+    with _explained(file):
+        try:
+            with file.open("rb") as opened:
+                return memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))[_HEADER.size :]
+        except FileNotFoundError:
             return None
-    if len(data) < _HEADER.size:
-        return None
-    magic, sequence, length, checksum = _HEADER.unpack_from(data)
-    state = data[_HEADER.size :]
-    if magic != MAGIC or length != len(state) or sequence != _sequence(file) or checksum != _checksum(sequence, state):
-        return None
-    return sequence, state
 
 
 @contextmanager
