@@ -1,4 +1,4 @@
-"""The store around the kernel: its memory, the numbering of keys and values, and its bytes for a checkpoint."""
+"""The store around the kernel: its memory, the numbering of values, and its bytes for a checkpoint."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from katmatic.state import kernel
+from katmatic.state.keys import KeyNumbers
 
 _NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
 
@@ -36,61 +37,17 @@ class Numbering(dict[Any, int]):
         return number
 
 
-class KeyNumbers:
-    """Keys -> small integers, over all key spaces; and back. A key is a text, or a tuple of them for several fields."""
-
-    def __init__(self, spaces: int) -> None:
-        self.names: list[Any] = []
-        self._spaces: list[_Space] = [_Space(self.names) for _ in range(spaces)]
-
-    def numbers(self, space: int, keys: Iterable[Any]) -> list[int]:
-        """The number of each key; new keys get the next ones."""
-        return list(map(self._spaces[space].__getitem__, keys))
-
-    def find(self, space: int, key: Any) -> int:
-        """The number of a key, -1 if it was never seen."""
-        return self._spaces[space].get(key, -1)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def dump(self) -> list[dict[Any, int]]:
-        """What `load` takes: the numbers per space."""
-        return [dict(space) for space in self._spaces]
-
-    def load(self, dumped: Sequence[dict[Any, int]]) -> None:
-        """Go on with the numbers that were dumped."""
-        count = sum(len(space) for space in dumped)
-        self.names[:] = [None] * count
-        for space, numbers in zip(self._spaces, dumped, strict=True):
-            for key, number in numbers.items():
-                key = tuple(key) if isinstance(key, list) else key
-                space[key] = number
-                self.names[number] = key
-
-
-class _Space(dict[Any, int]):
-    def __init__(self, names: list[Any]) -> None:
-        super().__init__()
-        self._names = names
-
-    def __missing__(self, key: Any) -> int:
-        self[key] = number = len(self._names)
-        self._names.append(key)
-        return number
-
-
 class Store:
     """All that the engine remembers between events: `words` is the kernel's arena, `reals` the same as floats."""
 
-    def __init__(self, *, spaces: int, cells: int, codes: Sequence[Any]) -> None:
+    def __init__(self, *, cells: int, codes: Sequence[Any]) -> None:
         self.words = reserve(kernel.ARENA_WORDS)
         self.reals = self.words.view(np.float64)
         self.cells_per_key = cells
         self.words[kernel.USED] = kernel.WORDS_FIRST
         self.words[kernel.HEARD_AT : kernel.ALERTED_AT] = kernel.NEVER
         self.words[kernel.DUP_SINCE], self.words[kernel.NEXT_DUE] = kernel.NEVER, kernel.LATEST
-        self.keys = KeyNumbers(spaces)
+        self.keys = KeyNumbers()
         self.codes: dict[Any, Numbering] = {column: Numbering() for column in codes}
         # Anchors that will be asked again: position -> stream, payload, labels that have leads to come.
         self.pending: dict[int, tuple[int, bytes, int]] = {}
@@ -124,7 +81,7 @@ class Store:
         return msgspec.msgpack.encode(
             {
                 "arena": [(start, self.words[start:stop].tobytes()) for start, stop in self._parts()],
-                "keys": [list(space.items()) for space in self.keys.dump()],
+                "keys": self.keys.dump(),
                 "codes": [numbers.names for numbers in self.codes.values()],
                 "pending": list(self.pending.items()),
                 "position": self.position,
@@ -141,11 +98,7 @@ class Store:
         for start, raw in found["arena"]:
             values = np.frombuffer(raw, np.int64)
             self.words[start : start + len(values)] = values
-        self.keys.load([{_key(key): number for key, number in space} for space in found["keys"]])
+        self.keys.load(*found["keys"])
         self.codes = {column: Numbering(names) for column, names in zip(self.codes, found["codes"], strict=True)}
         self.pending = {position: tuple(waiting) for position, waiting in found["pending"]}
         self.position, self.sequence, self.counts = found["position"], found["sequence"], found["counts"]
-
-
-def _key(key: Any) -> Any:
-    return tuple(key) if isinstance(key, list) else key

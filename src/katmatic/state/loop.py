@@ -21,14 +21,19 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from katmatic.state import kernel
+from katmatic.state import forest, kernel, scan
 
 Cpu = tuple[str, str]  # LLVM's name of a kind of processor, and what it can do
 _P, _I, _D = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 _TYPES = {
     "run": ctypes.CFUNCTYPE(_I, *(_P,) * 13, _I, _I, _I),
     "ask": ctypes.CFUNCTYPE(None, _P, _P, _P, _I, _I),
-    "add_up": ctypes.CFUNCTYPE(None, _P, _I, _I, _P, _I, _P, _P, _P, _P, _P, _P, _P),
+    "add_up": ctypes.CFUNCTYPE(None, _P, _I, _I, _P, _I, _P, _P, _P, _P, _P),
+    "scan": ctypes.CFUNCTYPE(_I, _P, _I, _I, _P, _I, _P, _P, _P, _P, _P, _P, _P),
+    "identify": ctypes.CFUNCTYPE(None, _P, _I, _P, _I, _P, _P, _P, _I, _I, _P),
+    "number": ctypes.CFUNCTYPE(None, _P, _I, _P, _P, _P, _I, _I, *(_P,) * 8, _I, _I),
+    "arrange": ctypes.CFUNCTYPE(None, _P, _P, _P, _P),
+    "pack": ctypes.CFUNCTYPE(_I, _P, _I, _I, _P, _P, _P),
 }
 _CALLED = ("exp2", "memcpy", "memmove", "memset", "pow")  # of the C library
 # Named by the code for exceptions, which it never raises. Each has to have an address, or no name gets one.
@@ -45,7 +50,7 @@ _FAILURES = {
     kernel.WAITING_FULL: "too many things wait for their moment",
     kernel.OUTPUTS_OVER: "one event made too many predictions or label versions",
 }
-_SOURCES = ("kernel.py", "compile.py", "forest.py")
+_SOURCES = ("kernel.py", "compile.py", "forest.py", "scan.py")
 # Every x86-64 server since 2013, by the ABI's level 3; on others the name of their plainest kind.
 _LEVEL_3 = "avx avx2 bmi bmi2 cx16 f16c fma fxsr lzcnt mmx movbe popcnt sahf sse sse2 sse3 sse4.1 sse4.2 ssse3 xsave"
 
@@ -73,11 +78,74 @@ def ask(
     load()["ask"](plan.ctypes.data, words.ctypes.data, reals.ctypes.data, predictor, moment)
 
 
-def add_up(x: NDArray[np.float64], arrays: list[NDArray[Any]], out: NDArray[np.float64]) -> None:
+def add_up(
+    x: NDArray[np.float64],
+    roots: NDArray[np.int64],
+    nodes: NDArray[np.int64],
+    value: NDArray[np.float64],
+    out: NDArray[np.float64],
+) -> None:
     """`forest.add_up`, onto `out`."""
-    roots, *rest = arrays
-    pointers = [array.ctypes.data for array in rest]
-    load()["add_up"](x.ctypes.data, *x.shape, roots.ctypes.data, len(roots), *pointers, out.ctypes.data)
+    at = np.empty(forest.ROWS, np.int64)
+    places = nodes.ctypes.data, nodes.ctypes.data, value.ctypes.data, at.ctypes.data, out.ctypes.data
+    load()["add_up"](x.ctypes.data, *x.shape, roots.ctypes.data, len(roots), *places)
+
+
+def read(text: bytes, at: int, fields: NDArray[np.int64], names: bytes, into: tuple[NDArray[Any], ...]) -> int:
+    """`scan.scan`: how many records are not plain. `into` are words and lengths (fields, records), times and fates."""
+    words, lengths, time, fate = (array.ctypes.data for array in into)
+    places = fields.ctypes.data, len(fields), names, scan.POWERS.ctypes.data
+    found: int = load()["scan"](text, at, len(into[2]), *places, words, words, lengths, time, fate)
+    return found
+
+
+def identify(
+    text: bytes,
+    fields: NDArray[np.int64],
+    columns: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]],
+    identity: int,
+    seed: int,
+) -> NDArray[np.int64]:
+    """`scan.identify`, of columns of words, lengths and times."""
+    words, lengths, time = (array.ctypes.data for array in columns)
+    n = len(columns[2])
+    found = np.empty(n, np.int64)
+    about = fields.ctypes.data, len(fields)
+    load()["identify"](text, n, *about, words, lengths, time, identity, seed, found.ctypes.data)
+    return found
+
+
+def number(
+    text: bytes,
+    rows: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]],
+    space: int,
+    about: tuple[NDArray[np.int64], ...],
+    found: NDArray[np.int64],
+    *,
+    adds: bool,
+) -> None:
+    """`scan.number`, of words, lengths and the key's fields; `about` are what is known of keys, and room to work."""
+    words, lengths, parts = rows
+    facts, index, starts, keys, room, scratch = (array.ctypes.data for array in about)
+    given = words.ctypes.data, lengths.ctypes.data, parts.ctypes.data, len(parts)
+    load()["number"](
+        *(text, len(found), *given, space, facts, index, starts, keys),
+        *(room, room, scratch, found.ctypes.data, found.strides[0] // 8, int(adds)),
+    )
+
+
+def arrange(about: tuple[NDArray[np.int64], ...]) -> None:
+    """`scan.arrange`."""
+    load()["arrange"](*(array.ctypes.data for array in about))
+
+
+def pack(numbers: NDArray[np.int64], starts: NDArray[np.int64], keys: NDArray[np.int64]) -> bytes:
+    """`scan.pack`, of the numbers of n keys of some texts each."""
+    n, width = numbers.shape
+    size = int(((keys[starts[numbers]] >> 40) & 0xFFFFFF).sum()) + scan.KEY_HEAD * (n + 1) + scan.PADDING
+    out = np.empty(size, np.uint8)
+    pointers = starts.ctypes.data, keys.ctypes.data, out.ctypes.data
+    return out[: load()["pack"](numbers.ctypes.data, n, width, *pointers)].tobytes()
 
 
 @cache
