@@ -202,7 +202,7 @@ class Keys(Sequence[tuple[str, ...]]):
         """Some of the rows, by their index."""
         raise NotImplementedError
 
-    def packed(self) -> bytes:
+    def packed(self) -> memoryview:
         """As MessagePack has a list of lists of texts."""
         raise NotImplementedError
 

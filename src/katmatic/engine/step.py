@@ -239,12 +239,13 @@ def _asked_again(plan: Plan, stream: Stream) -> int:
     return len({q.label for q in plan.questions if q.predictor.lead and q.predictor.anchor is stream.schema.event})
 
 
-def numbers(keys: KeyNumbers, space: int, names: Sequence[str], columns: Columns, *, adds: bool) -> NDArray[np.int64]:
+def numbers(keys: KeyNumbers, space: int, names: tuple[str, ...], columns: Columns, *, adds: bool) -> NDArray[np.int64]:
     """The numbers of the keys of some records; new ones get the next numbers, or (not `adds`) -1."""
-    found = np.empty(len(columns), np.int64)
-    parts = np.array([columns.layout.places[name] for name in names], np.int64)
-    keys.number(space, columns.text, columns.words, columns.lengths, parts, found, adds=adds)
-    return found
+    layout, count = columns.layout, len(columns)
+    parts = layout.parts(names)
+    at = columns.address, columns.address + 8 * len(layout.names) * count, parts.ctypes.data, len(parts)
+    size = len(columns.text) + count * len(layout.defaults)  # a default may be in every record
+    return keys.number(space, columns.text, at, count=count, size=size, adds=adds)
 
 
 def _values(state: State, column: Column, columns: Columns) -> Any:

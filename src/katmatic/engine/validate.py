@@ -23,6 +23,7 @@ from katmatic.timestamp import offsets, parse_many
 # A number is remembered as a float or by its value in a checkpoint: more than 64 bits fit into neither.
 _INTEGER = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 _WIRE: dict[type, Any] = {str: str, float: float, int: _INTEGER, bool: bool}
+_NONE = np.arange(0)
 _packed = msgspec.msgpack.Encoder().encode
 
 
@@ -39,16 +40,35 @@ class Columns:
     """Readable records of one stream, by field. `index` is each one's place among those that were given."""
 
     index: NDArray[np.int64]
-    time: NDArray[np.int64]
     heartbeats: NDArray[np.int64]
     dead: list[Dead]
     layout: Layout
     text: bytes  # in which the texts lie
-    words: NDArray[np.int64]  # (fields, n): numbers, their bits; of a text where it begins
-    lengths: NDArray[np.int64]  # (fields, n): bytes of a text
+    table: NDArray[np.int64]  # (2 * fields + 2, n): words, lengths, times, fates: see state/scan.py
 
     def __len__(self) -> int:
         return len(self.index)
+
+    @property
+    def words(self) -> NDArray[np.int64]:
+        """A number itself, or its bits; of a text where it begins: (fields, n)."""
+        return self.table[: len(self.layout.names)]
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """The bytes of a text: (fields, n)."""
+        return self.table[len(self.layout.names) : -2]
+
+    @property
+    def time(self) -> NDArray[np.int64]:
+        """The moments of the records."""
+        found: NDArray[np.int64] = self.table[-2]
+        return found
+
+    @cached_property
+    def address(self) -> int:
+        """Of the table."""
+        return self.table.ctypes.data
 
     @cached_property
     def fields(self) -> Mapping[str, list[Any]]:
@@ -113,6 +133,7 @@ class Layout:
         self.kinds = [_kind(field) for field in schema.fields]
         self.is_optional = [field.optional for field in schema.fields]
         self.defaults, self.letters = b"", b""
+        self._parts: dict[tuple[str, ...], NDArray[np.int64]] = {}
         self.table = np.zeros((len(schema.fields), scan.FIELD_WORDS), np.int64)
         for field, row, kind in zip(schema.fields, self.table, self.kinds, strict=True):
             name = field.name.encode()
@@ -127,7 +148,14 @@ class Layout:
                 row[scan.F_WORD], row[scan.F_LENGTH] = word, length
                 self.defaults += text
         self.is_plain = len(self.names) <= scan.FIELDS_MOST
+        self.fields = self.table.ctypes.data, len(self.names), self.letters  # as the loops take them
         self.time, self.identity = self.places[schema.time], self.places.get(schema.id or "", -1)
+
+    def parts(self, names: tuple[str, ...]) -> NDArray[np.int64]:
+        """Which fields these are."""
+        if names not in self._parts:
+            self._parts[names] = np.array([self.places[name] for name in names], np.int64)
+        return self._parts[names]
 
     @staticmethod
     def column(kind: int, values: Sequence[Any], start: int) -> tuple[NDArray[np.int64], NDArray[np.int64], bytes]:
@@ -174,35 +202,34 @@ class Reader:
         first = 1 if n + 1 < 16 else 3 if n + 1 < 65_536 else 5  # after the head of the list
         if layout.defaults:
             text, first = layout.defaults + text, first + len(layout.defaults)
-        shape = len(layout.names), n
-        words, lengths = np.empty(shape, np.int64), np.empty(shape, np.int64)
-        time, fate = np.empty(n, np.int64), np.empty(n, np.uint8)
+        table = np.empty((2 * len(layout.names) + 2, n), np.int64)
+        columns = Columns(np.arange(n), _NONE, [], layout, text, table)
+        time, fate = table[-2:]
         if not layout.is_plain:
             fate[:] = [scan.ODD if value else scan.BEAT for value in values]
-        elif not loop.read(text, first, layout.table, layout.letters, (words, lengths, time, fate)):
-            return Columns(np.arange(n), time, np.arange(0), [], layout, text, words, lengths)
+        elif not loop.read(text, first, layout.fields, columns.address, n):
+            return columns
         is_local = fate == scan.LOCAL
         if is_local.any():
             time[is_local] -= offsets(time[is_local], self.zone)
+            if is_local.all():
+                return columns
         odd = np.flatnonzero(fate == scan.ODD)
-        if not len(odd) and is_local.all():
-            return Columns(np.arange(n), time, np.arange(0), [], layout, text, words, lengths)
         which, moments, fields, dead = self._read_odd([values[i] for i in odd.tolist()])
         good = odd[which]
         time[good] = moments
         parts = [text]
         size = len(text)
         for f, (name, kind) in enumerate(zip(layout.names, layout.kinds, strict=True)):
-            words[f, good], lengths[f, good], more = Layout.column(kind, fields[name], size)
+            columns.words[f, good], columns.lengths[f, good], more = Layout.column(kind, fields[name], size)
             parts.append(more)
             size += len(more)
-        text = b"".join([*parts, bytes(scan.PADDING)])
-        is_kept = fate < scan.BEAT
-        is_kept[good] = True
+        fate[good] = scan.PLAIN
         beats = np.flatnonzero(fate == scan.BEAT)
         dead = [Dead(int(odd[each.index]), each.error) for each in dead]
-        columns = Columns(np.arange(n), time, beats, dead, layout, text, words, lengths)
-        return columns if is_kept.all() else take(columns, np.flatnonzero(is_kept))
+        text = b"".join([*parts, bytes(scan.PADDING)])
+        columns = Columns(columns.index, beats, dead, layout, text, table)
+        return columns if (fate < scan.BEAT).all() else take(columns, np.flatnonzero(fate < scan.BEAT))
 
     def _read_odd(
         self, values: Sequence[bytes]
@@ -255,8 +282,8 @@ class Reader:
     def identities(self, columns: Columns, seed: int) -> NDArray[np.uint64]:
         """64 bits per record that are equal for equal identities: the `Id`, or else the whole content; never 0."""
         layout = self._layout
-        about = columns.words, columns.lengths, columns.time
-        return loop.identify(columns.text, layout.table, about, layout.identity, seed).view(np.uint64)
+        about = layout.fields, columns.address, len(columns)
+        return loop.identify(columns.text, *about, layout.identity, seed).view(np.uint64)
 
     def events(self, columns: Columns) -> list[Event]:
         """The records as the user's event objects, with times in the app's zone."""
@@ -337,9 +364,8 @@ def conditions(masks: Sequence[Callable[[Any], Any]], events: Sequence[Event]) -
 
 def take(columns: Columns, kept: NDArray[np.int64]) -> Columns:
     """Some of the records, by their row."""
-    words, lengths = columns.words.take(kept, 1), columns.lengths.take(kept, 1)
-    index, time = columns.index[kept], columns.time[kept]
-    return Columns(index, time, columns.heartbeats, columns.dead, columns.layout, columns.text, words, lengths)
+    table = columns.table.take(kept, 1)
+    return Columns(columns.index[kept], columns.heartbeats, columns.dead, columns.layout, columns.text, table)
 
 
 def local(moment: int, zone: ZoneInfo) -> datetime:

@@ -39,7 +39,7 @@ SIGNATURES: dict[str, tuple[ModuleType, Any]] = {
     ),
     "scan": (
         scan,
-        _COUNT(*(_BYTE, _COUNT, _COUNT, _INT, _COUNT, _BYTE, _FLOAT), *(_INT, _FLOAT, _INT, _INT, _BYTE)),
+        _COUNT(*(_BYTE, _COUNT, _COUNT, _INT, _COUNT, _BYTE, _FLOAT), *(_INT, _FLOAT, _INT, _INT, _INT)),
     ),
     "identify": (
         scan,
@@ -49,11 +49,11 @@ SIGNATURES: dict[str, tuple[ModuleType, Any]] = {
         scan,
         types.void(
             *(_BYTE, _COUNT, _INT, _INT, _INT, _COUNT, _COUNT),
-            *(_INT, _INT, _INT, _INT, _INT, _BYTE, _INT, _INT, _COUNT, _COUNT),
+            *(_INT, _INT, _INT, _INT, _INT, _BYTE, _INT, _INT, _COUNT),
         ),
     ),
     "arrange": (scan, types.void(_INT, _INT, _INT, _INT)),
-    "pack": (scan, _COUNT(_INT, _COUNT, _COUNT, _INT, _INT, _BYTE)),
+    "pack": (scan, _COUNT(_INT, _COUNT, _COUNT, _INT, _INT, _BYTE, _COUNT)),
 }
 
 

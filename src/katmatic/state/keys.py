@@ -31,30 +31,35 @@ class KeyNumbers:
         self._index = np.zeros(2 * _INDEX_FIRST, np.int64)
         self._starts = np.zeros(_INDEX_FIRST, np.int64)
         self._keys = np.zeros(_WORDS_FIRST, np.int64)
-        self._room, self._scratch = np.empty(0, np.int64), np.empty(0, np.int64)
+        self._room, self._scratch = np.empty(_WORDS_FIRST, np.int64), np.empty(_WORDS_FIRST, np.int64)
         self._names: dict[int, str] = {}  # of keys of one field that somebody has asked for
+        self._look()
 
     def __len__(self) -> int:
         return int(self._facts[scan.K_COUNT])
 
     def number(
-        self, space: int, text: bytes, words: Ints, lengths: Ints, parts: Ints, found: Ints, *, adds: bool = True
-    ) -> None:
-        """Put into `found` the number of each record's key; a new key gets the next one, or (not `adds`) -1.
+        self,
+        space: int,
+        text: bytes,
+        columns: tuple[int, int, int, int],
+        *,
+        count: int,
+        size: int,
+        adds: bool = True,
+    ) -> Ints:
+        """The number of each record's key; a new key gets the next one, or (not `adds`) -1.
 
-        `words` and `lengths` say where the fields lie in `text`, and `parts` which of them are the key.
+        `columns` are addresses: where the fields begin in `text`, their lengths, which of them are the key; and how
+        many these are. All these texts together have at most `size` bytes.
         """
-        n = len(found)
-        size = n * (1 + (scan.KEY_HEAD * len(parts) + 7) // 8) + 1
-        size += (int(lengths[parts].sum()) + 7) // 8 if len(parts) else 0
-        if len(self._room) < size:
-            self._room = np.empty(2 * size, np.int64)
-        if len(self._scratch) < 2 * n:
-            self._scratch = np.empty(4 * n, np.int64)
+        words = count * (2 + (scan.KEY_HEAD * columns[3] + 7) // 8) + (size + 7) // 8 + 1
+        if len(self._room) < words or len(self._scratch) < 2 * count:
+            self._room, self._scratch = _larger(self._room, words), _larger(self._scratch, 2 * count)
+            self._look()
         if adds:
-            self._grow(n, size)
-        about = self._facts, self._index, self._starts, self._keys, self._room, self._scratch
-        loop.number(text, (words, lengths, parts), space, about, found, adds=adds)
+            self._grow(count, words)
+        return loop.number(text, columns, space, self._at, count=count, adds=adds)
 
     def numbers(self, space: int, keys: Iterable[Any], *, adds: bool = True) -> list[int]:
         """The number of each key: a text, or a tuple of them for several fields."""
@@ -63,11 +68,12 @@ class KeyNumbers:
         parts = [part.encode() for row in rows for part in row]
         lengths = np.array([*map(len, parts)], np.int64)
         places = (np.cumsum(lengths) - lengths).reshape(len(rows), width).T
-        found = np.empty(len(rows), np.int64)
         text = b"".join([*parts, bytes(scan.PADDING)])
-        words, lengths = np.ascontiguousarray(places), np.ascontiguousarray(lengths.reshape(len(rows), width).T)
-        self.number(space, text, words, lengths, np.arange(width), found, adds=adds)
-        return found.tolist()
+        table = np.ascontiguousarray([places, lengths.reshape(len(rows), width).T], np.int64)
+        fields = np.arange(width)
+        at = table.ctypes.data, table.ctypes.data + table.nbytes // 2, fields.ctypes.data, width
+        found: list[int] = self.number(space, text, at, count=len(rows), size=len(text), adds=adds).tolist()
+        return found
 
     def find(self, space: int, key: Any) -> int:
         """The number of a key, -1 if it was never seen."""
@@ -88,9 +94,10 @@ class KeyNumbers:
             self._names.update(zip(new.tolist(), (text for (text,) in decoded), strict=True))
             return self._known(wanted)
 
-    def packed(self, numbers: Ints) -> bytes:
+    def packed(self, numbers: Ints) -> memoryview:
         """The keys whose fields have these numbers, as MessagePack has a list of lists."""
-        return loop.pack(np.ascontiguousarray(numbers), self._starts, self._keys)
+        starts, keys = self._starts, self._keys  # another thread may have them replaced by larger ones
+        return loop.pack(np.ascontiguousarray(numbers), starts.ctypes.data, keys.ctypes.data)
 
     def dump(self) -> tuple[int, bytes]:
         """What `load` takes."""
@@ -113,11 +120,14 @@ class KeyNumbers:
     def _grow(self, more: int, words: int) -> None:
         """Have room for so many more keys of so many words."""
         count, used = len(self), int(self._facts[scan.K_USED])
+        places = int(self._facts[scan.K_MASK]) + 1
+        if used + words <= len(self._keys) and count + more <= len(self._starts) and 2 * (count + more) <= places:
+            return
         if used + words > len(self._keys):
             self._keys = _larger(self._keys, used + words)
         if count + more > len(self._starts):
             self._starts = _larger(self._starts, count + more)
-        places = int(self._facts[scan.K_MASK]) + 1
+        self._look()
         if 2 * (count + more) > places:
             while 2 * (count + more) > places:
                 places *= 2
@@ -126,7 +136,13 @@ class KeyNumbers:
 
     def _arrange(self) -> None:
         self._index = np.zeros(2 * (int(self._facts[scan.K_MASK]) + 1), np.int64)
-        loop.arrange((self._facts, self._index, self._starts, self._keys))
+        self._look()
+        loop.arrange(self._at[:4])
+
+    def _look(self) -> None:
+        """Note where everything lies: to ask an array for its address takes longer than to look up some keys."""
+        arrays = self._facts, self._index, self._starts, self._keys, self._room, self._scratch
+        self._at = tuple(array.ctypes.data for array in arrays)
 
 
 class _Rows(Keys):
@@ -149,7 +165,7 @@ class _Rows(Keys):
         """Some of the rows, by their index."""
         return _Rows(self._keys, self._numbers[rows])
 
-    def packed(self) -> bytes:
+    def packed(self) -> memoryview:
         """As MessagePack has them."""
         return self._keys.packed(self._numbers)
 

@@ -10,7 +10,7 @@ import ctypes
 import hashlib
 import platform
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,9 @@ _TYPES = {
     "add_up": ctypes.CFUNCTYPE(None, _P, _I, _I, _P, _I, _P, _P, _P, _P, _P),
     "scan": ctypes.CFUNCTYPE(_I, _P, _I, _I, _P, _I, _P, _P, _P, _P, _P, _P, _P),
     "identify": ctypes.CFUNCTYPE(None, _P, _I, _P, _I, _P, _P, _P, _I, _I, _P),
-    "number": ctypes.CFUNCTYPE(None, _P, _I, _P, _P, _P, _I, _I, *(_P,) * 8, _I, _I),
+    "number": ctypes.CFUNCTYPE(None, _P, _I, _P, _P, _P, _I, _I, *(_P,) * 8, _I),
     "arrange": ctypes.CFUNCTYPE(None, _P, _P, _P, _P),
-    "pack": ctypes.CFUNCTYPE(_I, _P, _I, _I, _P, _P, _P),
+    "pack": ctypes.CFUNCTYPE(_I, _P, _I, _I, _P, _P, _P, _I),
 }
 _CALLED = ("exp2", "memcpy", "memmove", "memset", "pow")  # of the C library
 # Named by the code for exceptions, which it never raises. Each has to have an address, or no name gets one.
@@ -91,61 +91,65 @@ def add_up(
     load()["add_up"](x.ctypes.data, *x.shape, roots.ctypes.data, len(roots), *places)
 
 
-def read(text: bytes, at: int, fields: NDArray[np.int64], names: bytes, into: tuple[NDArray[Any], ...]) -> int:
-    """`scan.scan`: how many records are not plain. `into` are words and lengths (fields, records), times and fates."""
-    words, lengths, time, fate = (array.ctypes.data for array in into)
-    places = fields.ctypes.data, len(fields), names, scan.POWERS.ctypes.data
-    found: int = load()["scan"](text, at, len(into[2]), *places, words, words, lengths, time, fate)
+def read(text: bytes, at: int, fields: tuple[int, int, bytes], table: int, count: int) -> int:
+    """`scan.scan`: how many of the records are not plain.
+
+    `fields` are the address of their table, how many there are, and their names. At the address `table` go words and
+    lengths (fields, records), times and fates.
+    """
+    column = 8 * count
+    lengths, time = table + fields[1] * column, table + 2 * fields[1] * column
+    found: int = load()["scan"](text, at, count, *fields, _powers(), table, table, lengths, time, time + column)
     return found
 
 
 def identify(
-    text: bytes,
-    fields: NDArray[np.int64],
-    columns: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]],
-    identity: int,
-    seed: int,
+    text: bytes, fields: tuple[int, int, bytes], table: int, count: int, identity: int, seed: int
 ) -> NDArray[np.int64]:
-    """`scan.identify`, of columns of words, lengths and times."""
-    words, lengths, time = (array.ctypes.data for array in columns)
-    n = len(columns[2])
-    found = np.empty(n, np.int64)
-    about = fields.ctypes.data, len(fields)
-    load()["identify"](text, n, *about, words, lengths, time, identity, seed, found.ctypes.data)
+    """`scan.identify`, of a table as `read` makes it."""
+    lengths = table + 8 * fields[1] * count
+    found = np.empty(count, np.int64)
+    load()["identify"](
+        *(text, count, *fields[:2], table, lengths, lengths + (lengths - table), identity, seed, found.ctypes.data)
+    )
     return found
 
 
 def number(
-    text: bytes,
-    rows: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]],
-    space: int,
-    about: tuple[NDArray[np.int64], ...],
-    found: NDArray[np.int64],
-    *,
-    adds: bool,
-) -> None:
-    """`scan.number`, of words, lengths and the key's fields; `about` are what is known of keys, and room to work."""
-    words, lengths, parts = rows
-    facts, index, starts, keys, room, scratch = (array.ctypes.data for array in about)
-    given = words.ctypes.data, lengths.ctypes.data, parts.ctypes.data, len(parts)
+    text: bytes, columns: tuple[int, int, int, int], space: int, about: Sequence[int], *, count: int, adds: bool
+) -> NDArray[np.int64]:
+    """`scan.number`, of the addresses of words, lengths and the key's fields, and how many these are.
+
+    `about` are the addresses of what is known of keys, and of room to work.
+    """
+    found = np.empty(count, np.int64)
+    facts, index, starts, keys, room, scratch = about
     load()["number"](
-        *(text, len(found), *given, space, facts, index, starts, keys),
-        *(room, room, scratch, found.ctypes.data, found.strides[0] // 8, int(adds)),
+        *(text, count, *columns, space, facts, index, starts, keys, room, room, scratch, found.ctypes.data, int(adds))
     )
+    return found
 
 
-def arrange(about: tuple[NDArray[np.int64], ...]) -> None:
-    """`scan.arrange`."""
-    load()["arrange"](*(array.ctypes.data for array in about))
+def arrange(about: Sequence[int]) -> None:
+    """`scan.arrange`, of addresses."""
+    load()["arrange"](*about)
 
 
-def pack(numbers: NDArray[np.int64], starts: NDArray[np.int64], keys: NDArray[np.int64]) -> bytes:
+def pack(numbers: NDArray[np.int64], starts: int, keys: int) -> memoryview:
     """`scan.pack`, of the numbers of n keys of some texts each."""
     n, width = numbers.shape
-    size = int(((keys[starts[numbers]] >> 40) & 0xFFFFFF).sum()) + scan.KEY_HEAD * (n + 1) + scan.PADDING
-    out = np.empty(size, np.uint8)
-    pointers = starts.ctypes.data, keys.ctypes.data, out.ctypes.data
-    return out[: load()["pack"](numbers.ctypes.data, n, width, *pointers)].tobytes()
+    size = 32 * (n * width + 1)
+    while True:
+        out = np.empty(size, np.uint8)
+        used = load()["pack"](numbers.ctypes.data, n, width, starts, keys, out.ctypes.data, size)
+        if used >= 0:
+            return out.data[:used]
+        size *= 8
+
+
+@cache
+def _powers() -> int:
+    return scan.POWERS.ctypes.data
 
 
 @cache

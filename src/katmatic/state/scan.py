@@ -609,9 +609,23 @@ def _equal(keys, at, others, other):
 
 
 def number(
-    text, count, words, lengths, parts, part_count, space, facts, index, starts, keys, room, letters, scratch, found,
-    stride, adds,
-):  # fmt: skip
+    text,
+    count,
+    words,
+    lengths,
+    parts,
+    part_count,
+    space,
+    facts,
+    index,
+    starts,
+    keys,
+    room,
+    letters,
+    scratch,
+    found,
+    adds,
+):
     """The numbers of the keys of records; new keys get the next ones (`adds`), or -1.
 
     `parts` are the fields of a key. `room` is for these keys in words (`letters` is the same memory), `scratch` for two
@@ -661,7 +675,7 @@ def number(
                     keys[to + j] = room[at + j]
                 keys[to] |= known
                 facts[K_COUNT], facts[K_USED] = known + 1, to + size
-            found[r * stride] = known
+            found[r] = known
 
 
 def arrange(facts, index, starts, keys):
@@ -678,17 +692,21 @@ def arrange(facts, index, starts, keys):
         at += size
 
 
-def pack(numbers, count, width, starts, keys, out):
+def pack(numbers, count, width, starts, keys, out, room):
     """Write keys of `width` texts each, by the numbers of these, as MessagePack has a list of lists; how many bytes.
 
-    Seven bytes after these may be written to.
+    -1 if they do not fit into `room` bytes.
     """
     to = _list(out, 0, count)
     for i in range(count):
+        if to + PADDING > room:
+            return -1
         to = _list(out, to, width)
         for j in range(width):
             start = starts[numbers[i * width + j]]
             size = (keys[start] >> 40) & 0xFFFFFF
+            if to + size + PADDING > room:
+                return -1
             for k in range((size + 7) >> 3):
                 _put(out, to + 8 * k, keys[start + 1 + k])
             to += size
