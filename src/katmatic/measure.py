@@ -85,12 +85,15 @@ def payments(events: int, first: int, spacing: int, seed: int = 1) -> tuple[list
     return values, times
 
 
-def throughput(events: int) -> dict[str, Any]:
-    """Events per second of CPU (all threads) and of the clock, in batches: JSON, log, features, score, log."""
+def throughput(events: int, *, trees: int = 0) -> dict[str, Any]:
+    """Events per second of CPU (all threads) and of the clock, in batches: JSON, log, features, score, log.
+
+    The model is linear, or so many boosted trees.
+    """
     warm, warm_times = payments(WARM_EVENTS, FIRST, SPACING)
     values, times = payments(events, FIRST + WARM_EVENTS * SPACING, SPACING, seed=2)
     clock = ManualClock(FIRST)
-    with tempfile.TemporaryDirectory() as folder, ready(Path(folder), clock, warm, warm_times) as pipeline:
+    with tempfile.TemporaryDirectory() as folder, ready(Path(folder), clock, warm, warm_times, trees=trees) as pipeline:
         predictions = 0
         began, cpu = monotonic_seconds(), process_seconds()
         for start in range(0, events, BATCH_LIMIT):
@@ -163,9 +166,10 @@ class Durable:
 
 @contextmanager
 def ready(
-    folder: Path, clock: Any, warm: list[bytes], times: NDArray[np.int64], log: Log | None = None
+    folder: Path, clock: Any, warm: list[bytes], times: NDArray[np.int64], log: Log | None = None, *, trees: int = 0
 ) -> Iterator[Pipeline]:
-    """A pipeline on a durable log, whose linear model has learnt from the rows of the first payments."""
+    """A pipeline on a durable log; its model (linear, or so many trees) has learnt from the first payments."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.impute import SimpleImputer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -175,6 +179,8 @@ def ready(
     from katmatic.training.export import export
 
     model = make_pipeline(SimpleImputer(), StandardScaler(), LogisticRegression())
+    if trees:
+        model = HistGradientBoostingClassifier(max_iter=trees, early_stopping=False)
     log = log or SqliteLog(folder / "log.db")
     pipeline = Pipeline(declared(model), log, clock)
     blocks: list[PredictionBlock] = []
@@ -200,7 +206,7 @@ def ready(
     )
     model.fit(rows.matrix(), label)
     kind = export(model, rows, folder / "model", is_binary=True, about={})
-    assert kind == "linear"
+    assert kind == ("trees" if trees else "linear")
     version = ModelVersion(
         predictor="disputed", version=1, action="promoted", reason="", now=clock.now(), artifact=str(folder / "model")
     )

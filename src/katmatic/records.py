@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any, Final
@@ -194,6 +195,30 @@ class SkewReport(msgspec.Struct, frozen=True, kw_only=True):
         return sum(skew.skipped for skew in self.skews)
 
 
+class Keys(Sequence[tuple[str, ...]]):
+    """The keys of a block's rows, equal to a list of them; their texts are made once somebody looks at them."""
+
+    def take(self, rows: NDArray[np.int64]) -> Keys:
+        """Some of the rows, by their index."""
+        raise NotImplementedError
+
+    def packed(self) -> memoryview:
+        """As MessagePack has a list of lists of texts."""
+        raise NotImplementedError
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr(list(self))
+
+
+def _taken(key: Sequence[tuple[str, ...]], rows: NDArray[np.int64]) -> Sequence[tuple[str, ...]]:
+    return key.take(rows) if isinstance(key, Keys) else [key[i] for i in rows.tolist()]
+
+
 @dataclass(frozen=True)
 class PredictionBlock:
     """Predictions of one predictor, as columns: how they travel and how they are logged. n rows, F features."""
@@ -201,7 +226,7 @@ class PredictionBlock:
     predictor: str
     columns: tuple[str, ...]  # names of the F features, in the order in which the model takes them
     anchor: NDArray[np.int64]
-    key: list[tuple[str, ...]]
+    key: Sequence[tuple[str, ...]]
     time: NDArray[np.int64]
     at: NDArray[np.int64]
     now: NDArray[np.int64]
@@ -221,7 +246,7 @@ class PredictionBlock:
         return replace(
             self,
             **{name: getattr(self, name)[rows] for name in ("anchor", "time", "at", "now", "lead", "values", "failed")},
-            key=[self.key[i] for i in index],
+            key=_taken(self.key, rows),
             texts={name: [column[i] for i in index] for name, column in self.texts.items()},
             score=None if self.score is None else self.score[rows],
         )
@@ -258,7 +283,7 @@ class LabelBlock:
 
     label: str
     anchor: NDArray[np.int64]
-    key: list[tuple[str, ...]]
+    key: Sequence[tuple[str, ...]]
     time: NDArray[np.int64]
     version: NDArray[np.int64]
     state: NDArray[np.uint8]
@@ -273,7 +298,7 @@ class LabelBlock:
         """Some of the rows, by their index."""
         columns = ("anchor", "time", "version", "state", "value", "now", "evidence")
         taken = {name: getattr(self, name)[rows] for name in columns}
-        return replace(self, **taken, key=[self.key[i] for i in rows.tolist()])
+        return replace(self, **taken, key=_taken(self.key, rows))
 
     def row(self, i: int) -> LabelVersion:
         """Row `i` by itself."""

@@ -235,7 +235,7 @@ def _of_letters(
         own = letters if every else letters[:, form]
         found, good = _of_form(own, digits_of_fraction)
         if tail == 0:
-            found[good] -= _offsets(found[good], zone)
+            found[good] -= offsets(found[good], zone)
         elif tail == 6:
             good &= _subtract_offset(own[-6:], found)
         good &= (found >= FIRST) & (found <= LAST)
@@ -291,17 +291,17 @@ def _subtract_offset(letters: NDArray[np.uint8], moments: Moments) -> NDArray[np
     return good
 
 
-def _offsets(local: Moments, zone: ZoneInfo, sizes: tuple[int, ...] = (_DAY, _HOUR, _MINUTE)) -> Moments:
+def offsets(local: Moments, zone: ZoneInfo, sizes: tuple[int, ...] = (_DAY, _HOUR, _MINUTE)) -> Moments:
     """How far each local time is ahead of UTC: one look-up per day; where it changes per hour, then per minute."""
     if not sizes or not len(local):
         return np.array([_offset(moment, zone) for moment in local.tolist()], np.int64)
     used, inverse = _distinct(local // sizes[0])
     constant = [_constant_offset(block, sizes[0], zone) for block in used.tolist()]
-    offsets = np.array([0 if offset is None else offset for offset in constant], np.int64)[inverse]
+    found: Moments = np.array([0 if offset is None else offset for offset in constant], np.int64)[inverse]
     if None in constant:
         apart = np.array([offset is None for offset in constant])[inverse]
-        offsets[apart] = _offsets(local[apart], zone, sizes[1:])
-    return offsets
+        found[apart] = offsets(local[apart], zone, sizes[1:])
+    return found
 
 
 def _distinct(numbers: Moments) -> tuple[Moments, Moments]:

@@ -58,7 +58,7 @@ class Cards:
         words, reals = self.state.store.words, self.state.store.reals
         n = len(time)
         at, now = BEGIN + np.asarray(np.asarray(time) * SECOND, np.int64), BEGIN + np.asarray(now, np.int64) * SECOND
-        self.state.store.keys.numbers(0, range(max(card, default=-1) + 1))
+        self.state.store.keys.numbers(0, map(str, range(max(card, default=-1) + 1)))
         rows = kernel.Rows(
             kind=np.full(n, kernel.EVENT),
             stream=np.zeros(n, np.int64),

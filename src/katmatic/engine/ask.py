@@ -10,7 +10,7 @@ import numpy as np
 
 from katmatic.engine.features import Anchors, assemble, moments
 from katmatic.engine.plan import Output, Plan, Questions, micros
-from katmatic.engine.step import State
+from katmatic.engine.step import State, numbers
 from katmatic.engine.validate import Columns, in_range, take
 from katmatic.errors import InputError
 from katmatic.moment import to_datetime
@@ -91,13 +91,12 @@ def _read(plan: Plan, state: State, questions: Questions, anchors: Sequence[Mapp
 def _answers(plan: Plan, state: State, question: int, columns: Columns, at: Any) -> Any:
     store = state.store
     answers = np.empty((len(columns), plan.widths[2]))
+    keys = np.full((len(columns), len(plan.spaces)), -1, np.int64)
+    for s, space in enumerate(plan.spaces):
+        if all(name in columns.fields for name in space):
+            keys[:, s] = numbers(store.keys, s, space, columns, adds=False)
     for i in range(len(columns)):
-        for s, space in enumerate(plan.spaces):
-            key = -1
-            if all(name in columns.fields for name in space):
-                values = tuple(columns.fields[name][i] for name in space)
-                key = store.keys.find(s, values[0] if len(space) == 1 else values)
-            store.words[kernel.ANSWER_AT + s] = key
+        store.words[kernel.ANSWER_AT : kernel.ANSWER_AT + len(plan.spaces)] = keys[i]
         loop.ask(plan.tables, store.words, store.reals, question, int(at[i]))
         first = kernel.ANSWER_AT + kernel.SPACES_MOST
         answers[i] = store.reals[first : first + plan.widths[2]]

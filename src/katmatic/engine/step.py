@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -13,14 +12,15 @@ from numpy.typing import NDArray
 
 from katmatic.engine import validate
 from katmatic.engine.features import Anchors, assemble, moments
-from katmatic.engine.plan import Plan, Questions, Stream, micros
+from katmatic.engine.plan import Column, Plan, Questions, Stream, micros
 from katmatic.engine.validate import Columns, Reader
 from katmatic.log.base import Batch
 from katmatic.log.codec import decode
-from katmatic.records import DECISIONS, DeadLetter, LabelBlock, PredictionBlock
+from katmatic.records import DECISIONS, DeadLetter, Keys, LabelBlock, PredictionBlock
 from katmatic.spec.event import Event, Schema
 from katmatic.state import kernel, loop
 from katmatic.state.columns import Store
+from katmatic.state.keys import KeyNumbers
 
 COUNTS = ("events", "applied", "duplicate", "late", "dead", "heartbeats")
 
@@ -70,7 +70,7 @@ class State:
 
     def __init__(self, plan: Plan) -> None:
         codes = [column for stream in plan.streams for column in stream.columns if column.coded]
-        self.store = Store(spaces=len(plan.spaces), cells=int(plan.tables[kernel.CELLS_PER_KEY]), codes=codes)
+        self.store = Store(cells=int(plan.tables[kernel.CELLS_PER_KEY]), codes=codes)
         self.readers = [Reader(stream.schema, plan.zone) for stream in plan.streams]
 
     @property
@@ -216,14 +216,16 @@ def _fill(
     if not len(columns):
         return
     at = places[columns.index]
-    rows.kind[at] = kernel.EVENT
-    rows.stream[at] = stream
-    rows.time[at] = columns.time
-    rows.identity[at] = reader.identities(columns, stream).view(np.int64)
+    lies_together = int(at[-1]) - int(at[0]) + 1 == len(at)
+    mine: slice | NDArray[np.int64] = slice(int(at[0]), int(at[-1]) + 1) if lies_together else at
+    rows.kind[mine] = kernel.EVENT
+    rows.stream[mine] = stream
+    rows.time[mine] = columns.time
+    rows.identity[mine] = reader.identities(columns, stream).view(np.int64)
     for space in facts.spaces:
-        rows.keys[at, space] = state.store.keys.numbers(space, _keys(plan.spaces[space], columns))
+        rows.keys[mine, space] = numbers(state.store.keys, space, plan.spaces[space], columns, adds=True)
     for j, column in enumerate(facts.columns):
-        rows.values[at, j] = _numbers(state, column, columns)
+        rows.values[mine, j] = _values(state, column, columns)
     if facts.masks:
         masks, raised, said = validate.conditions(facts.masks, reader.events(columns))
         rows.masks[at, : len(facts.masks)] = masks[:, : len(facts.masks)]
@@ -242,20 +244,21 @@ def _asked_again(plan: Plan, stream: Stream) -> int:
     return len({q.label for q in plan.questions if q.predictor.lead and q.predictor.anchor is stream.schema.event})
 
 
-def _keys(names: tuple[str, ...], columns: Columns) -> Any:
-    if not names:
-        return [()] * len(columns)
-    if len(names) == 1:
-        return columns.fields[names[0]]
-    return zip(*(columns.fields[name] for name in names), strict=True)
+def numbers(keys: KeyNumbers, space: int, names: tuple[str, ...], columns: Columns, *, adds: bool) -> NDArray[np.int64]:
+    """The numbers of the keys of some records; new ones get the next numbers, or (not `adds`) -1."""
+    layout, count = columns.layout, len(columns)
+    parts = layout.parts(names)
+    at = columns.address, columns.address + 8 * len(layout.names) * count, parts.ctypes.data, len(parts)
+    size = len(columns.text) + count * len(layout.defaults)  # a default may be in every record
+    return keys.number(space, columns.text, at, count=count, size=size, adds=adds)
 
 
-def _numbers(state: State, column: Any, columns: Columns) -> Any:
-    found = columns.fields[column.field]
-    if column.coded:
-        numbering = state.store.codes[column]
-        return [np.nan if value is None else numbering[value] for value in found]
-    return [np.nan if value is None else value for value in found] if None in found else found
+def _values(state: State, column: Column, columns: Columns) -> Any:
+    numbers = None if column.coded else columns.numbers(column.field)
+    if numbers is not None:
+        return numbers
+    numbering = state.store.codes[column]
+    return [np.nan if value is None else numbering[value] for value in columns.fields[column.field]]
 
 
 def _fill_decision(plan: Plan, state: State, rows: kernel.Rows, row: int, value: bytes) -> None:
@@ -335,11 +338,8 @@ def _account(plan: Plan, state: State, rows: kernel.Rows, given: _Given, changes
             state.store.pending.pop(position, None)
 
 
-def _key_texts(state: State, spaces: Sequence[int], keys: NDArray[np.int64]) -> list[tuple[str, ...]]:
-    if not spaces or len(keys) < 2:
-        return [tuple(state.store.keys.names[row[space]] for space in spaces) for row in keys.tolist()]
-    columns = [itemgetter(*keys[:, space].tolist())(state.store.keys.names) for space in spaces]
-    return list(zip(*columns, strict=True))
+def _keys(state: State, spaces: Sequence[int], keys: NDArray[np.int64]) -> Keys:
+    return state.store.keys.rows(keys[:, list(spaces)])
 
 
 def _table(words: NDArray[np.int64], at: int, rows: int, width: int) -> NDArray[np.int64]:
@@ -363,7 +363,7 @@ def _label_blocks(plan: Plan, state: State) -> list[tuple[LabelBlock, NDArray[np
         block = LabelBlock(
             label=name,
             anchor=part[:, 2],
-            key=_key_texts(state, plan.label_keys[i], keys[mine]),
+            key=_keys(state, plan.label_keys[i], keys[mine]),
             time=part[:, 3],
             version=part[:, 4],
             state=part[:, 5].astype(np.uint8),
@@ -397,7 +397,7 @@ def _predictions(plan: Plan, state: State, p: int, questions: Questions, given: 
         predictor=questions.name,
         columns=questions.columns,
         anchor=part[:, 2],
-        key=_key_texts(state, plan.label_keys[questions.label], keys),
+        key=_keys(state, plan.label_keys[questions.label], keys),
         time=part[:, 3],
         at=part[:, 4],
         now=part[:, 5],
@@ -442,7 +442,10 @@ class _Asked:
 
     def fields(self, name: str) -> Any:
         here = self._here()
-        return here.fields[name] if here else [getattr(event, name) for event in self.events()]
+        if not here:
+            return [getattr(event, name) for event in self.events()]
+        numbers = here.numbers(name)
+        return here.fields[name] if numbers is None else numbers
 
     def events(self) -> list[Any]:
         here = self._here()

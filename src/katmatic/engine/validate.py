@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
+from itertools import repeat
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
 import msgspec
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from katmatic.errors import InputError
 from katmatic.moment import to_datetime
 from katmatic.spec.event import Event, Field, Role, Schema
-from katmatic.timestamp import parse_many
+from katmatic.state import loop, scan
+from katmatic.timestamp import offsets, parse_many
 
 # A number is remembered as a float or by its value in a checkpoint: more than 64 bits fit into neither.
 _INTEGER = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 _WIRE: dict[type, Any] = {str: str, float: float, int: _INTEGER, bool: bool}
+_NONE = np.arange(0)
+_packed = msgspec.msgpack.Encoder().encode
 
 
 @dataclass(frozen=True)
@@ -36,17 +40,148 @@ class Columns:
     """Readable records of one stream, by field. `index` is each one's place among those that were given."""
 
     index: NDArray[np.int64]
-    time: NDArray[np.int64]
-    fields: dict[str, list[Any]]  # keys as text; the time as it was written
     heartbeats: NDArray[np.int64]
     dead: list[Dead]
+    layout: Layout
+    text: bytes  # in which the texts lie
+    table: NDArray[np.int64]  # (2 * fields + 2, n): words, lengths, times, fates: see state/scan.py
 
     def __len__(self) -> int:
         return len(self.index)
 
+    @property
+    def words(self) -> NDArray[np.int64]:
+        """A number itself, or its bits; of a text where it begins: (fields, n)."""
+        return self.table[: len(self.layout.names)]
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """The bytes of a text: (fields, n)."""
+        return self.table[len(self.layout.names) : -2]
+
+    @property
+    def time(self) -> NDArray[np.int64]:
+        """The moments of the records."""
+        found: NDArray[np.int64] = self.table[-2]
+        return found
+
+    @cached_property
+    def address(self) -> int:
+        """Of the table."""
+        return self.table.ctypes.data
+
+    @cached_property
+    def fields(self) -> Mapping[str, list[Any]]:
+        """The values of each field, made when they are asked for: keys as text; the time as it was written."""
+        return _Fields(self)
+
+    def numbers(self, name: str) -> NDArray[np.float64] | None:
+        """A field that is a number or a truth, NaN where unknown; None if it is a text."""
+        f = self.layout.places[name]
+        kind, words = self.layout.kinds[f], self.words[f]
+        if kind >= scan.TEXT:
+            return None
+        found: NDArray[np.float64] = words.view(np.float64) if kind == scan.REAL else words.astype(np.float64)
+        if self.layout.is_optional[f]:
+            return np.where(self.lengths[f] == scan.NULL, np.nan, found)
+        return found
+
+
+class _Fields(Mapping[str, list[Any]]):
+    def __init__(self, columns: Columns) -> None:
+        self._columns, self._made = columns, dict[str, list[Any]]()
+
+    def __len__(self) -> int:
+        return len(self._columns.layout.places)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._columns.layout.places)
+
+    def __getitem__(self, name: str) -> list[Any]:
+        if name not in self._made:
+            self._made[name] = self._make(self._columns.layout.places[name])
+        return self._made[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._columns.layout.places
+
+    def _make(self, f: int) -> list[Any]:
+        columns = self._columns
+        kind, words, lengths = columns.layout.kinds[f], columns.words[f], columns.lengths[f]
+        found: list[Any]
+        if kind < scan.TEXT:
+            found = (words.view(np.float64) if kind == scan.REAL else words).tolist()
+            if kind == scan.TRUTH:
+                found = list(map(bool, found))
+        else:
+            text, stops = columns.text, (words + np.maximum(lengths, 0)).tolist()
+            spans = zip(words.tolist(), stops, strict=True)
+            if kind == scan.TIME:
+                return [msgspec.json.decode(text[start:stop]) for start, stop in spans]
+            found = [text[start:stop].decode() for start, stop in spans]
+        for i in np.flatnonzero(lengths == scan.NULL).tolist():
+            found[i] = None
+        return found
+
+
+class Layout:
+    """How the records of a stream lie in columns: for the compiled reader, and for whoever looks at them."""
+
+    def __init__(self, schema: Schema) -> None:
+        self.names = tuple(field.name for field in schema.fields)
+        self.places = {name: f for f, name in enumerate(self.names)}
+        self.kinds = [_kind(field) for field in schema.fields]
+        self.is_optional = [field.optional for field in schema.fields]
+        self.defaults, self.letters = b"", b""
+        self._parts: dict[tuple[str, ...], NDArray[np.int64]] = {}
+        self.table = np.zeros((len(schema.fields), scan.FIELD_WORDS), np.int64)
+        for field, row, kind in zip(schema.fields, self.table, self.kinds, strict=True):
+            name = field.name.encode()
+            row[scan.F_KIND], row[scan.F_OPTIONAL] = kind, field.optional
+            row[scan.F_NAME], row[scan.F_BYTES] = len(self.letters), len(name)
+            row[scan.F_FIRST] = int.from_bytes(name[:8].ljust(8, b"\0"), "little", signed=True)
+            row[scan.F_MASK] = int.from_bytes((b"\xff" * len(name[:8])).ljust(8, b"\0"), "little", signed=True)
+            self.letters += name
+            if field.default is not ...:
+                row[scan.F_DEFAULT] = 1
+                (word,), (length,), text = self.column(kind, [field.default], len(self.defaults))
+                row[scan.F_WORD], row[scan.F_LENGTH] = word, length
+                self.defaults += text
+        self.is_plain = len(self.names) <= scan.FIELDS_MOST
+        self.fields = self.table.ctypes.data, len(self.names), self.letters  # as the loops take them
+        self.time, self.identity = self.places[schema.time], self.places.get(schema.id or "", -1)
+
+    def parts(self, names: tuple[str, ...]) -> NDArray[np.int64]:
+        """Which fields these are."""
+        if names not in self._parts:
+            self._parts[names] = np.array([self.places[name] for name in names], np.int64)
+        return self._parts[names]
+
+    @staticmethod
+    def column(kind: int, values: Sequence[Any], start: int) -> tuple[NDArray[np.int64], NDArray[np.int64], bytes]:
+        """Values as words, their lengths, and their texts, which will lie from `start` on."""
+        lengths = np.array([scan.NULL if value is None else 0 for value in values], np.int64)
+        if kind < scan.TEXT:
+            known = [0 if value is None else value for value in values]
+            if kind == scan.REAL:
+                return np.array(known, np.float64).view(np.int64), lengths, b""
+            return np.array(known, np.int64), lengths, b""
+        encode = msgspec.json.encode if kind == scan.TIME else str.encode
+        texts = [b"" if value is None else encode(value) for value in values]
+        sizes = np.array([*map(len, texts)], np.int64)
+        return start + np.cumsum(sizes) - sizes, lengths + sizes, b"".join(texts)
+
+
+def _kind(field: Field) -> int:
+    if field.role is Role.TIME:
+        return scan.TIME
+    if field.role in (Role.KEY, Role.ID):
+        return scan.KEY
+    return {float: scan.REAL, int: scan.WHOLE, bool: scan.TRUTH, str: scan.TEXT}[field.kind]
+
 
 class Reader:
-    """Reads the records of one stream."""
+    """Reads the records of one stream: those that are plain all at once, the others one by one; both alike."""
 
     def __init__(self, schema: Schema, zone: ZoneInfo) -> None:
         self.schema, self.zone = schema, zone
@@ -58,16 +193,54 @@ class Reader:
         self._keys = schema.names(Role.KEY, Role.ID)
         self._names = tuple(f.name for f in schema.fields)
         self._values = tuple(name for name in self._names if name != schema.time)
+        self._layout = Layout(schema)
 
     def read(self, values: Sequence[bytes]) -> Columns:
         """The columns of `values`; b"" is a heartbeat."""
+        layout, n = self._layout, len(values)
+        text = _packed([*values, bytes(scan.PADDING)])
+        first = 1 if n + 1 < 16 else 3 if n + 1 < 65_536 else 5  # after the head of the list
+        if layout.defaults:
+            text, first = layout.defaults + text, first + len(layout.defaults)
+        table = np.empty((2 * len(layout.names) + 2, n), np.int64)
+        columns = Columns(np.arange(n), _NONE, [], layout, text, table)
+        time, fate = table[-2:]
+        if not layout.is_plain:
+            fate[:] = [scan.ODD if value else scan.BEAT for value in values]
+        elif not loop.read(text, first, layout.fields, columns.address, n):
+            return columns
+        is_local = fate == scan.LOCAL
+        if is_local.any():
+            time[is_local] -= offsets(time[is_local], self.zone)
+            if is_local.all():
+                return columns
+        odd = np.flatnonzero(fate == scan.ODD)
+        which, moments, fields, dead = self._read_odd([values[i] for i in odd.tolist()])
+        good = odd[which]
+        time[good] = moments
+        parts = [text]
+        size = len(text)
+        for f, (name, kind) in enumerate(zip(layout.names, layout.kinds, strict=True)):
+            columns.words[f, good], columns.lengths[f, good], more = Layout.column(kind, fields[name], size)
+            parts.append(more)
+            size += len(more)
+        fate[good] = scan.PLAIN
+        beats = np.flatnonzero(fate == scan.BEAT)
+        dead = [Dead(int(odd[each.index]), each.error) for each in dead]
+        text = b"".join([*parts, bytes(scan.PADDING)])
+        columns = Columns(columns.index, beats, dead, layout, text, table)
+        return columns if (fate < scan.BEAT).all() else take(columns, np.flatnonzero(fate < scan.BEAT))
+
+    def _read_odd(
+        self, values: Sequence[bytes]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], dict[str, list[Any]], list[Dead]]:
+        """Read records of any form: the places of those that can be, their times and fields, and those that cannot."""
         dead: list[Dead] = []
-        heartbeats: list[int] = []
         index: Sequence[int] = range(len(values))
         try:
             rows = list(map(self._decode, values))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            index, rows = self._one_by_one(values, heartbeats, dead)
+            index, rows = self._one_by_one(values, dead)
         fields = {name: [getattr(row, name) for row in rows] for name in self._names}
         bad: dict[int, InputError] = {}
         for name in self._keys:
@@ -87,16 +260,11 @@ class Reader:
             kept = [i for i in range(len(rows)) if i not in bad]
             places, time = places[kept], time[kept]
             fields = {name: [column[i] for i in kept] for name, column in fields.items()}
-        return Columns(places, time, fields, np.array(heartbeats, np.int64), sorted(dead, key=lambda d: d.index))
+        return places, time, fields, sorted(dead, key=lambda d: d.index)
 
-    def _one_by_one(
-        self, values: Sequence[bytes], heartbeats: list[int], dead: list[Dead]
-    ) -> tuple[list[int], list[Any]]:
+    def _one_by_one(self, values: Sequence[bytes], dead: list[Dead]) -> tuple[list[int], list[Any]]:
         index, rows = [], []
         for i, value in enumerate(values):
-            if not value:
-                heartbeats.append(i)
-                continue
             try:
                 row = self._decode(value)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -113,24 +281,17 @@ class Reader:
 
     def identities(self, columns: Columns, seed: int) -> NDArray[np.uint64]:
         """64 bits per record that are equal for equal identities: the `Id`, or else the whole content; never 0."""
-        encode, digest = msgspec.msgpack.Encoder().encode, xxhash.xxh3_64_intdigest
-        if self.schema.id is not None:
-            found = [digest(value.encode(), seed) for value in columns.fields[self.schema.id]]
-        else:
-            rest = [columns.fields[name] for name in self._values]
-            rows = zip(columns.time.tolist(), *rest, strict=True)
-            found = [digest(encode(row), seed) for row in rows]
-        return np.maximum(np.array(found, np.uint64), 1)
+        layout = self._layout
+        about = layout.fields, columns.address, len(columns)
+        return loop.identify(columns.text, *about, layout.identity, seed).view(np.uint64)
 
     def events(self, columns: Columns) -> list[Event]:
         """The records as the user's event objects, with times in the app's zone."""
         make, zone, time = self.schema.event, self.zone, self.schema.time
         moments = [to_datetime(moment).astimezone(zone) for moment in columns.time.tolist()]
-        found = []
-        for i, moment in enumerate(moments):
-            values = {name: columns.fields[name][i] for name in self._values}
-            found.append(make(**{time: moment}, **values))
-        return found
+        rows = zip(*(columns.fields[name] for name in self._values), strict=True) if self._values else repeat(())
+        names = self._values
+        return [make(**{time: moment}, **dict(zip(names, row))) for moment, row in zip(moments, rows)]  # noqa: B905
 
     def _explain(self, value: bytes, error: Exception) -> InputError:
         text = str(error)
@@ -203,9 +364,8 @@ def conditions(masks: Sequence[Callable[[Any], Any]], events: Sequence[Event]) -
 
 def take(columns: Columns, kept: NDArray[np.int64]) -> Columns:
     """Some of the records, by their row."""
-    rows = kept.tolist()
-    fields = {name: [column[i] for i in rows] for name, column in columns.fields.items()}
-    return Columns(columns.index[kept], columns.time[kept], fields, columns.heartbeats, columns.dead)
+    table = columns.table.take(kept, 1)
+    return Columns(columns.index[kept], columns.heartbeats, columns.dead, columns.layout, columns.text, table)
 
 
 def local(moment: int, zone: ZoneInfo) -> datetime:

@@ -6,6 +6,7 @@ refused with LogError: what is read back is what was written, or nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, TypeVar, overload
 
 import msgspec
@@ -23,6 +24,7 @@ from katmatic.records import (
     Alert,
     DeadLetter,
     Decision,
+    Keys,
     LabelBlock,
     ModelVersion,
     PredictionBlock,
@@ -70,7 +72,7 @@ def encode_predictions(block: PredictionBlock) -> bytes:
             block.predictor,
             block.columns,
             block.version,
-            block.key,
+            _keys(block.key),
             _bytes(block.anchor, INTEGER, (n,), where, "anchor"),
             _bytes(block.time, INTEGER, (n,), where, "time"),
             _bytes(block.at, INTEGER, (n,), where, "at"),
@@ -131,7 +133,7 @@ def encode_labels(block: LabelBlock) -> bytes:
         LABELS_FORM,
         (
             block.label,
-            block.key,
+            _keys(block.key),
             _bytes(block.anchor, INTEGER, (n,), where, "anchor"),
             _bytes(block.time, INTEGER, (n,), where, "time"),
             _bytes(block.version, INTEGER, (n,), where, "version"),
@@ -231,6 +233,10 @@ def _unpack(decoder: msgspec.msgpack.Decoder[T], form: int, data: bytes, where: 
             expected="the bytes that were written",
             do="restore the log from a backup",
         ) from error
+
+
+def _keys(key: Sequence[tuple[str, ...]]) -> Any:
+    return msgspec.Raw(key.packed()) if isinstance(key, Keys) else key
 
 
 def _bytes(column: NDArray[Any], kind: np.dtype[Any], shape: tuple[int, ...], where: str, name: str) -> bytes:

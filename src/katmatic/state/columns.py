@@ -1,4 +1,4 @@
-"""The store around the kernel: its memory, the numbering of keys and values, and its bytes for a checkpoint."""
+"""The store around the kernel: its memory, the numbering of values, and its bytes for a checkpoint."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from katmatic.state import kernel
+from katmatic.state.keys import KeyNumbers
 
 FORM = 2  # of what `dump` gives
 _NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
@@ -41,53 +42,10 @@ class Numbering(dict[Any, int]):
         return number
 
 
-class KeyNumbers:
-    """Keys -> small integers, over all key spaces; and back. A key is a text, or a tuple of them for several fields."""
-
-    def __init__(self, spaces: int) -> None:
-        self.names: list[Any] = []
-        self._spaces: list[_Space] = [_Space(self.names) for _ in range(spaces)]
-
-    def numbers(self, space: int, keys: Iterable[Any]) -> list[int]:
-        """The number of each key; new keys get the next ones."""
-        return list(map(self._spaces[space].__getitem__, keys))
-
-    def find(self, space: int, key: Any) -> int:
-        """The number of a key, -1 if it was never seen."""
-        return self._spaces[space].get(key, -1)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def dump(self) -> list[tuple[list[Any], bytes]]:
-        """What `load` takes: per space its keys, and their numbers as 64-bit words."""
-        return [(list(space), np.fromiter(space.values(), np.int64, len(space)).tobytes()) for space in self._spaces]
-
-    def load(self, dumped: Iterable[tuple[list[Any], Any]]) -> None:
-        """Go on with the numbers that were dumped."""
-        found = [(_texts(keys), np.frombuffer(raw, np.int64)) for keys, raw in dumped]
-        names = np.empty(sum(len(keys) for keys, _ in found), object)
-        for space, (keys, numbers) in zip(self._spaces, found, strict=True):
-            space.update(zip(keys, numbers.tolist(), strict=True))
-            names[numbers] = np.fromiter(keys, object, len(keys))
-        self.names[:] = names.tolist()
-
-
-class _Space(dict[Any, int]):
-    def __init__(self, names: list[Any]) -> None:
-        super().__init__()
-        self._names = names
-
-    def __missing__(self, key: Any) -> int:
-        self[key] = number = len(self._names)
-        self._names.append(key)
-        return number
-
-
 class Store:
     """All that the engine remembers between events: `words` is the kernel's arena, `reals` the same as floats."""
 
-    def __init__(self, *, spaces: int, cells: int, codes: Sequence[Any]) -> None:
+    def __init__(self, *, cells: int, codes: Sequence[Any]) -> None:
         self._memory = _reserve(kernel.ARENA_WORDS)
         self.words = np.frombuffer(self._memory, dtype=np.int64)
         self.reals = self.words.view(np.float64)
@@ -95,7 +53,7 @@ class Store:
         self.words[kernel.USED] = kernel.WORDS_FIRST
         self.words[kernel.HEARD_AT : kernel.ALERTED_AT] = kernel.NEVER
         self.words[kernel.DUP_SINCE], self.words[kernel.NEXT_DUE] = kernel.NEVER, kernel.LATEST
-        self.keys = KeyNumbers(spaces)
+        self.keys = KeyNumbers()
         self.codes: dict[Any, Numbering] = {column: Numbering() for column in codes}
         # Anchors that will be asked again: position -> stream, payload, labels that have leads to come.
         self.pending: dict[int, tuple[int, bytes, int]] = {}
@@ -152,7 +110,7 @@ class Store:
             values = np.frombuffer(raw, np.int64)
             self.words[start : start + len(values)] = values
         _advise(self._memory, "MADV_HUGEPAGE")
-        self.keys.load(found.keys)
+        self.keys.load(*found.keys)
         self.codes = {column: Numbering(names) for column, names in zip(self.codes, found.codes, strict=True)}
         self.pending = dict(found.pending)
         self.position, self.sequence, self.counts = found.position, found.sequence, found.counts
@@ -162,14 +120,9 @@ class _Kept(msgspec.Struct):
     """What `Store.kept` gives, as it is read: arena and numbers stay where they lie."""
 
     arena: list[tuple[int, memoryview]]
-    keys: list[tuple[list[Any], memoryview]]
+    keys: tuple[int, memoryview]
     codes: list[list[Any]]
     pending: list[tuple[int, tuple[int, bytes, int]]]
     position: int
     sequence: int
     counts: dict[str, int]
-
-
-def _texts(keys: list[Any]) -> list[Any]:
-    """Keys as they are in memory: those of several fields are tuples."""
-    return list(map(tuple, keys)) if keys and isinstance(keys[0], list) else keys

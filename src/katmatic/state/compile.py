@@ -18,7 +18,7 @@ from numba.core import cgutils
 from numba.core.typing.templates import signature
 from numba.extending import intrinsic
 
-from katmatic.state import forest, kernel, loop
+from katmatic.state import forest, kernel, loop, scan
 
 _INT, _FLOAT, _BYTE = types.CPointer(types.int64), types.CPointer(types.float64), types.CPointer(types.uint8)
 _COUNT = types.int64
@@ -35,10 +35,25 @@ SIGNATURES: dict[str, tuple[ModuleType, Any]] = {
     "ask": (kernel, types.void(_INT, _INT, _FLOAT, _COUNT, _COUNT)),
     "add_up": (
         forest,
+        types.void(*(_FLOAT, _COUNT, _COUNT, _INT, _COUNT), *(_INT, _FLOAT, _FLOAT, _INT, _FLOAT)),
+    ),
+    "scan": (
+        scan,
+        _COUNT(*(_BYTE, _COUNT, _COUNT, _INT, _COUNT, _BYTE, _FLOAT), *(_INT, _FLOAT, _INT, _INT, _INT)),
+    ),
+    "identify": (
+        scan,
+        types.void(*(_BYTE, _COUNT, _INT, _COUNT, _INT, _INT, _INT), *(_COUNT, _COUNT, _INT)),
+    ),
+    "number": (
+        scan,
         types.void(
-            *(_FLOAT, _COUNT, _COUNT, _INT, _COUNT, _INT, _FLOAT, _INT, _INT, _BYTE, _FLOAT, _FLOAT),
+            *(_BYTE, _COUNT, _INT, _INT, _INT, _COUNT, _COUNT),
+            *(_INT, _INT, _INT, _INT, _INT, _BYTE, _INT, _INT, _COUNT),
         ),
     ),
+    "arrange": (scan, types.void(_INT, _INT, _INT, _INT)),
+    "pack": (scan, _COUNT(_INT, _COUNT, _COUNT, _INT, _INT, _BYTE, _COUNT)),
 }
 
 
@@ -57,14 +72,51 @@ def _prefetch(typing_context: Any, words: Any, at: Any) -> Any:
     return signature(types.none, words, types.int64), generate
 
 
+@intrinsic
+def _word(typing_context: Any, text: Any, at: Any) -> Any:
+    """Eight bytes at any address, as one word."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        whole = ir.IntType(64)
+        source = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), whole.as_pointer())
+        return builder.load(source, align=1)
+
+    return signature(types.int64, text, types.int64), generate
+
+
+@intrinsic
+def _put(typing_context: Any, text: Any, at: Any, word: Any) -> Any:
+    """Eight bytes to any address."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        target = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), ir.IntType(64).as_pointer())
+        builder.store(arguments[2], target, align=1)
+        return context.get_dummy_value()
+
+    return signature(types.none, text, types.int64, types.int64), generate
+
+
+@intrinsic
+def _zeros(typing_context: Any, word: Any) -> Any:
+    """How many of the lowest bits are 0."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+    return signature(types.int64, types.int64), generate
+
+
+_INSTRUCTIONS = {"_prefetch": _prefetch, "_word": _word, "_put": _put, "_zeros": _zeros}
+
+
 def object_code(cpu: loop.Cpu) -> tuple[dict[str, str], list[bytes]]:
     """Every loop's symbol, by name, and the object code of each, for a kind of processor."""
     vars(config).update(CPU_NAME=cpu[0], CPU_FEATURES=cpu[1])  # Numba looks at them when it compiles its first function
     symbols, objects = {}, []
-    before = {module: dict(vars(module)) for module in (kernel, forest)}
+    before = {module: dict(vars(module)) for module in (kernel, forest, scan)}
     try:
-        kernel._prefetch = _prefetch  # type: ignore[assignment]
-        for module in (kernel, forest):
+        for module in before:
+            vars(module).update({name: made for name, made in _INSTRUCTIONS.items() if name in vars(module)})
             for name in module.COMPILED:
                 setattr(module, name, njit(error_model="numpy")(before[module][name]))
         machine = loop.target_machine(cpu)

@@ -4,14 +4,32 @@ from __future__ import annotations
 
 COMPILED: list[str] = []  # names of the functions that others here call
 
+ROWS = 64  # that go through a tree together: their steps do not wait for each other, and the tree stays near
+# Bits of a node's second word: its feature, whether what is unknown goes left, where its left child is; the right one
+# is next to it. The first word is the threshold. A leaf leads to itself.
+FEATURE, UNKNOWN, CHILD = 0x7FFFFFFF, 31, 32
 
-def add_up(x, rows, width, roots, count, feature, threshold, left, right, missing_left, value, out):
-    """Add to `out` the leaves that each row of `x` falls into, tree by tree. NaN goes where the node says."""
-    for i in range(rows):
+
+def add_up(x, rows, width, roots, count, nodes, thresholds, value, at, out):
+    """Add to `out` the leaves that each row of `x` falls into, tree by tree. NaN goes where the node says.
+
+    `thresholds` is the memory of `nodes`, as floats; `at` is room for `ROWS` words.
+    """
+    for first in range(0, rows, ROWS):
+        last = min(first + ROWS, rows)
         for tree in range(count):
-            node = roots[tree]
-            while left[node] >= 0:
-                v = x[i * width + feature[node]]
-                goes_left = missing_left[node] == 1 if v != v else v <= threshold[node]
-                node = left[node] if goes_left else right[node]
-            out[i] += value[node]
+            for i in range(first, last):
+                at[i - first] = roots[tree]
+            moved = 1
+            while moved != 0:
+                moved = 0
+                for i in range(first, last):
+                    node = at[i - first]
+                    about = nodes[2 * node + 1]
+                    v = x[i * width + (about & FEATURE)]
+                    left = int(v <= thresholds[2 * node]) | (int(v != v) & (about >> UNKNOWN))
+                    to = (about >> CHILD) + 1 - (left & 1)
+                    moved |= to ^ node
+                    at[i - first] = to
+            for i in range(first, last):
+                out[i] += value[at[i - first]]

@@ -10,7 +10,7 @@ import ctypes
 import hashlib
 import platform
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,19 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from katmatic.state import kernel
+from katmatic.state import forest, kernel, scan
 
 Cpu = tuple[str, str]  # LLVM's name of a kind of processor, and what it can do
 _P, _I, _D = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 _TYPES = {
     "run": ctypes.CFUNCTYPE(_I, *(_P,) * 13, _I, _I, _I),
     "ask": ctypes.CFUNCTYPE(None, _P, _P, _P, _I, _I),
-    "add_up": ctypes.CFUNCTYPE(None, _P, _I, _I, _P, _I, _P, _P, _P, _P, _P, _P, _P),
+    "add_up": ctypes.CFUNCTYPE(None, _P, _I, _I, _P, _I, _P, _P, _P, _P, _P),
+    "scan": ctypes.CFUNCTYPE(_I, _P, _I, _I, _P, _I, _P, _P, _P, _P, _P, _P, _P),
+    "identify": ctypes.CFUNCTYPE(None, _P, _I, _P, _I, _P, _P, _P, _I, _I, _P),
+    "number": ctypes.CFUNCTYPE(None, _P, _I, _P, _P, _P, _I, _I, *(_P,) * 8, _I),
+    "arrange": ctypes.CFUNCTYPE(None, _P, _P, _P, _P),
+    "pack": ctypes.CFUNCTYPE(_I, _P, _I, _I, _P, _P, _P, _I),
 }
 _CALLED = ("exp2", "memcpy", "memmove", "memset", "pow")  # of the C library
 # Named by the code for exceptions, which it never raises. Each has to have an address, or no name gets one.
@@ -45,7 +50,7 @@ _FAILURES = {
     kernel.WAITING_FULL: "too many things wait for their moment",
     kernel.OUTPUTS_OVER: "one event made too many predictions or label versions",
 }
-_SOURCES = ("kernel.py", "compile.py", "forest.py")
+_SOURCES = ("kernel.py", "compile.py", "forest.py", "scan.py")
 # Every x86-64 server since 2013, by the ABI's level 3; on others the name of their plainest kind.
 _LEVEL_3 = "avx avx2 bmi bmi2 cx16 f16c fma fxsr lzcnt mmx movbe popcnt sahf sse sse2 sse3 sse4.1 sse4.2 ssse3 xsave"
 
@@ -73,11 +78,78 @@ def ask(
     load()["ask"](plan.ctypes.data, words.ctypes.data, reals.ctypes.data, predictor, moment)
 
 
-def add_up(x: NDArray[np.float64], arrays: list[NDArray[Any]], out: NDArray[np.float64]) -> None:
+def add_up(
+    x: NDArray[np.float64],
+    roots: NDArray[np.int64],
+    nodes: NDArray[np.int64],
+    value: NDArray[np.float64],
+    out: NDArray[np.float64],
+) -> None:
     """`forest.add_up`, onto `out`."""
-    roots, *rest = arrays
-    pointers = [array.ctypes.data for array in rest]
-    load()["add_up"](x.ctypes.data, *x.shape, roots.ctypes.data, len(roots), *pointers, out.ctypes.data)
+    at = np.empty(forest.ROWS, np.int64)
+    places = nodes.ctypes.data, nodes.ctypes.data, value.ctypes.data, at.ctypes.data, out.ctypes.data
+    load()["add_up"](x.ctypes.data, *x.shape, roots.ctypes.data, len(roots), *places)
+
+
+def read(text: bytes, at: int, fields: tuple[int, int, bytes], table: int, count: int) -> int:
+    """`scan.scan`: how many of the records are not plain.
+
+    `fields` are the address of their table, how many there are, and their names. At the address `table` go words and
+    lengths (fields, records), times and fates.
+    """
+    column = 8 * count
+    lengths, time = table + fields[1] * column, table + 2 * fields[1] * column
+    found: int = load()["scan"](text, at, count, *fields, _powers(), table, table, lengths, time, time + column)
+    return found
+
+
+def identify(
+    text: bytes, fields: tuple[int, int, bytes], table: int, count: int, identity: int, seed: int
+) -> NDArray[np.int64]:
+    """`scan.identify`, of a table as `read` makes it."""
+    lengths = table + 8 * fields[1] * count
+    found = np.empty(count, np.int64)
+    load()["identify"](
+        *(text, count, *fields[:2], table, lengths, lengths + (lengths - table), identity, seed, found.ctypes.data)
+    )
+    return found
+
+
+def number(
+    text: bytes, columns: tuple[int, int, int, int], space: int, about: Sequence[int], *, count: int, adds: bool
+) -> NDArray[np.int64]:
+    """`scan.number`, of the addresses of words, lengths and the key's fields, and how many these are.
+
+    `about` are the addresses of what is known of keys, and of room to work.
+    """
+    found = np.empty(count, np.int64)
+    facts, index, starts, keys, room, scratch = about
+    load()["number"](
+        *(text, count, *columns, space, facts, index, starts, keys, room, room, scratch, found.ctypes.data, int(adds))
+    )
+    return found
+
+
+def arrange(about: Sequence[int]) -> None:
+    """`scan.arrange`, of addresses."""
+    load()["arrange"](*about)
+
+
+def pack(numbers: NDArray[np.int64], starts: int, keys: int) -> memoryview:
+    """`scan.pack`, of the numbers of n keys of some texts each."""
+    n, width = numbers.shape
+    size = 32 * (n * width + 1)
+    while True:
+        out = np.empty(size, np.uint8)
+        used = load()["pack"](numbers.ctypes.data, n, width, starts, keys, out.ctypes.data, size)
+        if used >= 0:
+            return out.data[:used]
+        size *= 8
+
+
+@cache
+def _powers() -> int:
+    return scan.POWERS.ctypes.data
 
 
 @cache

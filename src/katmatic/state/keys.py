@@ -1,0 +1,182 @@
+"""Keys <-> small integers, over all key spaces, as bytes: a text is made of one only where somebody looks at it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from operator import itemgetter
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from katmatic.records import Keys
+from katmatic.state import loop, scan
+
+Ints = NDArray[np.int64]
+
+_INDEX_FIRST, _WORDS_FIRST = 1 << 10, 1 << 12
+_decode = msgspec.msgpack.Decoder(list[tuple[str]]).decode
+
+
+class KeyNumbers:
+    """Keys -> 0, 1, 2, ... in the order in which they first come, over all spaces; and back.
+
+    A key is a text for each field of its space. What has been given a number keeps it, and so what was made of numbers
+    may be read later, by another thread too.
+    """
+
+    def __init__(self) -> None:
+        self._facts = np.array([0, 1, _INDEX_FIRST - 1], np.int64)
+        self._index = np.zeros(2 * _INDEX_FIRST, np.int64)
+        self._starts = np.zeros(_INDEX_FIRST, np.int64)
+        self._keys = np.zeros(_WORDS_FIRST, np.int64)
+        self._room, self._scratch = np.empty(_WORDS_FIRST, np.int64), np.empty(_WORDS_FIRST, np.int64)
+        self._names: dict[int, str] = {}  # of keys of one field that somebody has asked for
+        self._look()
+
+    def __len__(self) -> int:
+        return int(self._facts[scan.K_COUNT])
+
+    def number(
+        self,
+        space: int,
+        text: bytes,
+        columns: tuple[int, int, int, int],
+        *,
+        count: int,
+        size: int,
+        adds: bool = True,
+    ) -> Ints:
+        """The number of each record's key; a new key gets the next one, or (not `adds`) -1.
+
+        `columns` are addresses: where the fields begin in `text`, their lengths, which of them are the key; and how
+        many these are. All these texts together have at most `size` bytes.
+        """
+        words = count * (2 + (scan.KEY_HEAD * columns[3] + 7) // 8) + (size + 7) // 8 + 1
+        if len(self._room) < words or len(self._scratch) < 2 * count:
+            self._room, self._scratch = _larger(self._room, words), _larger(self._scratch, 2 * count)
+            self._look()
+        if adds:
+            self._grow(count, words)
+        return loop.number(text, columns, space, self._at, count=count, adds=adds)
+
+    def numbers(self, space: int, keys: Iterable[Any], *, adds: bool = True) -> list[int]:
+        """The number of each key: a text, or a tuple of them for several fields."""
+        rows = [(key,) if isinstance(key, str) else key for key in keys]
+        width = len(rows[0]) if rows else 0
+        parts = [part.encode() for row in rows for part in row]
+        lengths = np.array([*map(len, parts)], np.int64)
+        places = (np.cumsum(lengths) - lengths).reshape(len(rows), width).T
+        text = b"".join([*parts, bytes(scan.PADDING)])
+        table = np.ascontiguousarray([places, lengths.reshape(len(rows), width).T], np.int64)
+        fields = np.arange(width)
+        at = table.ctypes.data, table.ctypes.data + table.nbytes // 2, fields.ctypes.data, width
+        found: list[int] = self.number(space, text, at, count=len(rows), size=len(text), adds=adds).tolist()
+        return found
+
+    def find(self, space: int, key: Any) -> int:
+        """The number of a key, -1 if it was never seen."""
+        return self.numbers(space, [key], adds=False)[0]
+
+    def rows(self, numbers: Ints) -> Keys:
+        """Keys of several fields, by the number of each of these in a space of its own: (n, fields)."""
+        return _Rows(self, numbers)
+
+    def texts(self, numbers: Ints) -> list[str]:
+        """The texts of keys of one field."""
+        wanted = numbers.tolist()
+        try:
+            return self._known(wanted)
+        except KeyError:
+            new = np.array([number for number in dict.fromkeys(wanted) if number not in self._names])
+            decoded = _decode(self.packed(new[:, None]))
+            self._names.update(zip(new.tolist(), (text for (text,) in decoded), strict=True))
+            return self._known(wanted)
+
+    def packed(self, numbers: Ints) -> memoryview:
+        """The keys whose fields have these numbers, as MessagePack has a list of lists."""
+        starts, keys = self._starts, self._keys  # another thread may have them replaced by larger ones
+        return loop.pack(np.ascontiguousarray(numbers), starts.ctypes.data, keys.ctypes.data)
+
+    def dump(self) -> tuple[int, bytes]:
+        """What `load` takes."""
+        return len(self), self._keys[1 : self._facts[scan.K_USED]].tobytes()
+
+    def load(self, count: int, dumped: bytes | memoryview) -> None:
+        """Go on with the numbers that were dumped."""
+        used = np.frombuffer(dumped, np.int64)
+        self._facts[:2] = count, 1 + len(used)
+        self._keys = _larger(np.concatenate([[0], used]), 1 + len(used))
+        self._starts = np.zeros(0, np.int64)
+        self._grow(1, 1)
+        self._arrange()
+
+    def _known(self, wanted: list[int]) -> list[str]:
+        if len(wanted) < 2:  # of one, itemgetter gives no tuple
+            return [self._names[number] for number in wanted]
+        return list(itemgetter(*wanted)(self._names))
+
+    def _grow(self, more: int, words: int) -> None:
+        """Have room for so many more keys of so many words."""
+        count, used = len(self), int(self._facts[scan.K_USED])
+        places = int(self._facts[scan.K_MASK]) + 1
+        if used + words <= len(self._keys) and count + more <= len(self._starts) and 2 * (count + more) <= places:
+            return
+        if used + words > len(self._keys):
+            self._keys = _larger(self._keys, used + words)
+        if count + more > len(self._starts):
+            self._starts = _larger(self._starts, count + more)
+        self._look()
+        if 2 * (count + more) > places:
+            while 2 * (count + more) > places:
+                places *= 2
+            self._facts[scan.K_MASK] = places - 1
+            self._arrange()
+
+    def _arrange(self) -> None:
+        self._index = np.zeros(2 * (int(self._facts[scan.K_MASK]) + 1), np.int64)
+        self._look()
+        loop.arrange(self._at[:4])
+
+    def _look(self) -> None:
+        """Note where everything lies: to ask an array for its address takes longer than to look up some keys."""
+        arrays = self._facts, self._index, self._starts, self._keys, self._room, self._scratch
+        self._at = tuple(array.ctypes.data for array in arrays)
+
+
+class _Rows(Keys):
+    """The keys of rows by their numbers; texts once they are looked at."""
+
+    def __init__(self, keys: KeyNumbers, numbers: Ints) -> None:
+        self._keys, self._numbers = keys, numbers
+        self._texts: list[tuple[str, ...]] | None = None
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, i: Any) -> Any:
+        return self._read()[i]
+
+    def __iter__(self) -> Iterator[tuple[str, ...]]:
+        return iter(self._read())
+
+    def take(self, rows: Ints) -> Keys:
+        """Some of the rows, by their index."""
+        return _Rows(self._keys, self._numbers[rows])
+
+    def packed(self) -> memoryview:
+        """As MessagePack has them."""
+        return self._keys.packed(self._numbers)
+
+    def _read(self) -> list[tuple[str, ...]]:
+        if self._texts is None:
+            columns = [self._keys.texts(column) for column in self._numbers.T]
+            self._texts = list(zip(*columns, strict=True)) if columns else [()] * len(self)
+        return self._texts
+
+
+def _larger(words: Ints, size: int) -> Ints:
+    found = np.zeros(max(2 * len(words), size + size // 2), np.int64)
+    found[: len(words)] = words
+    return found

@@ -1,0 +1,730 @@
+"""The compiled loops over bytes: records become columns, contents become identities, keys become numbers, and back.
+
+A record is **plain** if it is one flat JSON object whose known fields come once each and have the declared types, whose
+texts have no escapes, whose numbers are exact in one operation (W. D. Clinger, "How to Read Floating Point Numbers
+Accurately", 1990) and whose time has one of the usual forms. Whatever is not plain is left to the reader that knows all
+forms and says what is wrong (engine/validate.py); for what is plain, both read the same.
+
+Columns are words, one for each field and record: a number itself (`reals` is the same memory as floats), a truth as 0
+or 1, and of a text where it begins. `lengths` has the bytes of a text, and NULL for null.
+
+Keys lie one after the other in words: a head (number, space, bytes), then the key's texts as MessagePack has them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+COMPILED: list[str] = []  # names of the functions that are compiled
+
+# What becomes of a record: read; read, its time is in the app's zone; a heartbeat; left to the other reader.
+PLAIN, LOCAL, BEAT, ODD = 0, 1, 2, 3
+# Kinds of fields.
+REAL, WHOLE, TRUTH, TEXT, KEY, TIME = 0, 1, 2, 3, 4, 5
+NULL = -1  # length of what is null
+# Words of a field: its kind, whether null is a value, whether it may be missing, what it is then, its name: where it
+# begins, its bytes, the first eight of them and which of these count.
+F_KIND, F_OPTIONAL, F_DEFAULT, F_WORD, F_LENGTH, F_NAME, F_BYTES, F_FIRST, F_MASK, FIELD_WORDS = range(10)
+FIELDS_MOST = 62
+PADDING = 16  # bytes after a text that may be looked at
+POWERS = np.array([10.0**i for i in range(23)])  # exact
+# Words about keys: how many there are, the words they take, the places of the index less 1.
+K_COUNT, K_USED, K_MASK, KEY_FACTS = range(4)
+KEY_HEAD = 5  # bytes of the longest head of a text in MessagePack
+
+_EACH, _HIGH = 0x0101010101010101, -0x7F7F7F7F7F7F7F80  # of each byte the lowest bit, the highest one
+_QUOTES, _SLASHES, _BLANKS = 0x2222222222222222, 0x5C5C5C5C5C5C5C5C, 0x2020202020202020
+# The odd numbers of XXH64, as signed words.
+_P1, _P2, _P3 = -7046029288634856825, -4417276706812531889, 1609587929392839161
+_P4, _P5 = -8796714831421723037, 2870177450012600261
+_EXACT = 9007199254740992  # 2^53
+_AT_ONCE = 64  # keys that are looked up together, so that memory is waited for once
+
+
+def jit(function: Any) -> Any:
+    """Mark a function for the compiler (state/compile.py)."""
+    COMPILED.append(function.__name__)
+    return function
+
+
+def _word(text, at):
+    """Eight bytes from `text[at]` on, as one little-endian word; compiled to one instruction."""
+    return int.from_bytes(bytes(text[at : at + 8]), "little", signed=True)
+
+
+def _put(text, at, word):
+    """Write eight bytes from `text[at]` on; compiled to one instruction."""
+    text[at : at + 8] = np.frombuffer(int(word).to_bytes(8, "little", signed=True), np.uint8)
+
+
+def _zeros(word):
+    """How many of the lowest bits are 0; compiled to one instruction."""
+    return (word & -word).bit_length() - 1
+
+
+def _prefetch(words, at):
+    """Have the cache line of `words[at]` brought near while other work goes on; compiled to one instruction."""
+
+
+# -------------------------------------------------------------------------------------------------------------- records
+
+
+def scan(text, at, count, fields, field_count, names, powers, words, reals, lengths, time, fate):
+    """Read `count` records, byte strings of MessagePack from `text[at]` on; how many are not plain."""
+    odd = 0
+    for i in range(count):
+        tag = text[at]
+        if tag == 0xC4:
+            size = np.int64(text[at + 1])
+            at += 2
+        elif tag == 0xC5:
+            size = (np.int64(text[at + 1]) << 8) | np.int64(text[at + 2])
+            at += 3
+        else:
+            size = np.int64(0)
+            for j in range(1, 5):
+                size = (size << 8) | np.int64(text[at + j])
+            at += 5
+        if size == 0:
+            found = BEAT
+        else:
+            found = _record(
+                text, at, at + size, fields, field_count, names, powers, words, reals, lengths, time, i, count
+            )
+        fate[i] = found
+        if found != PLAIN:
+            odd += 1
+        at += size
+    return odd
+
+
+@jit
+def _record(text, p, end, fields, field_count, names, powers, words, reals, lengths, time, i, count):
+    """Read one record into its place of the columns; what became of it."""
+    p = _blank(text, p, end)
+    if p >= end or text[p] != 123:
+        return ODD
+    p = _blank(text, p + 1, end)
+    if p < end and text[p] == 125 and field_count > 0:
+        return ODD  # every event has a time
+    result = PLAIN
+    seen, expected, known = 0, 0, 0
+    while True:
+        if p >= end or text[p] != 34:
+            return ODD
+        p += 1
+        field = -1
+        first = _word(text, p)
+        for step in range(field_count):
+            f = expected + step
+            if f >= field_count:
+                f -= field_count
+            at = f * FIELD_WORDS
+            if (first ^ fields[at + F_FIRST]) & fields[at + F_MASK] == 0:
+                size = fields[at + F_BYTES]
+                if p + size < end and text[p + size] == 34 and _same(text, p, names, fields[at + F_NAME], size):
+                    field = f
+                    break
+        if field < 0:
+            p = _string(text, p, end)
+            if p < 0:
+                return ODD
+        else:
+            p += fields[field * FIELD_WORDS + F_BYTES]
+        p = _blank(text, p + 1, end)
+        if p >= end or text[p] != 58:
+            return ODD
+        p = _blank(text, p + 1, end)
+        if p >= end:
+            return ODD
+        if field < 0:
+            p = _skip(text, p, end)
+            if p < 0:
+                return ODD
+        else:
+            if seen & (1 << field):
+                return ODD
+            seen |= 1 << field
+            known += 1
+            expected = field + 1
+            at = field * FIELD_WORDS
+            kind = fields[at + F_KIND]
+            place = field * count + i
+            letter = text[p]
+            if letter == 34:
+                if kind < TEXT:
+                    return ODD
+                start = p + 1
+                p = _string(text, start, end)
+                if p < 0:
+                    return ODD
+                if kind == TIME:
+                    moment, form = _moment(text, start, p)
+                    if form == ODD:
+                        return ODD
+                    result = form
+                    time[i] = moment
+                    start -= 1
+                    p += 1
+                    lengths[place] = p - start
+                else:
+                    if kind == KEY and p == start:
+                        return ODD
+                    lengths[place] = p - start
+                    p += 1
+                words[place] = start
+            elif letter == 45 or 48 <= letter <= 57:
+                start = p
+                p, mantissa, exponent, is_whole, is_negative = _number(text, p, end)
+                if p < 0:
+                    return ODD
+                if kind == REAL:
+                    if mantissa > _EXACT or (is_negative and mantissa == 0):
+                        return ODD
+                    value = _scaled(mantissa, exponent, powers)
+                    reals[place] = -value if is_negative else value
+                    lengths[place] = 0
+                elif kind == WHOLE:
+                    if not is_whole:
+                        return ODD
+                    words[place] = -mantissa if is_negative else mantissa
+                    lengths[place] = 0
+                elif kind == KEY:
+                    if not is_whole or (is_negative and mantissa == 0):
+                        return ODD
+                    words[place] = start
+                    lengths[place] = p - start
+                elif kind == TIME:
+                    if is_negative or mantissa > _EXACT:
+                        return ODD
+                    moment = _of_number(mantissa, exponent, is_whole, powers)
+                    if moment < 0:
+                        return ODD
+                    time[i] = moment
+                    words[place] = start
+                    lengths[place] = p - start
+                else:
+                    return ODD
+            elif letter == 110:
+                if fields[at + F_OPTIONAL] == 0 or not _spells(text, p, end, 4, 1819047278):
+                    return ODD
+                p += 4
+                words[place] = 0
+                lengths[place] = NULL
+            elif letter == 116:
+                if kind != TRUTH or not _spells(text, p, end, 4, 1702195828):
+                    return ODD
+                p += 4
+                words[place] = 1
+                lengths[place] = 0
+            elif letter == 102:
+                if kind != TRUTH or not _spells(text, p + 1, end, 4, 1702063201):
+                    return ODD
+                p += 5
+                words[place] = 0
+                lengths[place] = 0
+            else:
+                return ODD
+        p = _blank(text, p, end)
+        if p >= end:
+            return ODD
+        if text[p] == 125:
+            break
+        if text[p] != 44:
+            return ODD
+        p = _blank(text, p + 1, end)
+    if _blank(text, p + 1, end) != end:
+        return ODD
+    if known < field_count:
+        for f in range(field_count):
+            if not seen & (1 << f):
+                at = f * FIELD_WORDS
+                if fields[at + F_DEFAULT] == 0:
+                    return ODD
+                words[f * count + i] = fields[at + F_WORD]
+                lengths[f * count + i] = fields[at + F_LENGTH]
+    return result
+
+
+@jit
+def _blank(text, p, end):
+    """Where the next letter stands that is no white space."""
+    while p < end and (text[p] == 32 or text[p] == 10 or text[p] == 13 or text[p] == 9):
+        p += 1
+    return p
+
+
+@jit
+def _same(text, p, names, at, size):
+    """Whether a name stands there; its first eight bytes were compared."""
+    j = 8
+    while j < size and text[p + j] == names[at + j]:
+        j += 1
+    return j >= size
+
+
+@jit
+def _spells(text, p, end, size, word):
+    """Whether these four letters stand there."""
+    return p + size <= end and (_word(text, p) & 0xFFFFFFFF) == word
+
+
+@jit
+def _string(text, p, end):
+    """Where the quote stands that ends a text; -1 if there is none, an escape or control character, or no UTF-8."""
+    while p < end:
+        word = _word(text, p)
+        quote, slash = word ^ _QUOTES, word ^ _SLASHES
+        marked = ((quote - _EACH) & ~quote) | ((slash - _EACH) & ~slash) | ((word - _BLANKS) & ~word) | word
+        marked &= _HIGH
+        if marked == 0:
+            p += 8
+            continue
+        p += _zeros(marked) >> 3
+        if p >= end:
+            return -1
+        letter = text[p]
+        if letter == 34:
+            return p
+        if letter < 128:
+            return -1
+        size = _letter(text, p, end)
+        if size == 0:
+            return -1
+        p += size
+    return -1
+
+
+@jit
+def _letter(text, p, end):
+    """Bytes of a letter beyond ASCII; 0 if it is no UTF-8."""
+    first = text[p]
+    if 0xC2 <= first <= 0xDF:
+        size = 2
+    elif 0xE0 <= first <= 0xEF:
+        size = 3
+    elif 0xF0 <= first <= 0xF4:
+        size = 4
+    else:
+        return 0
+    if p + size > end:
+        return 0
+    for j in range(1, size):
+        if text[p + j] & 0xC0 != 0x80:
+            return 0
+    second = text[p + 1]
+    if (
+        (first == 0xE0 and second < 0xA0)
+        or (first == 0xED and second > 0x9F)
+        or (first == 0xF0 and second < 0x90)
+        or (first == 0xF4 and second > 0x8F)
+    ):
+        return 0
+    return size
+
+
+@jit
+def _number(text, p, end):
+    """A number: where it ends (-1: left to others), its digits, its exponent, whether it is whole, its sign."""
+    is_negative = text[p] == 45
+    if is_negative:
+        p += 1
+    mantissa, exponent, digits = 0, 0, 0
+    first = p
+    while p < end and 48 <= text[p] <= 57:
+        mantissa = mantissa * 10 + np.int64(text[p] - 48)
+        if mantissa != 0:
+            digits += 1
+        if digits > 18:
+            return -1, mantissa, exponent, False, is_negative
+        p += 1
+    if p == first or (p > first + 1 and text[first] == 48):
+        return -1, mantissa, exponent, False, is_negative
+    is_whole = True
+    if p < end and text[p] == 46:
+        is_whole = False
+        p += 1
+        first = p
+        while p < end and 48 <= text[p] <= 57:
+            mantissa = mantissa * 10 + np.int64(text[p] - 48)
+            if mantissa != 0:
+                digits += 1
+            if digits > 18:
+                return -1, mantissa, exponent, False, is_negative
+            p += 1
+        if p == first:
+            return -1, mantissa, exponent, False, is_negative
+        exponent = first - p
+    if p < end and (text[p] == 101 or text[p] == 69):
+        is_whole = False
+        p += 1
+        is_less = p < end and text[p] == 45
+        if p < end and (text[p] == 45 or text[p] == 43):
+            p += 1
+        first = p
+        shift = 0
+        while p < end and 48 <= text[p] <= 57 and p < first + 4:
+            shift = shift * 10 + np.int64(text[p] - 48)
+            p += 1
+        if p == first:
+            return -1, mantissa, exponent, False, is_negative
+        exponent += -shift if is_less else shift
+    if not -22 <= exponent <= 22:
+        return -1, mantissa, exponent, False, is_negative
+    return p, mantissa, exponent, is_whole, is_negative
+
+
+@jit
+def _scaled(mantissa, exponent, powers):
+    """Both are exact, and so the result is rounded once."""
+    if exponent < 0:
+        return np.float64(mantissa) / powers[-exponent]
+    return np.float64(mantissa) * powers[exponent]
+
+
+@jit
+def _skip(text, p, end):
+    """Where a value ends that nobody asks for; -1 if it is not plain."""
+    letter = text[p]
+    if letter == 34:
+        p = _string(text, p + 1, end)
+        return p + 1 if p >= 0 else p
+    if letter == 45 or 48 <= letter <= 57:
+        return _number(text, p, end)[0]
+    if letter == 110 and _spells(text, p, end, 4, 1819047278):
+        return p + 4
+    if letter == 116 and _spells(text, p, end, 4, 1702195828):
+        return p + 4
+    if letter == 102 and _spells(text, p + 1, end, 4, 1702063201):
+        return p + 5
+    return -1
+
+
+# ---------------------------------------------------------------------------------------------------------------- times
+
+
+@jit
+def _of_number(mantissa, exponent, is_whole, powers):
+    """The moment of a number since 1970, as timestamp.py reads it; -1: left to others."""
+    if is_whole:
+        if mantissa < 100_000_000_000:
+            return mantissa * 1_000_000
+        if mantissa < 100_000_000_000_000:
+            return mantissa * 1000
+        return mantissa
+    value = _scaled(mantissa, exponent, powers)
+    if value < 1e11:
+        unit = 1_000_000
+    elif value < 1e14:
+        unit = 1000
+    else:
+        return -1
+    whole = np.int64(value)
+    part = (value - np.float64(whole)) * np.float64(unit)
+    # To the nearest whole, of two the even one: what is added makes the last bit a 1, and adding rounds like that.
+    return whole * unit + np.int64((part + 6755399441055744.0) - 6755399441055744.0)
+
+
+@jit
+def _moment(text, p, end):
+    """The moment of a text "YYYY-MM-DD HH:MM:SS[.f][Z|+hh:mm]", and whether it is PLAIN, LOCAL or ODD."""
+    size = end - p
+    if size < 19 or size > 35:
+        return 0, ODD
+    if text[p + 4] != 45 or text[p + 7] != 45 or text[p + 13] != 58 or text[p + 16] != 58:
+        return 0, ODD
+    if text[p + 10] != 32 and text[p + 10] != 84 and text[p + 10] != 116:
+        return 0, ODD
+    century, year, month, day = _two(text, p), _two(text, p + 2), _two(text, p + 5), _two(text, p + 8)
+    hour, minute, second = _two(text, p + 11), _two(text, p + 14), _two(text, p + 17)
+    if min(century, year, month, day, hour, minute, second) < 0:
+        return 0, ODD
+    year += 100 * century
+    if year < 2 or year > 9998 or month < 1 or month > 12 or day < 1 or hour > 23 or minute > 59 or second > 59:
+        return 0, ODD
+    is_leap = year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
+    if month == 2:
+        longest = 29 if is_leap else 28
+    elif month == 4 or month == 6 or month == 9 or month == 11:
+        longest = 30
+    else:
+        longest = 31
+    if day > longest:
+        return 0, ODD
+    moment = ((_days(year, month, day) * 24 + hour) * 60 + minute) * 60 + second
+    moment *= 1_000_000
+    p += 19
+    if p < end and (text[p] == 46 or text[p] == 44):
+        p += 1
+        digits, part = 0, 0
+        while p < end and 48 <= text[p] <= 57:
+            digits += 1
+            if digits > 9:
+                return 0, ODD
+            if digits <= 6:
+                part = part * 10 + np.int64(text[p] - 48)
+            p += 1
+        if digits == 0:
+            return 0, ODD
+        for _ in range(digits, 6):
+            part *= 10
+        moment += part
+    if p == end:
+        return moment, LOCAL
+    if text[p] == 90 and p + 1 == end:
+        return moment, PLAIN
+    if (text[p] != 43 and text[p] != 45) or p + 6 != end or text[p + 3] != 58:
+        return 0, ODD
+    hours, minutes = _two(text, p + 1), _two(text, p + 4)
+    if hours < 0 or hours > 23 or minutes < 0 or minutes > 59:
+        return 0, ODD
+    offset = (hours * 60 + minutes) * 60_000_000
+    return (moment + offset if text[p] == 45 else moment - offset), PLAIN
+
+
+@jit
+def _two(text, p):
+    """A number of two digits, -1 if it is none."""
+    if not (48 <= text[p] <= 57 and 48 <= text[p + 1] <= 57):
+        return -1
+    return np.int64(text[p] - 48) * 10 + np.int64(text[p + 1] - 48)
+
+
+@jit
+def _days(year, month, day):
+    """Days since 1970 in the calendar without end; years that begin in March have their leap day at their end."""
+    if month <= 2:
+        year -= 1
+        month += 12
+    return year * 365 + year // 4 - year // 100 + year // 400 + (153 * (month - 3) + 2) // 5 + day - 719_469
+
+
+# ----------------------------------------------------------------------------------------------------------- identities
+
+
+@jit
+def _mixed(found, word):
+    """One more word for a hash (a round of XXH64)."""
+    word *= _P2
+    word = ((word << 31) | ((word >> 33) & 0x7FFFFFFF)) * _P1
+    found ^= word
+    return ((found << 27) | ((found >> 37) & 0x7FFFFFF)) * _P1 + _P4
+
+
+@jit
+def _stirred(found):
+    """The end of a hash: every bit depends on every bit."""
+    found ^= (found >> 33) & 0x7FFFFFFF
+    found *= _P2
+    found ^= (found >> 29) & 0x7FFFFFFFF
+    found *= _P3
+    return found ^ ((found >> 32) & 0xFFFFFFFF)
+
+
+@jit
+def _of_text(found, text, at, size):
+    """A hash that goes on over the bytes of a text."""
+    found = _mixed(found, size)
+    end = at + size
+    while at + 8 <= end:
+        found = _mixed(found, _word(text, at))
+        at += 8
+    if at < end:
+        found = _mixed(found, _word(text, at) & ((1 << (8 * (end - at))) - 1))
+    return found
+
+
+def identify(text, count, fields, field_count, words, lengths, time, identity, seed, found):
+    """64 bits per record that are equal for equal identities: the field `identity`, or else (-1) all of the content."""
+    for i in range(count):
+        mixed = _mixed(_P5, seed)
+        if identity >= 0:
+            mixed = _of_text(mixed, text, words[identity * count + i], lengths[identity * count + i])
+        else:
+            mixed = _mixed(mixed, time[i])
+            for f in range(field_count):
+                kind, size = fields[f * FIELD_WORDS + F_KIND], lengths[f * count + i]
+                if kind == TIME:
+                    continue
+                if size == NULL:
+                    mixed = _mixed(mixed, NULL) + _P3
+                elif kind >= TEXT:
+                    mixed = _of_text(mixed, text, words[f * count + i], size)
+                else:
+                    mixed = _mixed(mixed, words[f * count + i])
+        mixed = _stirred(mixed)
+        found[i] = mixed if mixed != 0 else 1
+
+
+# ----------------------------------------------------------------------------------------------------------------- keys
+
+
+@jit
+def _head(letters, at, size):
+    """Write the head of a text of so many bytes, as MessagePack has it; where its bytes go."""
+    if size < 32:
+        letters[at] = 0xA0 | size
+        return at + 1
+    if size < 256:
+        letters[at] = 0xD9
+        letters[at + 1] = size
+        return at + 2
+    if size < 65_536:
+        letters[at] = 0xDA
+        letters[at + 1] = size >> 8
+        letters[at + 2] = size & 255
+        return at + 3
+    letters[at] = 0xDB
+    for j in range(4):
+        letters[at + 1 + j] = (size >> (24 - 8 * j)) & 255
+    return at + 5
+
+
+@jit
+def _hash(keys, at, size):
+    """The hash of a key of so many words: of its space, its bytes and how many these are."""
+    found = _mixed(_P5, (keys[at] >> 32) & 0xFFFFFFFF)
+    for j in range(1, size):
+        found = _mixed(found, keys[at + j])
+    return _stirred(found)
+
+
+@jit
+def _words_of(head):
+    """The words of a key, by its head: its number in 32 bits, its space in 8, its bytes in 24."""
+    return 1 + ((((head >> 40) & 0xFFFFFF) + 7) >> 3)
+
+
+@jit
+def _equal(keys, at, others, other):
+    """Whether two keys are the same, whatever their numbers."""
+    if (keys[at] ^ others[other]) >> 32 != 0:
+        return False
+    j, size = 1, _words_of(keys[at])
+    while j < size and keys[at + j] == others[other + j]:
+        j += 1
+    return j == size
+
+
+def number(
+    text,
+    count,
+    words,
+    lengths,
+    parts,
+    part_count,
+    space,
+    facts,
+    index,
+    starts,
+    keys,
+    room,
+    letters,
+    scratch,
+    found,
+    adds,
+):
+    """The numbers of the keys of records; new keys get the next ones (`adds`), or -1.
+
+    `parts` are the fields of a key. `room` is for these keys in words (`letters` is the same memory), `scratch` for two
+    words for each of them.
+    """
+    at = 0
+    for r in range(count):
+        start = at
+        p = 8 * (at + 1)
+        for part in range(part_count):
+            place = parts[part] * count + r
+            of, size = words[place], lengths[place]
+            p = _head(letters, p, size)
+            for j in range(0, size, 8):
+                _put(letters, p + j, _word(text, of + j))
+            p += size
+        size = p - 8 * (at + 1)
+        while p & 7 != 0:
+            letters[p] = 0
+            p += 1
+        at = p >> 3
+        room[start] = (space << 32) | (size << 40)
+        scratch[2 * r] = start
+        scratch[2 * r + 1] = _hash(room, start, at - start)
+    mask = facts[K_MASK]
+    for low in range(0, count, _AT_ONCE):
+        high = min(low + _AT_ONCE, count)
+        for r in range(low, high):
+            _prefetch(index, 2 * (scratch[2 * r + 1] & mask))
+        for r in range(low, high):
+            _prefetch(keys, index[2 * (scratch[2 * r + 1] & mask) + 1])
+        for r in range(low, high):
+            at, hashed = scratch[2 * r], scratch[2 * r + 1]
+            slot = hashed & mask
+            known = -1
+            while index[2 * slot + 1] != 0:
+                if index[2 * slot] == hashed and _equal(room, at, keys, index[2 * slot + 1]):
+                    known = keys[index[2 * slot + 1]] & 0xFFFFFFFF
+                    break
+                slot = (slot + 1) & mask
+            if known < 0 and adds != 0:
+                known, to = facts[K_COUNT], facts[K_USED]
+                index[2 * slot], index[2 * slot + 1] = hashed, to
+                starts[known] = to
+                size = _words_of(room[at])
+                for j in range(size):
+                    keys[to + j] = room[at + j]
+                keys[to] |= known
+                facts[K_COUNT], facts[K_USED] = known + 1, to + size
+            found[r] = known
+
+
+def arrange(facts, index, starts, keys):
+    """Make an index of keys, which is empty, and say where each begins."""
+    at, mask = 1, facts[K_MASK]  # nobody's key lies at 0
+    for i in range(facts[K_COUNT]):
+        size = _words_of(keys[at])
+        hashed = _hash(keys, at, size)
+        slot = hashed & mask
+        while index[2 * slot + 1] != 0:
+            slot = (slot + 1) & mask
+        index[2 * slot], index[2 * slot + 1] = hashed, at
+        starts[i] = at
+        at += size
+
+
+def pack(numbers, count, width, starts, keys, out, room):
+    """Write keys of `width` texts each, by the numbers of these, as MessagePack has a list of lists; how many bytes.
+
+    -1 if they do not fit into `room` bytes.
+    """
+    to = _list(out, 0, count)
+    for i in range(count):
+        if to + PADDING > room:
+            return -1
+        to = _list(out, to, width)
+        for j in range(width):
+            start = starts[numbers[i * width + j]]
+            size = (keys[start] >> 40) & 0xFFFFFF
+            if to + size + PADDING > room:
+                return -1
+            for k in range((size + 7) >> 3):
+                _put(out, to + 8 * k, keys[start + 1 + k])
+            to += size
+    return to
+
+
+@jit
+def _list(out, to, size):
+    """Write the head of a list."""
+    if size < 16:
+        out[to] = 0x90 | size
+        return to + 1
+    if size < 65_536:
+        out[to] = 0xDC
+        out[to + 1] = size >> 8
+        out[to + 2] = size & 255
+        return to + 3
+    out[to] = 0xDD
+    for j in range(4):
+        out[to + 1 + j] = (size >> (24 - 8 * j)) & 255
+    return to + 5
