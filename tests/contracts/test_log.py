@@ -13,7 +13,7 @@ from katmatic.testing.log import CHECKS, check_log
 from tests.components import need_kafka, topics_of
 
 
-@pytest.fixture(params=["memory", "sqlite", pytest.param("kafka", marks=pytest.mark.slow)])
+@pytest.fixture(params=["memory", "sqlite", "sqlite-beside", pytest.param("kafka", marks=pytest.mark.slow)])
 def make(request, tmp_path):
     logs = {}
     if request.param == "kafka":
@@ -25,7 +25,7 @@ def make(request, tmp_path):
         if request.param == "memory":
             logs[name] = MemoryLog(logs.get(name))
             return logs[name]
-        return SqliteLog(tmp_path / name / "log.db")
+        return SqliteLog(tmp_path / name / "log.db", moves_beside=request.param == "sqlite-beside")
 
     return make
 

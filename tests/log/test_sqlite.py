@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -507,3 +508,20 @@ def test_room_that_was_forgotten_is_used_again(path):
             log.forget(before=now - 5)
         pages = log._connection.execute("PRAGMA page_count").fetchone()[0]
         assert pages * sqlite.PAGE_BYTES < 20 * 50_000
+
+
+def test_a_thread_beside_it_moves_what_was_committed_into_the_main_file(tmp_path):
+    path = tmp_path / "log.db"
+    log = SqliteLog(path, moves_beside=True)
+    log.append("gate", [b"x" * 1000] * 500)
+    log.commit(log.read(1, limit=1000), {})
+    deadline = time.monotonic() + 20
+    while path.stat().st_size < 500_000:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    threads = {thread.name for thread in threading.enumerate()}
+    log.close()
+    gone = threads - {thread.name for thread in threading.enumerate()}
+    assert gone == {"katmatic-log-mover"}
+    with closing(SqliteLog(path)) as log:
+        assert log.end("gate") == 500

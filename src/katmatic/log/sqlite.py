@@ -20,9 +20,11 @@ from katmatic.clock import sleep
 from katmatic.errors import LogError
 from katmatic.log.base import Batch, Slice
 from katmatic.log.sqlite_file import (
+    MOVED_WAL_BYTES,
     PAGE_BYTES,
     WAL_BYTES,
     Damage,
+    Mover,
     check_form,
     connect,
     create,
@@ -307,6 +309,8 @@ class SqliteLog(SqliteHistory):
     >>> positions.result(), list(log.scan("katmatic.alerts"))
     (range(0, 2), [(0, b'A123 is late')])
     >>> log.close(); folder.cleanup()
+
+    One that `moves_beside` has a thread that tidies up its files, so that commits are quick to the last of a thousand.
     """
 
     def __init__(
@@ -316,7 +320,8 @@ class SqliteLog(SqliteHistory):
         tail_records_limit: int = TAIL_RECORDS_LIMIT,
         tail_bytes_limit: int = TAIL_BYTES_LIMIT,
         file_bytes_limit: int | None = None,
-        wal_bytes: int = WAL_BYTES,
+        wal_bytes: int | None = None,
+        moves_beside: bool = False,
     ) -> None:
         path = Path(path)
         self._lock = threading.RLock()
@@ -330,6 +335,7 @@ class SqliteLog(SqliteHistory):
         self._owner = own(path)
         with ExitStack() as undo:
             undo.callback(os.close, self._owner)
+            wal_bytes = wal_bytes or (MOVED_WAL_BYTES if moves_beside else WAL_BYTES)
             self._connection = create(path, tables(), wal_bytes=wal_bytes)
             undo.callback(self._connection.close)
             super().__init__(path)
@@ -338,6 +344,7 @@ class SqliteLog(SqliteHistory):
                 if file_bytes_limit is not None:
                     self._connection.execute(f"PRAGMA max_page_count = {max(file_bytes_limit // PAGE_BYTES, 1)}")
                 self._resume()
+            self._mover = Mover(path) if moves_beside else None
             undo.pop_all()
 
     # -------------------------------------------------------------------------------------------------------- coming in
@@ -398,6 +405,8 @@ class SqliteLog(SqliteHistory):
             if kept or batch.sequence > self._reserved:
                 with transaction(self._connection, self._path):
                     topics, fed_from = self._write(batch, made, feeds, kept=kept)
+                if self._mover is not None:
+                    self._mover.committed()
                 self._topics.update(topics)
                 if batch.sequence > self._reserved:
                     self._reserved = batch.sequence + RESERVED - 1
@@ -437,6 +446,8 @@ class SqliteLog(SqliteHistory):
         with self._lock:
             if self._owner < 0:
                 return
+            if self._mover is not None:
+                self._mover.close()
             with suppress(LogError), transaction(self._connection, self._path):
                 newest = self._connection.execute("SELECT max(sequence) FROM batches").fetchone()[0] or 0
                 set_facts(self._connection, reserved=max(self._sequence, newest))  # no gap after an orderly end

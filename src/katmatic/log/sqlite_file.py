@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +16,8 @@ APPLICATION = 0x6B61746D  # "katm": how the file says whose it is
 FORM = 1  # of the tables
 PAGE_BYTES = 8192  # 4096 costs a fifth more CPU in large batches, 16384 gains nothing: bench/log.py
 WAL_BYTES = 16 * 2**20  # after so much, pages move from the side file into the main one: some 20 ms
+MOVED_WAL_BYTES = 64 * 2**20  # and if most of them are moved by a thread beside it: some ms
+MOVED_SECONDS = 0.1  # between two moves of that thread
 CACHE_BYTES = 8 * 2**20
 BUSY_SECONDS = 30.0  # how long to wait for the short transaction of another process
 
@@ -88,6 +91,38 @@ def connect(path: Path, *pragmas: str) -> sqlite3.Connection:
             connection.close()
             raise
     return connection
+
+
+class Mover:
+    """Moves pages from the side file into the main one, on a thread of its own: few are left to the commit that must.
+
+    SQLite lets one do so while another writes. What goes wrong here comes up in that commit.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._connection = connect(path, "PRAGMA wal_autocheckpoint = 0")
+        self._committed, self._stop = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._work, name="katmatic-log-mover", daemon=True)
+        self._thread.start()
+
+    def committed(self) -> None:
+        """There is something to move."""
+        self._committed.set()
+
+    def close(self) -> None:
+        """Move no more."""
+        self._stop.set()
+        self._committed.set()
+        self._thread.join()
+        self._connection.close()
+
+    def _work(self) -> None:
+        while not self._stop.is_set():
+            self._committed.wait()
+            self._committed.clear()
+            with suppress(sqlite3.Error):
+                self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            self._stop.wait(MOVED_SECONDS)
 
 
 def check_form(connection: sqlite3.Connection, path: Path) -> None:
