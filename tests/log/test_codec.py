@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from katmatic.records import (
     ModelVersion,
     PredictionBlock,
 )
+from katmatic.state.keys import KeyNumbers
 
 INTEGERS = st.integers(-(2**63), 2**63 - 1)
 FLOATS = st.floats(allow_nan=True, allow_infinity=True)
@@ -127,6 +130,14 @@ def labels(n=2):
         now=np.arange(n),
         evidence=np.full(n, NOTHING),
     )
+
+
+def test_keys_that_are_bytes_already_are_written_like_a_list_of_texts():
+    keys = KeyNumbers()
+    numbers = np.array([keys.numbers(0, ["P0", "P1"]), keys.numbers(1, ["7b", "7b"])]).T
+    for block, encode in ((predictions(), codec.encode_predictions), (labels(), codec.encode_labels)):
+        texts = replace(block, key=[("P0", "7b"), ("P1", "7b")])
+        assert encode(replace(block, key=keys.rows(numbers))) == encode(texts)
 
 
 def test_a_column_that_is_a_part_of_another_array_is_written_as_it_looks():

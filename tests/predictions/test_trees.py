@@ -59,3 +59,60 @@ def test_what_is_too_large_for_32_bits_is_infinite():
 
 def test_no_rows_give_no_answers():
     assert Trees(ARRAYS, start=0.0, single=True).add_up(np.empty((0, 2))).tolist() == []
+
+
+def grown(random, features, depth):
+    """A tree of any form, as nested tuples: a leaf's value, or feature, threshold, where unknown goes, both sides."""
+    if depth == 0 or random.random() < 0.2:
+        return float(random.random())
+    kids = [grown(random, features, depth - 1), grown(random, features, int(random.integers(depth)))]
+    random.shuffle(kids)
+    return int(random.integers(features)), float(random.integers(4)), bool(random.integers(2)), *kids
+
+
+def asked(tree, row):
+    while isinstance(tree, tuple):
+        feature, threshold, unknown_left, left, right = tree
+        v = row[feature]
+        tree = left if (unknown_left if np.isnan(v) else v <= threshold) else right
+    return tree
+
+
+def flat(trees):
+    """Trees as a model is exported: all nodes one after the other, in some order."""
+    nodes = []
+
+    def put(tree):
+        at = len(nodes)
+        nodes.append((0, 0.0, -1, -1, 0, tree))
+        if isinstance(tree, tuple):
+            feature, threshold, unknown_left, *kids = tree
+            right, left = put(kids[1]), put(kids[0])
+            nodes[at] = (feature, threshold, left, right, int(unknown_left), 0.0)
+        return at
+
+    roots = [put(tree) for tree in trees]
+    feature, threshold, left, right, missing_left, value = map(np.array, zip(*nodes, strict=True))
+    ints = {"feature": feature, "left": left, "right": right}
+    return {
+        **{name: column.astype(np.int64) for name, column in ints.items()},
+        "roots": np.array(roots),
+        "threshold": threshold,
+        "missing_left": missing_left.astype(np.uint8),
+        "value": value.astype(np.float64),
+    }
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_trees_of_any_form_give_every_row_its_leaf_and_add_them_up_in_their_order(seed):
+    random = np.random.default_rng(seed)
+    trees = [grown(random, 5, int(random.integers(12))) for _ in range(int(random.integers(1, 30)))]
+    x = random.integers(-1, 5, (int(random.choice([1, 63, 64, 65, 200])), 5)).astype(np.float64)
+    x[random.random(x.shape) < 0.2] = np.nan
+    expected = []
+    for row in x:
+        total = 0.5
+        for tree in trees:
+            total += asked(tree, row)
+        expected.append(total)
+    assert Trees(flat(trees), start=0.5, single=False).add_up(x).tolist() == expected

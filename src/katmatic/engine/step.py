@@ -356,57 +356,68 @@ def _label_blocks(plan: Plan, state: State) -> list[tuple[LabelBlock, NDArray[np
     keys = _table(words, kernel.OUT_LABEL_KEYS_AT, n, len(plan.spaces))
     values = reals[kernel.OUT_LABEL_VALUES_AT : kernel.OUT_LABEL_VALUES_AT + n]
     for i, (name, _) in enumerate(plan.labels):
-        mine = np.flatnonzero(table[:, 1] == i)
-        if not len(mine):
+        mine = _chosen(table[:, 1] == i)
+        if mine is None:
             continue
-        part = table[mine]
+        orders, _, anchor, time, version, state_of, now, evidence = _columns(table[mine])
         block = LabelBlock(
             label=name,
-            anchor=part[:, 2],
+            anchor=anchor,
             key=_keys(state, plan.label_keys[i], keys[mine]),
-            time=part[:, 3],
-            version=part[:, 4],
-            state=part[:, 5].astype(np.uint8),
-            value=values[mine],
-            now=part[:, 6],
-            evidence=part[:, 7],
+            time=time,
+            version=version,
+            state=state_of.astype(np.uint8),
+            value=values[mine].copy(),
+            now=now,
+            evidence=evidence,
         )
-        found.append((block, part[:, 0]))
+        found.append((block, orders))
     return found
+
+
+def _chosen(is_mine: NDArray[np.bool_]) -> slice | NDArray[np.int64] | None:
+    """Which rows these are, for an index: None for none, a slice for all."""
+    rows = np.flatnonzero(is_mine)
+    if not len(rows):
+        return None
+    return slice(None) if len(rows) == len(is_mine) else rows
+
+
+def _columns(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A copy, column by column: what the arena holds is written over."""
+    return rows.T.copy()
 
 
 def _predictions(plan: Plan, state: State, p: int, questions: Questions, given: _Given, changes: Changes) -> None:
     words, reals = state.store.words, state.store.reals
     n = int(words[kernel.N_PREDICTIONS])
     table = _table(words, kernel.OUT_ASKED_AT, n, 8)
-    mine = np.flatnonzero(table[:, 1] == p)
-    if not len(mine):
+    mine = _chosen(table[:, 1] == p)
+    if mine is None:
         return
-    part = table[mine]
     keys = _table(words, kernel.OUT_ASKED_KEYS_AT, n, len(plan.spaces))[mine]
-    answers = reals[kernel.OUT_FEATURES_AT : kernel.OUT_FEATURES_AT + n * plan.widths[2]].reshape(n, plan.widths[2])[
-        mine
-    ]
-    asked = _Asked(plan, state, questions, part, given, changes)
-    anchors = Anchors(asked.fields, asked.events, lambda: moments(part[:, 4], plan.zone))
-    made = assemble(questions, answers, anchors, state.store.codes)
+    answers = reals[kernel.OUT_FEATURES_AT : kernel.OUT_FEATURES_AT + n * plan.widths[2]].reshape(n, plan.widths[2])
+    orders, _, anchor, time, at, now, lead, rows = _columns(table[mine])
+    asked = _Asked(plan, state, questions, anchor, rows, given, changes)
+    anchors = Anchors(asked.fields, asked.events, lambda: moments(at, plan.zone))
+    made = assemble(questions, answers[mine], anchors, state.store.codes)
     if made.raised:
         changes.errors[questions.name] = changes.errors.get(questions.name, 0) + made.raised
         changes.said.update({f"{questions.name}.{name}": text for name, text in made.said.items()})
     block = PredictionBlock(
         predictor=questions.name,
         columns=questions.columns,
-        anchor=part[:, 2],
+        anchor=anchor,
         key=_keys(state, plan.label_keys[questions.label], keys),
-        time=part[:, 3],
-        at=part[:, 4],
-        now=part[:, 5],
-        lead=part[:, 6],
+        time=time,
+        at=at,
+        now=now,
+        lead=lead,
         values=made.values,
         texts=made.texts,
         failed=made.failed,
     )
-    changes.predictions.append((block, part[:, 0]))
+    changes.predictions.append((block, orders))
 
 
 class _Asked:
@@ -417,13 +428,14 @@ class _Asked:
         plan: Plan,
         state: State,
         questions: Questions,
-        part: NDArray[np.int64],
+        positions: NDArray[np.int64],
+        rows: NDArray[np.int64],
         given: _Given,
         changes: Changes,
     ) -> None:
         stream = next(s for s, known in enumerate(plan.streams) if known.schema.event is questions.predictor.anchor)
         self._state, self._stream, self._changes = state, stream, changes
-        self._positions, self._rows = part[:, 2], part[:, 7]
+        self._positions, self._rows = positions, rows
         self._columns: Columns | None = None
         for s, columns, places in given.columns:
             if s == stream and bool((self._rows >= 0).all()):

@@ -127,9 +127,11 @@ def answers(model: Any, x: Floats, *, is_binary: bool) -> Floats:
 def _step(x: Floats, step: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Floats:
     if step["name"] == "fill":
         holes = np.isnan(x)
-        filled = np.where(holes, arrays[step["fill"]], x)[:, arrays[step["kept"]]]
-        marked = holes[:, arrays[step["marked"]]].astype(np.float64)
-        return np.hstack([filled, marked]) if marked.shape[1] else filled
+        kept, marked = arrays[step["kept"]], arrays[step["marked"]]
+        filled = np.where(holes, arrays[step["fill"]], x) if holes.any() else x
+        if len(kept) < x.shape[1]:  # they are in order
+            filled = filled[:, kept]
+        return np.hstack([filled, holes[:, marked].astype(np.float64)]) if len(marked) else filled
     found: Floats = (x - arrays[step["mean"]]) / arrays[step["scale"]]
     return found
 
