@@ -217,7 +217,7 @@ def test_a_step_pauses_until_its_outputs_were_taken_away():
     cards.check(features, [0, kernel.OUTPUTS_FULL, kernel.OUTPUTS_FULL + 1, n - 1])
 
 
-def test_more_keys_or_values_than_there_are_addresses_for_are_refused(monkeypatch):
+def test_more_keys_than_there_are_addresses_for_are_refused(monkeypatch):
     cards = Cards(make())
     cards.pay(0, [0], [0], [1.0])
     cards.state.store.check()

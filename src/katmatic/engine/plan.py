@@ -44,7 +44,7 @@ _LABEL_OPS = {
     "mean": kernel.L_MEAN,
     "last": kernel.L_LAST,
 }
-_ACCUMULATED = {"count", "sum", "mean", "std", "min", "max"}
+_ACCUMULATED = {"count", "sum", "mean", "std", "min", "max", "distinct", "top"}
 _CODED = {"distinct", "top"}
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -323,8 +323,8 @@ class _Compiler:
             t.forever = True
         elif length == kernel.FOREVER:
             t.forever = True
-            additive = past.op in ("count", "sum", "mean", "std")
-            t.never_lets_go |= (coded and past.op in _CODED) or (past.label is not None and not additive)
+            additive = past.op in ("count", "sum", "mean", "std", "distinct")
+            t.never_lets_go |= past.label is not None and not additive
         else:
             t.reach = max(t.reach, length)
         t.never_lets_go |= past.op == "ewm" and past.label is not None
@@ -339,7 +339,15 @@ class _Compiler:
         return Output(name, "window", at=out, width=width, codes=codes), row
 
     def _accumulator(self, t: _Table, past: Past, length: int, column: int) -> int:
-        parts = {"mean": {"sum"}, "sum": {"sum"}, "std": {"sum", "square"}, "min": {"min"}, "max": {"max"}}
+        parts = {
+            "mean": {"sum"},
+            "sum": {"sum"},
+            "std": {"sum", "square"},
+            "min": {"min"},
+            "max": {"max"},
+            "distinct": {"tally"},
+            "top": {"tally", "order"},
+        }
         if past.op == "ewm":
             t.accs.append(_Acc(kernel.FOREVER, column, {"ewm"}, length))
             return len(t.accs) - 1
@@ -462,8 +470,9 @@ class _Compiler:
                 t_base[-1], words = words, words + 1
             for acc in t.accs:
                 at, width = words, kernel.ACC_WORDS
-                offsets = {"sum": -1, "square": -1, "min": -1, "max": -1, "ewm": -1}
-                for part, size in (("sum", 3), ("square", 3), ("min", 2), ("max", 2), ("ewm", 2 * kernel.EWM_WORDS)):
+                offsets = {"sum": -1, "square": -1, "min": -1, "max": -1, "tally": -1, "ewm": -1}
+                sizes = (3, 3, 2, 2, kernel.TALLY_WORDS, 2 * kernel.EWM_WORDS)
+                for part, size in zip(offsets, sizes, strict=True):
                     if part in acc.parts:
                         offsets[part] = width
                         width += size
@@ -475,7 +484,8 @@ class _Compiler:
                         if (tree,) not in extremes.entries[i]:
                             extremes.add(i, tree)
                         trees[largest] = extremes.entries[i].index((tree,))
-                accs.add(i, acc.length, acc.column, at, *offsets.values(), acc.halflife, *trees)
+                ordered = int("order" in acc.parts)
+                accs.add(i, acc.length, acc.column, at, *offsets.values(), acc.halflife, *trees, ordered)
             t_words.append(words)
             t_keep.append(kernel.FOREVER if t.never_lets_go else t.reach + lag + t.extra_keep)
 
@@ -568,10 +578,12 @@ class _Compiler:
             a_square=accs.part(4),
             a_min=accs.part(5),
             a_max=accs.part(6),
-            a_ewm=accs.part(7),
-            a_halflife=accs.part(8),
-            a_least=accs.part(9),
-            a_largest=accs.part(10),
+            a_tally=accs.part(7),
+            a_ewm=accs.part(8),
+            a_halflife=accs.part(9),
+            a_least=accs.part(10),
+            a_largest=accs.part(11),
+            a_ordered=accs.part(12),
             p_lo=_ints(p_lo),
             q_op=q_part(0),
             q_table=q_part(1),

@@ -52,22 +52,23 @@ RING, CAP, START, LEN, ASOF, TAIL, OLDEST, BASE_TIME, BASE_POS, TREE, CELL_WORDS
 # Words of a queue.
 Q_DUE, Q_ORDER, Q_RING, Q_CAP, Q_START, Q_LEN = 0, 1, 2, 3, 4, 5
 # Words of an accumulator: index of the window's first event, number of values, time of that event; then its parts.
-HEAD, NUMBER, EDGE, ACC_WORDS, ACC_WORDS_MOST = 0, 1, 2, 3, 16
+HEAD, NUMBER, EDGE, ACC_WORDS = 0, 1, 2, 3
 EWM_WORDS = 3  # of decayed sums: those of what was let go, then those of all events
+TALLY, TALLY_ROOM, DIFFER, TALLY_WORDS = 0, 1, 2, 3  # of a tally: where it lies, for how many values, how many it has
 # Words of an anchor: those that every label needs lie in its first two cache lines.
 AN_LABEL, AN_POS, AN_TIME, AN_STATE, AN_VERSION, AN_VALUE, AN_WAITS, AN_DEAD = range(8)
 AN_NEXT, AN_PREV, AN_VOID, AN_EVIDENCE, AN_NUMBER, AN_LEFT_OUT, AN_LEADS, AN_SPARE = range(8, 16)
 AN_SUM, AN_LAST_TIME, AN_LAST_POS, AN_LAST, AN_KEYS = 16, 19, 20, 21, 22
 PASTS_MOST = 63  # bits of AN_LEFT_OUT: the tables of a label whose condition its anchor does not meet
 # Free lists: blocks of one size each; those of rings follow by stride.
-CELLS, WAITING, ANCHORS, IDENTITIES, TREES = 0, 1, 2, 60, 61
+CELLS, WAITING, ANCHORS, IDENTITIES, TREES, TALLIES = 0, 1, 2, 60, 61, 62
 VALUES_MOST = 57  # so that a ring's stride, which is 2 more, stays below the free list of identities
 SIZES = 48  # log2 of the largest ring
 # The arena: address 0 is nobody's; then single words,
-USED, HEAP_LEN, NEXT_DUE, STAMP, NOW, ORDER = 1, 2, 3, 4, 5, 6
+USED, HEAP_LEN, NEXT_DUE, NOW, ORDER = 1, 2, 3, 5, 6
 N_PREDICTIONS, N_LABELS, N_HOLDS, N_DONE = 7, 8, 9, 10
-DUP_AT, DUP_CAP, DUP_LEN, DUP_SINCE, OLD_AT, OLD_CAP, FAILED, ASKED_FROM = 11, 12, 13, 14, 15, 16, 17, 18
-# a copy of an accumulator, a copy of an event's values, room to calculate, the free lists,
+DUP_AT, DUP_CAP, DUP_LEN, DUP_SINCE, OLD_AT, OLD_CAP, FAILED, ASKED_FROM, BITS = 11, 12, 13, 14, 15, 16, 17, 18, 19
+# sums that are made anew, a copy of an event's values, room to calculate, the free lists,
 COPY, SPARE, SCRATCH, FREE_AT = 64, 128, 256, 512
 # per stream (label): the moment it was last heard, the largest time seen, whether its silence was told, what it holds,
 HEARD_AT, LATEST_AT, ALERTED_AT, HELD_AT = 4096, 4352, 4608, 4864
@@ -82,21 +83,18 @@ WORDS_FIRST = QUEUES_AT + QUEUE_WORDS * QUEUES_MOST
 CELLS_AT = 1 << 31  # per key and table: the address of its cell
 HEAP_AT = CELLS_AT + (1 << 30)  # (n, 3): due, rank and anchor, address
 WAITING_LIMIT = 1 << 26
-STAMPS_AT = HEAP_AT + 3 * WAITING_LIMIT  # per code of a value: for counting how often it is there
-CODES_LIMIT = 1 << 26
-TALLIES_AT = STAMPS_AT + CODES_LIMIT
-DIFFERENT_AT = TALLIES_AT + CODES_LIMIT
+ANSWERS_MOST = 1024
+FRONT_AT = HEAP_AT + 3 * WAITING_LIMIT  # of a tally's entries: those that may come next in order
 # What a step gives: labels (n, 8): order, label, anchor, time, version, state, now, evidence;
 # questions (n, 8): order, predictor, anchor, time, at, now, lead, row (or -1); anchors whose last lead has passed.
 OUTPUTS_LIMIT = 1 << 20
 OUTPUTS_FULL = OUTPUTS_LIMIT >> 1  # then a step pauses, so that one event may still give as many again
-OUT_LABELS_AT = DIFFERENT_AT + CODES_LIMIT
+OUT_LABELS_AT = FRONT_AT + 2 * ANSWERS_MOST
 OUT_LABEL_VALUES_AT = OUT_LABELS_AT + 8 * OUTPUTS_LIMIT
 OUT_LABEL_KEYS_AT = OUT_LABEL_VALUES_AT + OUTPUTS_LIMIT
 OUT_ASKED_AT = OUT_LABEL_KEYS_AT + SPACES_MOST * OUTPUTS_LIMIT
 OUT_ASKED_KEYS_AT = OUT_ASKED_AT + 8 * OUTPUTS_LIMIT
 OUT_FEATURES_AT = OUT_ASKED_KEYS_AT + SPACES_MOST * OUTPUTS_LIMIT
-ANSWERS_MOST = 1024
 OUT_HOLDS_AT = OUT_FEATURES_AT + ANSWERS_MOST * OUTPUTS_LIMIT
 OUT_DONE_AT = OUT_HOLDS_AT + STREAMS_MOST * 4096
 ANSWER_AT = OUT_DONE_AT + 2 * OUTPUTS_LIMIT  # keys, then answers, of a question from outside
@@ -108,6 +106,7 @@ STATE_FULL, WAITING_FULL, OUTPUTS_OVER = 1, 2, 3
 DAY = 86_400_000_000.0
 LINE_WORDS = 8  # of a cache line
 BLOCK_BITS = 4  # of a tree, whose blocks are of 16, 256, ... events
+TALLY_ROOM_FIRST = 4
 TREE_EVENTS = 64  # a ring gets its trees once an extreme is looked for among more than these
 RING_CAPACITY_FIRST = 4
 QUEUE_CAPACITY_FIRST = 64
@@ -115,7 +114,22 @@ IDENTITIES_FIRST = 1024
 
 
 # Words of a window's accumulator, of a question and of a table in a packed plan; their handles are their addresses.
-A_LENGTH, A_COLUMN, A_AT, A_SUM, A_SQUARE, A_MIN, A_MAX, A_EWM, A_HALFLIFE, A_LEAST, A_LARGEST, ACC_FIELDS = range(12)
+(
+    A_LENGTH,
+    A_COLUMN,
+    A_AT,
+    A_SUM,
+    A_SQUARE,
+    A_MIN,
+    A_MAX,
+    A_TALLY,
+    A_EWM,
+    A_HALFLIFE,
+    A_LEAST,
+    A_LARGEST,
+    A_ORDERED,
+    ACC_FIELDS,
+) = range(14)
 Q_OP, Q_TABLE, Q_ACC, Q_COLUMN, Q_LENGTH, Q_SPACE, Q_OUT, Q_K, QUESTION_FIELDS = range(9)
 (
     T_STRIDE,
@@ -229,10 +243,12 @@ class Plan(NamedTuple):
     a_square: Ints
     a_min: Ints
     a_max: Ints
+    a_tally: Ints
     a_ewm: Ints
     a_halflife: Ints
     a_least: Ints  # which of the table's trees, -1: none
     a_largest: Ints
+    a_ordered: Ints  # 1: its tally has the most frequent value first
     # questions: the windows of predictors
     p_lo: Ints
     q_op: Ints
@@ -508,6 +524,8 @@ def _put(plan, words, reals, a, at, x):
         i = at + plan[a + A_MAX]
         if alone or x > reals[i]:
             reals[i] = x
+    if plan[a + A_TALLY] >= 0:
+        _count_up(plan, words, reals, a, at + plan[a + A_TALLY], x)
 
 
 @jit
@@ -516,6 +534,8 @@ def _drop(plan, words, reals, a, at, x):
     if x != x:
         return
     words[at + NUMBER] -= 1
+    if plan[a + A_TALLY] >= 0:
+        _count_down(plan, words, reals, a, at + plan[a + A_TALLY], x)
     if words[at + NUMBER] == 0:
         for i in range(ACC_WORDS, ACC_WORDS + 6):
             if plan[a + A_SUM] == i or plan[a + A_SQUARE] == i:
@@ -569,6 +589,34 @@ def _advance(plan, words, reals, table, cell, t):
             words[at + EDGE] = first
         for i in range(max(head, tail), end):
             _put(plan, words, reals, a, at, _value(reals, ring + ((start + i) & mask) * stride, column))
+    words[cell + TAIL] = end
+    words[cell + ASOF] = t
+
+
+@jit
+def _go_back(plan, words, reals, table, cell, t):
+    """Move the running aggregates of a cell back, to be as of `t`: a question is older than the last one."""
+    ring, mask, start = words[cell + RING], words[cell + CAP] - 1, words[cell + START]
+    tail, stride = words[cell + TAIL], plan[table + T_STRIDE]
+    end = tail
+    while end > 0 and words[ring + ((start + end - 1) & mask) * stride] >= t:
+        end -= 1
+    for a in range(plan[table + T_ACC_LO], plan[table + T_ACC_HI], ACC_FIELDS):
+        at, column, span = cell + plan[a + A_AT], plan[a + A_COLUMN], plan[a + A_LENGTH]
+        head = words[at + HEAD] if span != FOREVER else 0
+        for i in range(max(head, end), tail):
+            _drop(plan, words, reals, a, at, _value(reals, ring + ((start + i) & mask) * stride, column))
+        if span == FOREVER:
+            continue
+        while head > 0:
+            entry = ring + ((start + head - 1) & mask) * stride
+            if words[entry] < t - span:
+                break
+            head -= 1
+            if head < end:
+                _put(plan, words, reals, a, at, _value(reals, entry, column))
+        words[at + HEAD] = head
+        words[at + EDGE] = words[ring + ((start + head) & mask) * stride] if head < end else LATEST
     words[cell + TAIL] = end
     words[cell + ASOF] = t
 
@@ -771,11 +819,15 @@ def _weigh(plan, words, reals, table, cell, t, values):
 def _weigh_again(plan, words, reals, table, cell):
     """The decayed sums of all events of a cell, from nothing: one of them has changed."""
     ring, mask, start = words[cell + RING], words[cell + CAP] - 1, words[cell + START]
+    decays = False
     for a in range(plan[table + T_ACC_LO], plan[table + T_ACC_HI], ACC_FIELDS):
         if plan[a + A_EWM] >= 0:
             at = cell + plan[a + A_AT] + plan[a + A_EWM]
+            decays = True
             for i in range(EWM_WORDS):
                 words[at + EWM_WORDS + i] = words[at + i]
+    if not decays:
+        return
     for i in range(words[cell + LEN]):
         entry = ring + ((start + i) & mask) * plan[table + T_STRIDE]
         _weigh(plan, words, reals, table, cell, words[entry], entry + 2)
@@ -929,6 +981,164 @@ def _amend(plan, words, reals, table, key, t, pos, old, new, now):
         words[at + EDGE] = words[ring + ((start + head) & mask) * stride] if head < words[cell + TAIL] else LATEST
 
 
+# A tally: how often each value is there. Its entries (value, times) lie side by side; a table of twice their number
+# says where each one is. One that is asked for the most frequent values has its entries in the order of a heap: the
+# most frequent first, of equal ones the one that appeared first.
+
+
+@jit
+def _count_up(plan, words, reals, a, tally, x):
+    """A value is there once more."""
+    if words[tally + DIFFER] == words[tally + TALLY_ROOM]:
+        _rehash(words, tally, max(2 * words[tally + TALLY_ROOM], TALLY_ROOM_FIRST))
+    at, room, value = words[tally + TALLY], words[tally + TALLY_ROOM], _bits(words, reals, x)
+    slot = _slot(words, at, room, value)
+    i = words[slot] - 1
+    if i < 0:
+        i = words[tally + DIFFER]
+        words[tally + DIFFER] = i + 1
+        words[slot] = i + 1
+        words[at + 2 * i] = value
+        words[at + 2 * i + 1] = 0
+    words[at + 2 * i + 1] += 1
+    if plan[a + A_ORDERED] == 1:
+        _rise(words, at, room, i)
+
+
+@jit
+def _count_down(plan, words, reals, a, tally, x):
+    """A value is there once less."""
+    at, room, last = words[tally + TALLY], words[tally + TALLY_ROOM], words[tally + DIFFER] - 1
+    value = _bits(words, reals, x)
+    i = words[_slot(words, at, room, value)] - 1
+    words[at + 2 * i + 1] -= 1
+    gone = words[at + 2 * i + 1] == 0
+    if gone:
+        _exchange(words, at, room, i, last)
+        _clear(words, at, room, _slot(words, at, room, value))
+        words[tally + DIFFER] = last
+    if plan[a + A_ORDERED] == 1 and i < words[tally + DIFFER]:
+        _rise(words, at, room, i)
+        _sink(words, at, room, words[tally + DIFFER], i)
+    if gone and 8 * last <= room and room > TALLY_ROOM_FIRST:
+        _rehash(words, tally, room >> 1)
+
+
+@jit
+def _bits(words, reals, x):
+    """A float as it is written, that of equal ones being equal."""
+    reals[BITS] = x + 0.0  # -0.0 is 0.0
+    return words[BITS]
+
+
+@jit
+def _slot(words, at, room, value):
+    """Where a tally's table has the number of a value's entry, plus 1; or 0, where it would have it."""
+    table, mask = at + 2 * room, 2 * room - 1
+    i = _mix(value) & mask
+    while words[table + i] != 0 and words[at + 2 * (words[table + i] - 1)] != value:
+        i = (i + 1) & mask
+    return table + i
+
+
+@jit
+def _clear(words, at, room, slot):
+    """A slot of a tally's table is free again; what went further because of it comes nearer."""
+    table, mask = at + 2 * room, 2 * room - 1
+    free = slot - table
+    i = free
+    while True:
+        i = (i + 1) & mask
+        entry = words[table + i]
+        if entry == 0:
+            break
+        if (i - _mix(words[at + 2 * (entry - 1)])) & mask >= (i - free) & mask:
+            words[table + free] = entry
+            free = i
+    words[table + free] = 0
+
+
+@jit
+def _rehash(words, tally, room):
+    """A tally has room for more values, or for fewer."""
+    old, old_room = words[tally + TALLY], words[tally + TALLY_ROOM]
+    at = _take(words, TALLIES * SIZES + _log2(room), 4 * room)
+    for i in range(2 * room):
+        words[at + 2 * room + i] = 0
+    for i in range(words[tally + DIFFER]):
+        words[at + 2 * i] = words[old + 2 * i]
+        words[at + 2 * i + 1] = words[old + 2 * i + 1]
+        words[_slot(words, at, room, words[old + 2 * i])] = i + 1
+    if old_room > 0:
+        _give_back(words, TALLIES * SIZES + _log2(old_room), old)
+    words[tally + TALLY] = at
+    words[tally + TALLY_ROOM] = room
+
+
+@jit
+def _exchange(words, at, room, i, j):
+    """Two entries of a tally change places."""
+    if i == j:
+        return
+    a, b = _slot(words, at, room, words[at + 2 * i]), _slot(words, at, room, words[at + 2 * j])
+    words[a], words[b] = j + 1, i + 1
+    for k in range(2):
+        x = words[at + 2 * i + k]
+        words[at + 2 * i + k] = words[at + 2 * j + k]
+        words[at + 2 * j + k] = x
+
+
+@jit
+def _precedes(words, at, i, j):
+    """Whether entry `i` of a tally comes before `j`: it is more frequent, or appeared first."""
+    a, b = at + 2 * i, at + 2 * j
+    return words[a + 1] > words[b + 1] or (words[a + 1] == words[b + 1] and words[a] < words[b])
+
+
+@jit
+def _rise(words, at, room, i):
+    """An entry of a heap goes up to its place."""
+    while i > 0 and _precedes(words, at, i, (i - 1) >> 1):
+        _exchange(words, at, room, i, (i - 1) >> 1)
+        i = (i - 1) >> 1
+
+
+@jit
+def _sink(words, at, room, count, i):
+    """An entry of a heap goes down to its place."""
+    while True:
+        best = i
+        for child in (2 * i + 1, 2 * i + 2):
+            if child < count and _precedes(words, at, child, best):
+                best = child
+        if best == i:
+            return
+        _exchange(words, at, room, i, best)
+        i = best
+
+
+@jit
+def _most(words, reals, tally, k, place):
+    """The `k` most frequent values, to `place`: each is the first of a heap, or below one that was taken."""
+    at, count, waiting = words[tally + TALLY], words[tally + DIFFER], 0
+    if count > 0:
+        words[FRONT_AT] = 0
+        waiting = 1
+    for rank in range(min(k, count)):
+        best = 0
+        for i in range(1, waiting):
+            if _precedes(words, at, words[FRONT_AT + i], words[FRONT_AT + best]):
+                best = i
+        entry = words[FRONT_AT + best]
+        reals[place + rank] = reals[at + 2 * entry]
+        waiting -= 1
+        words[FRONT_AT + best] = words[FRONT_AT + waiting]
+        for child in (2 * entry + 1, 2 * entry + 2):
+            if child < count:
+                words[FRONT_AT + waiting] = child
+                waiting += 1
+
+
 # ----------------------------------------------------------------------------------------------------------- questions
 
 
@@ -958,50 +1168,24 @@ def _extreme(plan, words, reals, table, a, cell, low, high, largest):
 
 
 @jit
-def _aggregate(plan, words, reals, table, a, op, cell, t, late):
-    """The value of an accumulated window at `t`. `late`: the cell has moved on; count back from where it is."""
-    at, span, column = cell + plan[a + A_AT], plan[a + A_LENGTH], plan[a + A_COLUMN]
-    stride = plan[table + T_STRIDE]
-    number = words[at + NUMBER]
-    sums, squares = at + plan[a + A_SUM], at + plan[a + A_SQUARE]
-    low = 0 if span == FOREVER else words[at + HEAD]
-    high = words[cell + TAIL]
-    if late:
-        ring, mask, start = words[cell + RING], words[cell + CAP] - 1, words[cell + START]
-        old_low, old_high = low, high
-        high = _bound(words, cell, stride, t, NOTHING)
-        low = 0 if span == FOREVER else _bound(words, cell, stride, t - span, NOTHING)
-        copy = COPY
-        for i in range(ACC_WORDS_MOST):
-            words[copy + i] = words[at + i]
-        for i in range(max(high, old_low), old_high):
-            _drop(plan, words, reals, a, copy, _value(reals, ring + ((start + i) & mask) * stride, column))
-        for i in range(low, min(old_low, high)):
-            _put(plan, words, reals, a, copy, _value(reals, ring + ((start + i) & mask) * stride, column))
-        number = words[copy + NUMBER]
-        sums, squares = copy + plan[a + A_SUM], copy + plan[a + A_SQUARE]
-    if op == COUNT:
-        return float(number)
+def _aggregate(plan, words, reals, table, a, op, cell):
+    """The value of an accumulated window that has to be looked for: an extreme that has left, a sum that overflowed."""
+    at, span = cell + plan[a + A_AT], plan[a + A_LENGTH]
+    number, sums, squares = words[at + NUMBER], at + plan[a + A_SUM], at + plan[a + A_SQUARE]
+    low, high = 0 if span == FOREVER else words[at + HEAD], words[cell + TAIL]
     if op <= STD:
         result = _combine(reals, op, sums, squares, number)
-        if result - result == 0.0 or number == 0 or span == FOREVER:
+        if result - result == 0.0 or span == FOREVER:
             return _finite(result)
-        _add_up(plan, words, reals, a, cell, stride, low, high)
-        return _finite(_combine(reals, op, COPY + plan[a + A_SUM], COPY + plan[a + A_SQUARE], number))
-    if number == 0:
-        return np.nan
+        _add_up(plan, words, reals, a, cell, plan[table + T_STRIDE], low, high)
+        return _finite(_combine(reals, op, COPY, COPY + 3, number))
     largest = op == MAX
     i = at + (plan[a + A_MAX] if largest else plan[a + A_MIN])
-    if not late:
-        if reals[i] != reals[i]:
-            reals[i] = _extreme(plan, words, reals, table, a, cell, low, high, largest)
-            if span == FOREVER:
-                reals[i] = _further(reals[i], reals[i + 1], largest)
-        return reals[i]
-    best = reals[i - at + COPY]  # unless the extreme was among those that were dropped
-    if best != best:
-        best = _extreme(plan, words, reals, table, a, cell, low, high, largest)
-    return _further(best, reals[i + 1], largest) if span == FOREVER else best
+    if reals[i] != reals[i]:
+        reals[i] = _extreme(plan, words, reals, table, a, cell, low, high, largest)
+        if span == FOREVER:
+            reals[i] = _further(reals[i], reals[i + 1], largest)
+    return reals[i]
 
 
 @jit
@@ -1023,12 +1207,18 @@ def _finite(x):
 
 @jit
 def _add_up(plan, words, reals, a, cell, stride, low, high):
-    """The accumulator of events `low` to `high` from nothing, to COPY: an overflow stays in sums that only move on."""
+    """Sums and squares of events `low` to `high` from nothing, to COPY: an overflow stays in what only moves on."""
     ring, mask, start, column = words[cell + RING], words[cell + CAP] - 1, words[cell + START], plan[a + A_COLUMN]
-    for i in range(ACC_WORDS_MOST):
+    for i in range(6):
         words[COPY + i] = 0
     for i in range(low, high):
-        _put(plan, words, reals, a, COPY, _value(reals, ring + ((start + i) & mask) * stride, column))
+        x = _value(reals, ring + ((start + i) & mask) * stride, column)
+        if x == x:
+            _add(reals, COPY, x)
+            if plan[a + A_SQUARE] >= 0:
+                p, e = _two_product(x, x)
+                _add(reals, COPY + 3, p)
+                _add(reals, COPY + 3, e)
 
 
 @jit
@@ -1048,8 +1238,8 @@ def _mean(reals, sums, number):
 
 
 @jit
-def _read(plan, words, reals, question, cell, t, late, answers):
-    """The answers that need the events themselves: last, first, since, distinct, decayed means, the most frequent."""
+def _read(plan, words, reals, question, cell, t, answers):
+    """The answers that are no running aggregates: last, first, since, distinct, decayed means, the most frequent."""
     table, op, column, span = (
         plan[question + Q_TABLE],
         plan[question + Q_OP],
@@ -1058,7 +1248,7 @@ def _read(plan, words, reals, question, cell, t, late, answers):
     )
     stride = plan[table + T_STRIDE]
     ring, mask, start = words[cell + RING], words[cell + CAP] - 1, words[cell + START]
-    high = _bound(words, cell, stride, t, NOTHING) if late else words[cell + TAIL]
+    high = words[cell + TAIL]
     edge = NEVER if span == FOREVER or op == EWM else t - span
     base = cell + plan[table + T_BASE]
     forever = span == FOREVER and plan[table + T_BASE] > 0
@@ -1093,12 +1283,13 @@ def _read(plan, words, reals, question, cell, t, late, answers):
                 return
     elif op == EWM:
         reals[answers + place] = _decayed(plan, words, reals, table, plan[question + Q_ACC], cell, column, high)
-    elif op == DIFFERENT:
-        low = 0 if span == FOREVER else _bound(words, cell, stride, edge, NOTHING)
-        reals[answers + place] = _different(words, reals, cell, stride, column, low, high)
     else:
-        low = 0 if span == FOREVER else _bound(words, cell, stride, edge, NOTHING)
-        _tally(plan, words, reals, question, cell, low, high, answers)
+        a = plan[question + Q_ACC]
+        tally = cell + plan[a + A_AT] + plan[a + A_TALLY]
+        if op == TOP:
+            _most(words, reals, tally, plan[question + Q_K], answers + place)
+        else:
+            reals[answers + place] = float(words[tally + DIFFER])
 
 
 @jit
@@ -1132,65 +1323,9 @@ def _decayed(plan, words, reals, table, a, cell, column, high):
 
 
 @jit
-def _tally(plan, words, reals, question, cell, low, high, answers):
-    """Count the values of events `low` to `high`: how many differ, or the most frequent ones."""
-    table, column, place = plan[question + Q_TABLE], plan[question + Q_COLUMN], plan[question + Q_OUT]
-    ring, mask, start = words[cell + RING], words[cell + CAP] - 1, words[cell + START]
-    stride = plan[table + T_STRIDE]
-    words[STAMP] += 1
-    stamp, different = words[STAMP], 0
-    for i in range(low, high):
-        x = reals[ring + ((start + i) & mask) * stride + 2 + column]
-        if x == x:
-            code = int(x)
-            if words[STAMPS_AT + code] != stamp:
-                words[STAMPS_AT + code] = stamp
-                words[TALLIES_AT + code] = 0
-                words[DIFFERENT_AT + different] = code
-                different += 1
-            words[TALLIES_AT + code] += 1
-    if plan[question + Q_OP] == DISTINCT:
-        reals[answers + place] = float(different)
-        return
-    for rank in range(min(plan[question + Q_K], different)):
-        best = rank
-        for i in range(rank + 1, different):
-            x, y = words[DIFFERENT_AT + i], words[DIFFERENT_AT + best]
-            if words[TALLIES_AT + x] > words[TALLIES_AT + y] or (
-                words[TALLIES_AT + x] == words[TALLIES_AT + y] and x < y
-            ):
-                best = i
-        x = words[DIFFERENT_AT + best]
-        words[DIFFERENT_AT + best] = words[DIFFERENT_AT + rank]
-        words[DIFFERENT_AT + rank] = x
-        reals[answers + place + rank] = float(x)
-
-
-@jit
-def _different(words, reals, cell, stride, column, low, high):
-    """How many values differ among events `low` to `high`: each finds its place in a table of twice their number."""
-    ring, mask, start = words[cell + RING], words[cell + CAP] - 1, words[cell + START]
-    words[STAMP] += 1
-    stamp, different, places = words[STAMP], 0, 1
-    while places < 2 * (high - low):
-        places *= 2
-    for i in range(low, high):
-        reals[SCRATCH] = reals[ring + ((start + i) & mask) * stride + 2 + column] + 0.0  # -0.0 is 0.0
-        bits = words[SCRATCH]
-        at = _mix(bits) & (places - 1)
-        while words[STAMPS_AT + at] == stamp and words[TALLIES_AT + at] != bits:
-            at = (at + 1) & (places - 1)
-        if words[STAMPS_AT + at] != stamp:
-            words[STAMPS_AT + at] = stamp
-            words[TALLIES_AT + at] = bits
-            different += 1
-    return float(different)
-
-
-@jit
 def answer(plan, words, reals, predictor, keys, t, answers):
     """All windows of a predictor at moment `t`, of the keys that lie at `keys`, to `answers`; NaN is unknown."""
-    previous, cell, late = -1, 0, False
+    previous, cell = -1, 0
     a, at, number, s, r, u = -1, 0, 0, 0.0, 0.0, 0.0  # the accumulator that was looked at last, its sum in three parts
     for q in range(plan[plan[P_LO] + predictor], plan[plan[P_LO] + predictor + 1], QUESTION_FIELDS):
         table, op, place = plan[q + Q_TABLE], plan[q + Q_OP], answers + plan[q + Q_OUT]
@@ -1199,8 +1334,9 @@ def answer(plan, words, reals, predictor, keys, t, answers):
             key = words[keys + plan[q + Q_SPACE]]
             cell = words[CELLS_AT + key * plan[CELLS_PER_KEY] + plan[table + T_LOCAL]] if key >= 0 else 0
             if cell != 0:
-                late = t < words[cell + ASOF]
-                if not late:
+                if t < words[cell + ASOF]:
+                    _go_back(plan, words, reals, table, cell, t)
+                else:
                     _advance(plan, words, reals, table, cell, t)
         if cell == 0 or op > MAX:
             if op == TOP:
@@ -1209,7 +1345,7 @@ def answer(plan, words, reals, predictor, keys, t, answers):
             else:
                 reals[place] = 0.0 if op in (COUNT, SUM, DISTINCT, DIFFERENT) else np.nan
             if cell != 0:
-                _read(plan, words, reals, q, cell, t, late, answers)
+                _read(plan, words, reals, q, cell, t, answers)
             continue
         if plan[q + Q_ACC] != a:
             a = plan[q + Q_ACC]
@@ -1226,8 +1362,8 @@ def answer(plan, words, reals, predictor, keys, t, answers):
             result = _share(s, r, u, number)
         elif op >= MIN and number > 0:
             result = reals[at + (plan[a + A_MAX] if op == MAX else plan[a + A_MIN])]
-        if late or (result - result != 0.0 and number > 0):  # or it has to be looked for
-            result = _aggregate(plan, words, reals, table, a, op, cell, t, late)
+        if result - result != 0.0 and number > 0:  # it has to be looked for
+            result = _aggregate(plan, words, reals, table, a, op, cell)
         reals[place] = result
 
 
