@@ -562,11 +562,11 @@ class _Compiler:
             touched += [row[0] for (p,) in asks.entries[s] for row in questions[p][1]]
             witnessed = [label for label, *_ in (*anchors.entries[s], *evidence.entries[s])]
             touched += [table for label in witnessed for table in lookbacks[label] if table >= 0]
-            rows: dict[int, int] = {}
+            firsts: dict[int, int] = {}
             for i in dict.fromkeys(touched):
                 t, words = tables[i], t_hot[i]
-                is_first = rows.get(t.space, -kernel.LINE_WORDS) + kernel.LINE_WORDS <= t_local[i]
-                rows[t.space] = t_local[i] if is_first else rows[t.space]
+                is_first = firsts.get(t.space, -kernel.LINE_WORDS) + kernel.LINE_WORDS <= t_local[i]
+                firsts[t.space] = t_local[i] if is_first else firsts[t.space]
                 nears.add(s, t.space, t_local[i], -(-words // kernel.LINE_WORDS), int(is_first), 2 + len(t.columns))
                 heads = [at + kernel.HEAD for length, _, at, *_ in accs.entries[i] if length != kernel.FOREVER]
                 entries.append([kernel.LEN, *heads])

@@ -1022,15 +1022,13 @@ def _mend_tree(plan, words, reals, table, cell, index):
             count = min((((start + index) & ((1 << bits) - 1)) + length - index >> bits) + 1, cap >> bits)
             for i in range(count):
                 block = (first + i) & ((cap >> bits) - 1)
+                begins = (
+                    (block << bits) - start
+                ) & mask  # which event lies in its first place; those before it do not count
                 best = np.nan
                 for j in range(1 << BLOCK_BITS):
-                    part = (block << BLOCK_BITS) + j  # of the level below; that of places is the ring
-                    begin, size = part << (bits - BLOCK_BITS), 1 << (bits - BLOCK_BITS)
-                    if (
-                        (begin - start) & mask < length
-                        or (begin + size - 1 - start) & mask < length
-                        or ((start - begin) & mask < size and length > 0)
-                    ):
+                    if begins + (j << (bits - BLOCK_BITS)) < length:
+                        part = (block << BLOCK_BITS) + j  # of the level below; that of places is the ring
                         x = reals[ring + part * stride + 2 + (which >> 1)] if below == 0 else reals[below + part]
                         best = _further(best, x, which & 1 == 1)
                 reals[level + block] = best
