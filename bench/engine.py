@@ -8,6 +8,7 @@ is a Python function. Every payment is also checked for being a duplicate and op
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -67,14 +68,35 @@ def history(events: int) -> dict[str, Any]:
     }
 
 
-def run(plan: Plan, state: State, given: dict[str, Any], wanted: Any) -> tuple[Any, float]:
-    """Feature rows of the payments `wanted` (ascending), and the CPU seconds that all payments took."""
-    n, store, questions, width = len(given["time"]), state.store, plan.questions[0], plan.widths[2]
-    codes: dict[tuple[str, ...], Any] = {("card",): given["card"], ("category",): CARDS + given["category"]}
-    codes["card", "category"] = CARDS + CATEGORIES + given["card"] * CATEGORIES + given["category"]
+def numbered(plan: Plan, given: dict[str, Any]) -> tuple[Any, Any]:
+    """What the columns around the kernel make of payments: the numbers of their keys, and their values."""
+    cards = max(CARDS, int(given["card"].max()) + 1)
+    codes: dict[tuple[str, ...], Any] = {("card",): given["card"], ("category",): cards + given["category"]}
+    codes["card", "category"] = cards + CATEGORIES + given["card"] * CATEGORIES + given["category"]
     keys = np.stack([codes[space] for space in plan.spaces], axis=1)
+    values = [in_order(given[c.field])[0] if c.coded else given[c.field] for c in plan.streams[0].columns]
+    return keys, np.stack(values, axis=1).astype(np.float64)
+
+
+def in_order(column: Any) -> tuple[Any, Any]:
+    """Numbers for the values of a column, in the order of their appearance; and the values, in this order."""
+    found, first, number = np.unique(column, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    return np.argsort(order)[number], found[order]
+
+
+def run(
+    plan: Plan, state: State, given: dict[str, Any], wanted: Any, each: Callable[[int, int], None] | None = None
+) -> tuple[Any, float]:
+    """Feature rows of the payments `wanted` (ascending), and the CPU seconds that all payments took.
+
+    `each` is called after every chunk, with its first payment and the one after its last; its time does not count.
+    """
+    n, store, questions, width = len(given["time"]), state.store, plan.questions[0], plan.widths[2]
+    keys, values = numbered(plan, given)
     identity = np.random.default_rng(2).integers(-(2**62), 2**62, n)
     rows = []
+    between = 0.0
     began = process_seconds()
     for first in range(0, n, CHUNK):
         part = slice(first, min(first + CHUNK, n))
@@ -88,7 +110,7 @@ def run(plan: Plan, state: State, given: dict[str, Any], wanted: Any) -> tuple[A
             pos=np.arange(first, part.stop),
             identity=identity[part],
             keys=keys[part],
-            values=amount[:, None],
+            values=values[part],
             masks=np.ones((size, 1), np.uint8),
             fate=np.empty(size, np.uint8),
         )
@@ -99,7 +121,11 @@ def run(plan: Plan, state: State, given: dict[str, Any], wanted: Any) -> tuple[A
         made = assemble(questions, answers, anchors, store.codes)
         assert not made.failed.any()
         rows.append(made.values[wanted[(wanted >= first) & (wanted < part.stop)] - first])
-    return np.concatenate(rows), process_seconds() - began
+        if each is not None:
+            between -= process_seconds()
+            each(first, part.stop)
+            between += process_seconds()
+    return np.concatenate(rows), process_seconds() - began - between
 
 
 def naive(given: dict[str, Any], i: int) -> list[float]:

@@ -178,6 +178,15 @@ def test_extremes_of_long_rings_are_what_looking_at_each_gives(order):
         assert np.array_equal(features[position, [least, largest]], wanted, equal_nan=True)
 
 
+def test_extremes_are_right_where_the_end_of_a_ring_meets_its_beginning():
+    random = np.random.default_rng(6)
+    n, cards = 6_000, Cards(make())
+    now = np.arange(n) * 30  # 240 events are kept, in a ring for 256
+    time = np.maximum(now - np.where(random.random(n) < 0.02, random.integers(0, 300, n), 0), 0)
+    features, _, _ = cards.pay(now, time, np.zeros(n, int), random.integers(0, 10**6, n))
+    cards.check(features, range(0, n, 3))
+
+
 def test_identities_are_known_far_past_the_first_table_and_only_for_their_time():
     cards = Cards(make(duplicates="10s"))
     n = 50_000
@@ -217,7 +226,7 @@ def test_a_step_pauses_until_its_outputs_were_taken_away():
     cards.check(features, [0, kernel.OUTPUTS_FULL, kernel.OUTPUTS_FULL + 1, n - 1])
 
 
-def test_more_keys_or_values_than_there_are_addresses_for_are_refused(monkeypatch):
+def test_more_keys_than_there_are_addresses_for_are_refused(monkeypatch):
     cards = Cards(make())
     cards.pay(0, [0], [0], [1.0])
     cards.state.store.check()

@@ -44,8 +44,11 @@ _LABEL_OPS = {
     "mean": kernel.L_MEAN,
     "last": kernel.L_LAST,
 }
-_ACCUMULATED = {"count", "sum", "mean", "std", "min", "max"}
+_ACCUMULATED = {"count", "sum", "mean", "std", "min", "max", "distinct", "top"}
 _CODED = {"distinct", "top"}
+# Aggregates that one question asks an accumulator for, and which of its words says where each goes.
+_USUAL = (kernel.COUNT, kernel.SUM, kernel.MEAN, kernel.STD, kernel.MIN, kernel.MAX)
+_OUTS = (kernel.Q_OUT, kernel.Q_SUM, kernel.Q_MEAN, kernel.Q_STD, kernel.Q_MIN, kernel.Q_MAX)
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -323,8 +326,8 @@ class _Compiler:
             t.forever = True
         elif length == kernel.FOREVER:
             t.forever = True
-            additive = past.op in ("count", "sum", "mean", "std")
-            t.never_lets_go |= (coded and past.op in _CODED) or (past.label is not None and not additive)
+            additive = past.op in ("count", "sum", "mean", "std", "distinct")
+            t.never_lets_go |= past.label is not None and not additive
         else:
             t.reach = max(t.reach, length)
         t.never_lets_go |= past.op == "ewm" and past.label is not None
@@ -339,12 +342,24 @@ class _Compiler:
         return Output(name, "window", at=out, width=width, codes=codes), row
 
     def _accumulator(self, t: _Table, past: Past, length: int, column: int) -> int:
-        parts = {"mean": {"sum"}, "sum": {"sum"}, "std": {"sum", "square"}, "min": {"min"}, "max": {"max"}}
+        parts = {
+            "mean": {"sum"},
+            "sum": {"sum"},
+            "std": {"sum", "square"},
+            "min": {"min"},
+            "max": {"max"},
+            "distinct": {"tally"},
+            "top": {"tally", "order"},
+        }
         if past.op == "ewm":
             t.accs.append(_Acc(kernel.FOREVER, column, {"ewm"}, length))
             return len(t.accs) - 1
         for i, acc in enumerate(t.accs):
-            if acc.length == length and acc.column == column and not acc.halflife:
+            if acc.length != length or acc.halflife:
+                continue
+            counts = length != kernel.FOREVER and -1 in (acc.column, column)  # a count of events goes with any column
+            if acc.column == column or counts:
+                acc.column = max(acc.column, column)
                 acc.parts |= parts.get(past.op, set())
                 return i
         t.accs.append(_Acc(length, column, set(parts.get(past.op, set()))))
@@ -445,7 +460,7 @@ class _Compiler:
         feeds, anchors, asks, evidence = (_Rows(len(streams)) for _ in range(4))
         columns, accs, extremes = (_Rows(len(tables)) for _ in range(3))
         l_tables, l_sources, l_leads = (_Rows(len(labels)) for _ in range(3))
-        t_words, t_base, t_keep = [], [], []
+        t_words, t_hot, t_tree, t_base, t_keep = [], [], [], [], []
         for i, t in enumerate(tables):
             for s in t.streams:
                 if i not in lookback_tables:
@@ -456,14 +471,15 @@ class _Compiler:
             for name, coded in t.columns:
                 columns.add(i, self._value_column(t.streams[0], name, coded) if t.label < 0 else 0)
             words = kernel.CELL_WORDS
-            t_base.append(words if t.forever else 0)
-            words += 2 * len(t.columns) if t.forever else 0
-            if t.forever and not t.columns:
-                t_base[-1], words = words, words + 1
             for acc in t.accs:
-                at, width = words, kernel.ACC_WORDS
-                offsets = {"sum": -1, "square": -1, "min": -1, "max": -1, "ewm": -1}
-                for part, size in (("sum", 3), ("square", 3), ("min", 2), ("max", 2), ("ewm", 2 * kernel.EWM_WORDS)):
+                general = acc.parts & {"square", "tally", "ewm"}
+                kind = kernel.GENERAL if general else kernel.PLAIN
+                if acc.column < 0 and acc.length != kernel.FOREVER:
+                    kind = kernel.COUNTED
+                at, width = words, kernel.NUMBER if kind == kernel.COUNTED else kernel.ACC_WORDS
+                offsets = {"sum": -1, "square": -1, "min": -1, "max": -1, "tally": -1, "ewm": -1}
+                sizes = (3, 3, 2, 2, kernel.TALLY_WORDS, 2 * kernel.EWM_WORDS)
+                for part, size in zip(offsets, sizes, strict=True):
                     if part in acc.parts:
                         offsets[part] = width
                         width += size
@@ -475,16 +491,36 @@ class _Compiler:
                         if (tree,) not in extremes.entries[i]:
                             extremes.add(i, tree)
                         trees[largest] = extremes.entries[i].index((tree,))
-                accs.add(i, acc.length, acc.column, at, *offsets.values(), acc.halflife, *trees)
+                ordered = int("order" in acc.parts)
+                accs.add(i, acc.length, acc.column, at, *offsets.values(), acc.halflife, *trees, ordered, kind)
+            t_hot.append(words)
+            t_tree.append(words if extremes.entries[i] else 0)
+            words += 1 if extremes.entries[i] else 0
+            t_base.append(words if t.forever else 0)
+            words += kernel.BASE_WORDS + 2 * len(t.columns) if t.forever else 0
             t_words.append(words)
             t_keep.append(kernel.FOREVER if t.never_lets_go else t.reach + lag + t.extra_keep)
 
         acc_lo = accs.lo()
-        p_lo, q_rows = [0], []
+        p_lo, unasked = [0], [-1] * (kernel.QUESTION_FIELDS - kernel.Q_SUM)
+        q_rows: list[list[int]] = []
         for asked in (*(rows for _, rows in questions), *self.rankings):
+            usual: dict[int, list[list[int]]] = {}
             for table, op, part_of, column, length, space, out, k in sorted(asked, key=lambda row: row[0]):
                 absolute = int(acc_lo[table]) + part_of if part_of >= 0 else -1
-                q_rows.append((op, table, absolute, column, length, space, out, k))
+                if op not in _USUAL:
+                    q_rows.append([op, table, absolute, column, length, space, out, k, *unasked])
+                    continue
+                place = _OUTS[_USUAL.index(op)]
+                if op == kernel.COUNT and column < 0 and length != kernel.FOREVER:
+                    place = kernel.Q_EVENTS
+                rows = usual.setdefault(absolute, [])
+                row = next((row for row in rows if row[place] < 0), None)
+                if row is None:
+                    row = [kernel.USUAL, table, absolute, column, length, space, -1, 0, *unasked]
+                    rows.append(row)
+                    q_rows.append(row)
+                row[place] = out
             p_lo.append(len(q_rows))
 
         leads = []
@@ -519,18 +555,21 @@ class _Compiler:
             return _ints(row[i] for row in q_rows)
 
         # What a row of a stream touches: the tables that it feeds or that its predictors read.
-        nears, nexts = _Rows(len(streams)), _Rows(len(streams))
+        nears = _Rows(len(streams))
+        entries: list[list[int]] = []
         for s in range(len(streams)):
             touched = [table for table, *_ in feeds.entries[s]]
             touched += [row[0] for (p,) in asks.entries[s] for row in questions[p][1]]
             witnessed = [label for label, *_ in (*anchors.entries[s], *evidence.entries[s])]
             touched += [table for label in witnessed for table in lookbacks[label] if table >= 0]
+            firsts: dict[int, int] = {}
             for i in dict.fromkeys(touched):
-                t, words = tables[i], t_words[i]
-                nears.add(s, t.space, t_local[i], -(-words // kernel.LINE_WORDS))
+                t, words = tables[i], t_hot[i]
+                is_first = firsts.get(t.space, -kernel.LINE_WORDS) + kernel.LINE_WORDS <= t_local[i]
+                firsts[t.space] = t_local[i] if is_first else firsts[t.space]
+                nears.add(s, t.space, t_local[i], -(-words // kernel.LINE_WORDS), int(is_first), 2 + len(t.columns))
                 heads = [at + kernel.HEAD for length, _, at, *_ in accs.entries[i] if length != kernel.FOREVER]
-                for index in (kernel.LEN, *heads):
-                    nexts.add(s, t.space, t_local[i], index, 2 + len(t.columns))
+                entries.append([kernel.LEN, *heads])
 
         plan = kernel.Plan(
             s_horizon=_ints(micros(s.policy.horizon) for s in streams),
@@ -556,6 +595,7 @@ class _Compiler:
             t_local=_ints(t_local),
             t_words=_ints(t_words),
             t_base=_ints(t_base),
+            t_tree=_ints(t_tree),
             t_acc_lo=acc_lo,
             t_columns_lo=columns.lo(),
             column=columns.part(0),
@@ -568,10 +608,13 @@ class _Compiler:
             a_square=accs.part(4),
             a_min=accs.part(5),
             a_max=accs.part(6),
-            a_ewm=accs.part(7),
-            a_halflife=accs.part(8),
-            a_least=accs.part(9),
-            a_largest=accs.part(10),
+            a_tally=accs.part(7),
+            a_ewm=accs.part(8),
+            a_halflife=accs.part(9),
+            a_least=accs.part(10),
+            a_largest=accs.part(11),
+            a_ordered=accs.part(12),
+            a_kind=accs.part(13),
             p_lo=_ints(p_lo),
             q_op=q_part(0),
             q_table=q_part(1),
@@ -581,6 +624,12 @@ class _Compiler:
             q_space=q_part(5),
             q_out=q_part(6),
             q_k=q_part(7),
+            q_sum=q_part(8),
+            q_mean=q_part(9),
+            q_std=q_part(10),
+            q_min=q_part(11),
+            q_max=q_part(12),
+            q_events=q_part(13),
             l_op=per_label(lambda label: _LABEL_OPS[label.op]),
             l_start=per_label(lambda label: micros(label.start)),
             l_end=per_label(lambda label: micros(label.end)),
@@ -606,14 +655,13 @@ class _Compiler:
             lead_predictor=_ints(p for _, p, _ in leads),
             lead_offset=_ints(offset for offset, _, _ in leads),
             s_near_lo=nears.lo(),
-            near_space=nears.part(0),
-            near_local=nears.part(1),
-            near_lines=nears.part(2),
-            s_next_lo=nexts.lo(),
-            next_space=nexts.part(0),
-            next_local=nexts.part(1),
-            next_index=nexts.part(2),
-            next_stride=nexts.part(3),
+            n_space=nears.part(0),
+            n_local=nears.part(1),
+            n_lines=nears.part(2),
+            n_row=nears.part(3),
+            n_stride=nears.part(4),
+            n_next_lo=_ints([0, *np.cumsum([len(words) for words in entries])]),
+            next=_ints(word for words in entries for word in words),
         )
         groups = [[o for o in found.outputs if o.kind == "window"] for found, _ in questions]
         groups += [list(found.candidates) for found, _ in questions]

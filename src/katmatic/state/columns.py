@@ -67,12 +67,9 @@ class Store:
         return 8 * sum(stop - start for start, stop in self._parts())
 
     def check(self) -> None:
-        """Raise MemoryError when there are more keys or values than there are addresses for; ask it before a run."""
+        """Raise MemoryError when there are more keys than there are addresses for; ask it before a run."""
         if len(self.keys) * self.cells_per_key > kernel.HEAP_AT - kernel.CELLS_AT:
             raise MemoryError(f"the state has reached its limit of keys, at {len(self.keys)}")
-        for column, numbering in self.codes.items():
-            if len(numbering) > kernel.CODES_LIMIT:
-                raise MemoryError(f"the state has reached its limit of different values of {column.field}")
 
     def _parts(self) -> list[tuple[int, int]]:
         """Where in the arena there is something to keep."""

@@ -46,57 +46,60 @@ L_ANY, L_NONE, L_COUNT, L_SUM, L_MEAN, L_LAST = 0, 1, 2, 3, 4, 5
 # Window operations.
 COUNT, SUM, MEAN, STD, MIN, MAX, DISTINCT, LAST, FIRST, SINCE, EWM, TOP = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11
 DIFFERENT = 12  # as DISTINCT, of values that have no number: those of labels
+USUAL = 13  # any of COUNT, SUM, MEAN, STD, MIN and MAX of one window
 
 # Words of a cell.
-RING, CAP, START, LEN, ASOF, TAIL, OLDEST, BASE_TIME, BASE_POS, TREE, CELL_WORDS = range(11)
+RING, CAP, START, LEN, ASOF, TAIL, CELL_WORDS = range(7)
+# What is seldom looked at lies behind the accumulators: at T_TREE the address of its trees, and at T_BASE the newest
+# event that was let go, and per column the last and the first value of such events.
+BASE_TIME, BASE_POS, BASE_WORDS = 0, 1, 2
 # Words of a queue.
 Q_DUE, Q_ORDER, Q_RING, Q_CAP, Q_START, Q_LEN = 0, 1, 2, 3, 4, 5
-# Words of an accumulator: index of the window's first event, number of values, time of that event; then its parts.
-HEAD, NUMBER, EDGE, ACC_WORDS, ACC_WORDS_MOST = 0, 1, 2, 3, 16
+# Words of an accumulator: index of the window's first event, time of that event, number of values; then its parts.
+# A count of events in a window that ends has no more than the first two: the number is that of the events.
+HEAD, EDGE, NUMBER, ACC_WORDS = 0, 1, 2, 3
 EWM_WORDS = 3  # of decayed sums: those of what was let go, then those of all events
-# Words of an anchor: those that every label needs lie in its first two cache lines.
+TALLY, TALLY_ROOM, DIFFER, TALLY_WORDS = 0, 1, 2, 3  # of a tally: where it lies, for how many values, how many it has
+# Words of an anchor: those that every label needs, the keys of all spaces, and the others, if any label needs them.
 AN_LABEL, AN_POS, AN_TIME, AN_STATE, AN_VERSION, AN_VALUE, AN_WAITS, AN_DEAD = range(8)
-AN_NEXT, AN_PREV, AN_VOID, AN_EVIDENCE, AN_NUMBER, AN_LEFT_OUT, AN_LEADS, AN_SPARE = range(8, 16)
-AN_SUM, AN_LAST_TIME, AN_LAST_POS, AN_LAST, AN_KEYS = 16, 19, 20, 21, 22
+AN_NEXT, AN_PREV, AN_VOID, AN_EVIDENCE, AN_NUMBER, AN_KEYS = range(8, 14)
+AN_LEFT_OUT, AN_LEADS, AN_SUM, AN_LAST_TIME, AN_LAST_POS, AN_LAST, AN_MORE = 0, 1, 2, 5, 6, 7, 8  # after the keys
 PASTS_MOST = 63  # bits of AN_LEFT_OUT: the tables of a label whose condition its anchor does not meet
 # Free lists: blocks of one size each; those of rings follow by stride.
-CELLS, WAITING, ANCHORS, IDENTITIES, TREES = 0, 1, 2, 60, 61
+CELLS, WAITING, ANCHORS, IDENTITIES, TREES, TALLIES = 0, 1, 2, 60, 61, 62
 VALUES_MOST = 57  # so that a ring's stride, which is 2 more, stays below the free list of identities
 SIZES = 48  # log2 of the largest ring
 # The arena: address 0 is nobody's; then single words,
-USED, HEAP_LEN, NEXT_DUE, STAMP, NOW, ORDER = 1, 2, 3, 4, 5, 6
+USED, HEAP_LEN, NEXT_DUE, NOW, ORDER = 1, 2, 3, 5, 6
 N_PREDICTIONS, N_LABELS, N_HOLDS, N_DONE = 7, 8, 9, 10
-DUP_AT, DUP_CAP, DUP_LEN, DUP_SINCE, OLD_AT, OLD_CAP, FAILED, ASKED_FROM = 11, 12, 13, 14, 15, 16, 17, 18
-# a copy of an accumulator, a copy of an event's values, room to calculate, the free lists,
-COPY, SPARE, SCRATCH, FREE_AT = 64, 128, 256, 512
+DUP_AT, DUP_CAP, DUP_LEN, DUP_SINCE, OLD_AT, OLD_CAP, FAILED, ASKED_FROM, BITS = 11, 12, 13, 14, 15, 16, 17, 18, 19
+# a copy of an event's values, room to calculate, the free lists,
+SPARE, SCRATCH, FREE_AT = 128, 256, 512
 # per stream (label): the moment it was last heard, the largest time seen, whether its silence was told, what it holds,
 HEARD_AT, LATEST_AT, ALERTED_AT, HELD_AT = 4096, 4352, 4608, 4864
 STREAMS_MOST, LABELS_MOST = 256, 256
 # the event that is being applied,
 ROW_KEYS_AT, ROW_VALUES_AT, ROW_MASKS_AT = 5376, 5632, 6144
 SPACES_MOST, COLUMNS_MOST, CONDITIONS_MOST = 256, 120, 256
-# the queues of what falls due: per label those of its ranks, then one per lead,
+# the queues of what falls due: per label a provisional and a final one, then one per lead, then per label its expiries,
 QUEUES_AT, QUEUE_WORDS, QUEUES_MOST = 8192, 8, 2048
 # and all that is taken and given back; address space costs nothing until it is written.
 WORDS_FIRST = QUEUES_AT + QUEUE_WORDS * QUEUES_MOST
 CELLS_AT = 1 << 31  # per key and table: the address of its cell
 HEAP_AT = CELLS_AT + (1 << 30)  # (n, 3): due, rank and anchor, address
 WAITING_LIMIT = 1 << 26
-STAMPS_AT = HEAP_AT + 3 * WAITING_LIMIT  # per code of a value: for counting how often it is there
-CODES_LIMIT = 1 << 26
-TALLIES_AT = STAMPS_AT + CODES_LIMIT
-DIFFERENT_AT = TALLIES_AT + CODES_LIMIT
+ANSWERS_MOST = 1024
+FRONT_AT = HEAP_AT + 3 * WAITING_LIMIT  # of a tally's entries: those that may come next in order
 # What a step gives: labels (n, 8): order, label, anchor, time, version, state, now, evidence;
 # questions (n, 8): order, predictor, anchor, time, at, now, lead, row (or -1); anchors whose last lead has passed.
 OUTPUTS_LIMIT = 1 << 20
 OUTPUTS_FULL = OUTPUTS_LIMIT >> 1  # then a step pauses, so that one event may still give as many again
-OUT_LABELS_AT = DIFFERENT_AT + CODES_LIMIT
+OUT_LABELS_AT = FRONT_AT + 2 * ANSWERS_MOST
 OUT_LABEL_VALUES_AT = OUT_LABELS_AT + 8 * OUTPUTS_LIMIT
 OUT_LABEL_KEYS_AT = OUT_LABEL_VALUES_AT + OUTPUTS_LIMIT
 OUT_ASKED_AT = OUT_LABEL_KEYS_AT + SPACES_MOST * OUTPUTS_LIMIT
 OUT_ASKED_KEYS_AT = OUT_ASKED_AT + 8 * OUTPUTS_LIMIT
 OUT_FEATURES_AT = OUT_ASKED_KEYS_AT + SPACES_MOST * OUTPUTS_LIMIT
-ANSWERS_MOST = 1024
 OUT_HOLDS_AT = OUT_FEATURES_AT + ANSWERS_MOST * OUTPUTS_LIMIT
 OUT_DONE_AT = OUT_HOLDS_AT + STREAMS_MOST * 4096
 ANSWER_AT = OUT_DONE_AT + 2 * OUTPUTS_LIMIT  # keys, then answers, of a question from outside
@@ -108,15 +111,54 @@ STATE_FULL, WAITING_FULL, OUTPUTS_OVER = 1, 2, 3
 DAY = 86_400_000_000.0
 LINE_WORDS = 8  # of a cache line
 BLOCK_BITS = 4  # of a tree, whose blocks are of 16, 256, ... events
+TALLY_ROOM_FIRST = 4
 TREE_EVENTS = 64  # a ring gets its trees once an extreme is looked for among more than these
 RING_CAPACITY_FIRST = 4
 QUEUE_CAPACITY_FIRST = 64
+EXPIRED_EVERY = 64  # rows
+ROWS_AHEAD = 48  # of a batch are brought near
 IDENTITIES_FIRST = 1024
 
 
 # Words of a window's accumulator, of a question and of a table in a packed plan; their handles are their addresses.
-A_LENGTH, A_COLUMN, A_AT, A_SUM, A_SQUARE, A_MIN, A_MAX, A_EWM, A_HALFLIFE, A_LEAST, A_LARGEST, ACC_FIELDS = range(12)
-Q_OP, Q_TABLE, Q_ACC, Q_COLUMN, Q_LENGTH, Q_SPACE, Q_OUT, Q_K, QUESTION_FIELDS = range(9)
+(
+    A_LENGTH,
+    A_COLUMN,
+    A_AT,
+    A_SUM,
+    A_SQUARE,
+    A_MIN,
+    A_MAX,
+    A_TALLY,
+    A_EWM,
+    A_HALFLIFE,
+    A_LEAST,
+    A_LARGEST,
+    A_ORDERED,
+    A_KIND,
+    ACC_FIELDS,
+) = range(15)
+# One question asks an accumulator for all of its usual aggregates: Q_OUT is the place of the number of its values,
+# Q_EVENTS that of its events, Q_SUM that of its sum, and so on.
+(
+    Q_OP,
+    Q_TABLE,
+    Q_ACC,
+    Q_COLUMN,
+    Q_LENGTH,
+    Q_SPACE,
+    Q_OUT,
+    Q_K,
+    Q_SUM,
+    Q_MEAN,
+    Q_STD,
+    Q_MIN,
+    Q_MAX,
+    Q_EVENTS,
+    QUESTION_FIELDS,
+) = range(15)
+COUNTED, PLAIN, GENERAL = 0, 1, 2  # kinds of accumulators: nothing but events, sums and extremes, anything
+N_SPACE, N_LOCAL, N_LINES, N_ROW, N_STRIDE, N_LO, N_HI, NEAR_FIELDS = range(8)
 (
     T_STRIDE,
     T_KEEP,
@@ -124,6 +166,7 @@ Q_OP, Q_TABLE, Q_ACC, Q_COLUMN, Q_LENGTH, Q_SPACE, Q_OUT, Q_K, QUESTION_FIELDS =
     T_LOCAL,
     T_WORDS,
     T_BASE,
+    T_TREE,
     T_ACC_LO,
     T_ACC_HI,
     T_COLUMNS_LO,
@@ -131,7 +174,7 @@ Q_OP, Q_TABLE, Q_ACC, Q_COLUMN, Q_LENGTH, Q_SPACE, Q_OUT, Q_K, QUESTION_FIELDS =
     T_EXTREMES_LO,
     T_EXTREMES_HI,
     TABLE_FIELDS,
-) = range(13)
+) = range(14)
 # Where its other lists begin: plan[plan[S_HORIZON] + stream] is a stream's horizon.
 (
     S_HORIZON,
@@ -175,17 +218,10 @@ Q_OP, Q_TABLE, Q_ACC, Q_COLUMN, Q_LENGTH, Q_SPACE, Q_OUT, Q_K, QUESTION_FIELDS =
     LEAD_PREDICTOR,
     LEAD_OFFSET,
     S_NEAR_LO,
-    NEAR_SPACE,
-    NEAR_LOCAL,
-    NEAR_LINES,
-    S_NEXT_LO,
-    NEXT_SPACE,
-    NEXT_LOCAL,
-    NEXT_INDEX,
-    NEXT_STRIDE,
-) = range(49)
-SPACES, CELLS_PER_KEY, LABELS, QUEUES, DUPLICATES, COLUMNS, CONDITIONS, ANSWERS = range(49, 57)
-PLAN_WORDS = 57
+    NEXT,
+) = range(42)
+SPACES, CELLS_PER_KEY, LABELS, QUEUES, DUPLICATES, COLUMNS, CONDITIONS, ANSWERS, ANCHOR_MORE = range(42, 51)
+PLAN_WORDS = 51
 
 
 class Plan(NamedTuple):
@@ -215,7 +251,8 @@ class Plan(NamedTuple):
     t_lag: Ints  # no question is ever older than now - lag
     t_local: Ints  # place in the key's row of cells
     t_words: Ints
-    t_base: Ints  # where the values of what was let go lie in the cell, per column 2 words
+    t_base: Ints  # where in the cell lies what is kept of events that were let go, 0: nowhere
+    t_tree: Ints  # where in the cell the address of its trees lies, 0: nowhere
     t_acc_lo: Ints
     t_columns_lo: Ints
     column: Ints  # value column of the batch
@@ -229,10 +266,13 @@ class Plan(NamedTuple):
     a_square: Ints
     a_min: Ints
     a_max: Ints
+    a_tally: Ints
     a_ewm: Ints
     a_halflife: Ints
     a_least: Ints  # which of the table's trees, -1: none
     a_largest: Ints
+    a_ordered: Ints  # 1: its tally has the most frequent value first
+    a_kind: Ints
     # questions: the windows of predictors
     p_lo: Ints
     q_op: Ints
@@ -243,6 +283,12 @@ class Plan(NamedTuple):
     q_space: Ints
     q_out: Ints
     q_k: Ints
+    q_sum: Ints  # of USUAL: answers' places, -1: not asked
+    q_mean: Ints
+    q_std: Ints
+    q_min: Ints
+    q_max: Ints
+    q_events: Ints
     # labels
     l_op: Ints
     l_start: Ints
@@ -264,27 +310,27 @@ class Plan(NamedTuple):
     label_lead: Ints  # moments at which predictors of the label ask, in the order of (moment, predictor)
     lead_predictor: Ints
     lead_offset: Ints
-    # what a row of a stream will touch, to be brought near in time: cells (their cache lines), and
+    # what a row of a stream will touch, to be brought near in time:
     s_near_lo: Ints
-    near_space: Ints
-    near_local: Ints
-    near_lines: Ints
-    s_next_lo: Ints  # of their rings the entries whose index a word of the cell says
-    next_space: Ints
-    next_local: Ints
-    next_index: Ints
-    next_stride: Ints
+    n_space: Ints
+    n_local: Ints
+    n_lines: Ints  # cache lines of the cell
+    n_row: Ints  # 1: the first of its key's row of cells, in its cache line
+    n_stride: Ints
+    n_next_lo: Ints
+    next: Ints  # words of the cell that say which entries of its ring
 
 
 def pack(plan: Plan, *, spaces: int, cells_per_key: int, columns: int, conditions: int, answers: int) -> Ints:
     """The plan as one array: where each list begins, sizes, the lists, then accumulators, questions and tables."""
     lists = plan._asdict()
-    a, q, t = ({name: lists.pop(name) for name in plan._fields if name.startswith(prefix)} for prefix in _RECORDS)
-    tables, accs, questions = len(plan.t_stride), len(plan.a_length), len(plan.q_op)
+    a, q, t, n = ({name: lists.pop(name) for name in plan._fields if name.startswith(prefix)} for prefix in _RECORDS)
+    tables, accs, questions, nears = len(plan.t_stride), len(plan.a_length), len(plan.q_op), len(plan.n_space)
     begins = PLAN_WORDS + np.cumsum([0, *(len(values) for values in lists.values())])
     acc_at = int(begins[-1])
     question_at = acc_at + ACC_FIELDS * accs
     table_at = question_at + QUESTION_FIELDS * questions
+    near_at = table_at + TABLE_FIELDS * tables
 
     def address(index: Ints, at: int, fields: int) -> Ints:
         return np.where(index >= 0, at + fields * index, -1)
@@ -292,18 +338,23 @@ def pack(plan: Plan, *, spaces: int, cells_per_key: int, columns: int, condition
     for name in ("feed_table", "label_table", "l_lookback", "l_lookback_void"):
         lists[name] = address(lists[name], table_at, TABLE_FIELDS)
     lists["p_lo"] = address(plan.p_lo, question_at, QUESTION_FIELDS)
+    lists["s_near_lo"] = address(plan.s_near_lo, near_at, NEAR_FIELDS)
     q["q_table"] = address(plan.q_table, table_at, TABLE_FIELDS)
     q["q_acc"] = address(plan.q_acc, acc_at, ACC_FIELDS)
     acc_lo = address(t.pop("t_acc_lo"), acc_at, ACC_FIELDS)
     columns_lo, extremes_lo = t.pop("t_columns_lo"), t.pop("t_extremes_lo")
     ends = [part for lo in (acc_lo, columns_lo, extremes_lo) for part in (lo[:-1], lo[1:])]
     labels, leads, duplicates = len(plan.l_op), len(plan.lead_offset), max(plan.s_duplicates, default=0)
-    sizes = [spaces, cells_per_key, labels, 3 * labels + leads, duplicates, columns, conditions, answers]
+    simple = not leads and not len(plan.label_table) and not set(plan.l_op.tolist()) & {L_SUM, L_MEAN, L_LAST}
+    more = -1 if simple else AN_KEYS + spaces
+    sizes = [spaces, cells_per_key, labels, 2 * labels + leads, duplicates, columns, conditions, answers, more]
+    next_lo = n.pop("n_next_lo") + begins[list(lists).index("next")]
     records = [*_records(a.values(), accs), *_records(q.values(), questions), *_records([*t.values(), *ends], tables)]
+    records += _records([*n.values(), next_lo[:-1], next_lo[1:]], nears)
     return np.concatenate([begins[:-1], sizes, *lists.values(), records]).astype(np.int64)
 
 
-_RECORDS = ("a_", "q_", "t_")
+_RECORDS = ("a_", "q_", "t_", "n_")
 
 
 def _records(fields: Iterable[Ints], count: int) -> list[int]:
@@ -470,6 +521,15 @@ def _take_lines(words, size, count):
 
 
 @jit
+def _take_ring(words, stride, cap):
+    """A ring; at the start of a cache line, if it fills its lines."""
+    size = stride * SIZES + _log2(cap)
+    if stride * cap & (LINE_WORDS - 1) == 0:
+        return _take_lines(words, size, stride * cap)
+    return _take(words, size, stride * cap)
+
+
+@jit
 def _give_back(words, size, at):
     words[at] = words[FREE_AT + size]
     words[FREE_AT + size] = at
@@ -490,7 +550,7 @@ def _log2(n):
 @jit
 def _put(plan, words, reals, a, at, x):
     """A value enters the window of accumulator `a` that lies at `at`."""
-    if x != x:
+    if x != x or plan[a + A_KIND] == COUNTED:
         return
     words[at + NUMBER] += 1
     if plan[a + A_SUM] >= 0:
@@ -508,14 +568,18 @@ def _put(plan, words, reals, a, at, x):
         i = at + plan[a + A_MAX]
         if alone or x > reals[i]:
             reals[i] = x
+    if plan[a + A_TALLY] >= 0:
+        _count_up(plan, words, reals, a, at + plan[a + A_TALLY], x)
 
 
 @jit
 def _drop(plan, words, reals, a, at, x):
     """A value leaves the window. An extreme that leaves is NaN until it is looked for again."""
-    if x != x:
+    if x != x or plan[a + A_KIND] == COUNTED:
         return
     words[at + NUMBER] -= 1
+    if plan[a + A_TALLY] >= 0:
+        _count_down(plan, words, reals, a, at + plan[a + A_TALLY], x)
     if words[at + NUMBER] == 0:
         for i in range(ACC_WORDS, ACC_WORDS + 6):
             if plan[a + A_SUM] == i or plan[a + A_SQUARE] == i:
@@ -540,6 +604,68 @@ def _value(reals, entry, column):
 
 
 @jit
+def _slide(plan, words, reals, table, a, cell, drop, drop_end, put, put_end):
+    """Events leave a window, and others enter it: what `_drop` and `_put` do for each, with the sum in registers."""
+    kind = plan[a + A_KIND]
+    if kind == COUNTED:
+        return
+    at, column = cell + plan[a + A_AT], plan[a + A_COLUMN]
+    ring, mask, start = words[cell + RING], words[cell + CAP] - 1, words[cell + START]
+    stride = plan[table + T_STRIDE]
+    if kind == GENERAL:
+        for i in range(drop, drop_end):
+            _drop(plan, words, reals, a, at, _value(reals, ring + ((start + i) & mask) * stride, column))
+        for i in range(put, put_end):
+            _put(plan, words, reals, a, at, _value(reals, ring + ((start + i) & mask) * stride, column))
+        return
+    if column < 0:
+        words[at + NUMBER] += max(put_end - put, 0) - max(drop_end - drop, 0)
+        return
+    ring += 2 + column
+    number = words[at + NUMBER]
+    sums, lows, highs = plan[a + A_SUM], at + plan[a + A_MIN], at + plan[a + A_MAX]
+    has_low, has_high = lows >= at, highs >= at
+    s, r, u, low, high = 0.0, 0.0, 0.0, np.nan, np.nan
+    if sums >= 0:
+        s, r, u = reals[at + sums], reals[at + sums + 1], reals[at + sums + 2]
+    if has_low:
+        low = reals[lows]
+    if has_high:
+        high = reals[highs]
+    for i in range(drop, drop_end):
+        x = reals[ring + ((start + i) & mask) * stride]
+        if x == x:
+            number -= 1
+            s, e = _two_sum(s, -x)
+            r, e = _two_sum(r, e)
+            u += e
+            if x == low:
+                low = np.nan
+            if x == high:
+                high = np.nan
+    if number == 0:
+        s, r, u = 0.0, 0.0, 0.0
+    for i in range(put, put_end):
+        x = reals[ring + ((start + i) & mask) * stride]
+        if x == x:
+            number += 1
+            s, e = _two_sum(s, x)
+            r, e = _two_sum(r, e)
+            u += e
+            if number == 1 or x < low:
+                low = x
+            if number == 1 or x > high:
+                high = x
+    words[at + NUMBER] = number
+    if sums >= 0:
+        reals[at + sums], reals[at + sums + 1], reals[at + sums + 2] = s, r, u
+    if has_low:
+        reals[lows] = low
+    if has_high:
+        reals[highs] = high
+
+
+@jit
 def _advance(plan, words, reals, table, cell, t):
     """Move the running aggregates of a cell forward, to be as of `t`."""
     ring, mask, start = words[cell + RING], words[cell + CAP] - 1, words[cell + START]
@@ -548,27 +674,47 @@ def _advance(plan, words, reals, table, cell, t):
     while end < length and words[ring + ((start + end) & mask) * stride] < t:
         end += 1
     for a in range(plan[table + T_ACC_LO], plan[table + T_ACC_HI], ACC_FIELDS):
-        at, column, span = cell + plan[a + A_AT], plan[a + A_COLUMN], plan[a + A_LENGTH]
-        head = words[at + HEAD]
+        at, span = cell + plan[a + A_AT], plan[a + A_LENGTH]
         if span == FOREVER:
-            for i in range(tail, end):
-                _put(plan, words, reals, a, at, _value(reals, ring + ((start + i) & mask) * stride, column))
+            _slide(plan, words, reals, table, a, cell, 0, 0, tail, end)
             continue
+        head, first = words[at + HEAD], words[at + HEAD]
         edge = t - span
         if head == tail or words[at + EDGE] < edge:
-            first = LATEST
+            earliest = LATEST
             while head < end:
-                entry = ring + ((start + head) & mask) * stride
-                if words[entry] >= edge:
-                    first = words[entry]
+                entry = words[ring + ((start + head) & mask) * stride]
+                if entry >= edge:
+                    earliest = entry
                     break
-                if head < tail:
-                    _drop(plan, words, reals, a, at, _value(reals, entry, column))
                 head += 1
             words[at + HEAD] = head
-            words[at + EDGE] = first
-        for i in range(max(head, tail), end):
-            _put(plan, words, reals, a, at, _value(reals, ring + ((start + i) & mask) * stride, column))
+            words[at + EDGE] = earliest
+        _slide(plan, words, reals, table, a, cell, first, min(head, tail), max(head, tail), end)
+    words[cell + TAIL] = end
+    words[cell + ASOF] = t
+
+
+@jit
+def _go_back(plan, words, reals, table, cell, t):
+    """Move the running aggregates of a cell back, to be as of `t`: a question is older than the last one."""
+    ring, mask, start = words[cell + RING], words[cell + CAP] - 1, words[cell + START]
+    tail, stride = words[cell + TAIL], plan[table + T_STRIDE]
+    end = tail
+    while end > 0 and words[ring + ((start + end - 1) & mask) * stride] >= t:
+        end -= 1
+    for a in range(plan[table + T_ACC_LO], plan[table + T_ACC_HI], ACC_FIELDS):
+        at, span = cell + plan[a + A_AT], plan[a + A_LENGTH]
+        if span == FOREVER:
+            _slide(plan, words, reals, table, a, cell, end, tail, 0, 0)
+            continue
+        head = words[at + HEAD]
+        first = head
+        while first > 0 and words[ring + ((start + first - 1) & mask) * stride] >= t - span:
+            first -= 1
+        _slide(plan, words, reals, table, a, cell, max(head, end), tail, first, min(head, end))
+        words[at + HEAD] = first
+        words[at + EDGE] = words[ring + ((start + first) & mask) * stride] if first < end else LATEST
     words[cell + TAIL] = end
     words[cell + ASOF] = t
 
@@ -601,13 +747,13 @@ def _cell(plan, words, reals, table, key):
         words[cell + i] = 0
     stride = plan[table + T_STRIDE]
     words[cell + CAP] = RING_CAPACITY_FIRST
-    words[cell + RING] = _take(words, stride * SIZES + _log2(RING_CAPACITY_FIRST), stride * RING_CAPACITY_FIRST)
+    words[cell + RING] = _take_ring(words, stride, RING_CAPACITY_FIRST)
     words[cell + ASOF] = NEVER
-    words[cell + OLDEST] = LATEST
-    words[cell + BASE_TIME] = NEVER
-    if plan[table + T_BASE] > 0:
+    base = plan[table + T_BASE]
+    if base > 0:
+        words[cell + base + BASE_TIME] = NEVER
         for i in range(2 * (plan[table + T_COLUMNS_HI] - plan[table + T_COLUMNS_LO])):
-            reals[cell + plan[table + T_BASE] + i] = np.nan
+            reals[cell + base + BASE_WORDS + i] = np.nan
     for a in range(plan[table + T_ACC_LO], plan[table + T_ACC_HI], ACC_FIELDS):
         for part in (plan[a + A_MIN], plan[a + A_MAX]):
             if part >= 0:
@@ -622,7 +768,7 @@ def _let_go(plan, words, reals, table, cell, now):
     """Forget events that no question can reach any more; what windows without an end need of them is kept."""
     edge = now - plan[table + T_KEEP]
     ring, mask, stride = words[cell + RING], words[cell + CAP] - 1, plan[table + T_STRIDE]
-    if words[cell + OLDEST] >= edge:
+    if words[cell + LEN] == 0 or words[ring + words[cell + START] * stride] >= edge:
         return
     asof = now - plan[table + T_LAG]
     if words[cell + ASOF] < asof:
@@ -637,7 +783,6 @@ def _let_go(plan, words, reals, table, cell, now):
     words[cell + START] = (words[cell + START] + gone) & mask
     words[cell + LEN] -= gone
     words[cell + TAIL] -= gone
-    words[cell + OLDEST] = words[ring + words[cell + START] * stride] if words[cell + LEN] > 0 else LATEST
     for a in range(plan[table + T_ACC_LO], plan[table + T_ACC_HI], ACC_FIELDS):
         if plan[a + A_LENGTH] != FOREVER:
             words[cell + plan[a + A_AT] + HEAD] -= gone
@@ -649,12 +794,13 @@ def _remember(plan, words, reals, table, cell, t, pos, values):
     base = plan[table + T_BASE]
     if base == 0:
         return
-    newest = t > words[cell + BASE_TIME] or (t == words[cell + BASE_TIME] and pos >= words[cell + BASE_POS])
+    known, at_pos = words[cell + base + BASE_TIME], words[cell + base + BASE_POS]
+    newest = t > known or (t == known and pos >= at_pos)
     columns = plan[table + T_COLUMNS_HI] - plan[table + T_COLUMNS_LO]
     for c in range(columns):
         x = reals[values + c]
         if x == x:
-            last, first = cell + base + 2 * c, cell + base + 2 * c + 1
+            last, first = cell + base + BASE_WORDS + 2 * c, cell + base + BASE_WORDS + 2 * c + 1
             if newest or reals[last] != reals[last]:
                 reals[last] = x
             if reals[first] != reals[first]:
@@ -675,8 +821,8 @@ def _remember(plan, words, reals, table, cell, t, pos, values):
         if plan[a + A_EWM] >= 0:
             _decay(reals, words, at + plan[a + A_EWM], t, x, plan[a + A_HALFLIFE])
     if newest:
-        words[cell + BASE_TIME] = t
-        words[cell + BASE_POS] = pos
+        words[cell + base + BASE_TIME] = t
+        words[cell + base + BASE_POS] = pos
 
 
 @jit
@@ -700,15 +846,18 @@ def _insert(plan, words, reals, table, key, t, pos, values, now):
     """An event enters the past of a key. `values` is the address of one value per column of the table."""
     cell = _cell(plan, words, reals, table, key)
     stride = plan[table + T_STRIDE]
-    columns = stride - 2
-    if plan[table + T_KEEP] != FOREVER:
-        _let_go(plan, words, reals, table, cell, now)
-        if t < now - plan[table + T_KEEP]:
-            _insert_gone(plan, words, reals, table, cell, t, pos, values)
-            return
+    columns, keep = stride - 2, plan[table + T_KEEP]
+    if keep != FOREVER and t < now - keep:
+        _let_go(plan, words, reals, table, cell, now)  # so that it is not older than what it comes after
+        _insert_gone(plan, words, reals, table, cell, t, pos, values)
+        return
     length = words[cell + LEN]
     if length == words[cell + CAP]:
-        _enlarge(plan, words, reals, table, cell)
+        if keep != FOREVER:
+            _let_go(plan, words, reals, table, cell, now)
+        if words[cell + LEN] == length:
+            _enlarge(plan, words, reals, table, cell)
+        length = words[cell + LEN]
     ring, mask, start = words[cell + RING], words[cell + CAP] - 1, words[cell + START]
     index = length
     if length > 0:
@@ -725,9 +874,8 @@ def _insert(plan, words, reals, table, key, t, pos, values, now):
     for c in range(columns):
         reals[entry + 2 + c] = reals[values + c]
     words[cell + LEN] = length + 1
-    words[cell + OLDEST] = min(words[cell + OLDEST], t)
     _weigh(plan, words, reals, table, cell, t, entry + 2)
-    if words[cell + TREE] != 0:
+    if _tree(plan, words, table, cell) != 0:
         if index == length:
             _into_tree(plan, words, reals, table, cell, index)
         else:
@@ -771,11 +919,15 @@ def _weigh(plan, words, reals, table, cell, t, values):
 def _weigh_again(plan, words, reals, table, cell):
     """The decayed sums of all events of a cell, from nothing: one of them has changed."""
     ring, mask, start = words[cell + RING], words[cell + CAP] - 1, words[cell + START]
+    decays = False
     for a in range(plan[table + T_ACC_LO], plan[table + T_ACC_HI], ACC_FIELDS):
         if plan[a + A_EWM] >= 0:
             at = cell + plan[a + A_AT] + plan[a + A_EWM]
+            decays = True
             for i in range(EWM_WORDS):
                 words[at + EWM_WORDS + i] = words[at + i]
+    if not decays:
+        return
     for i in range(words[cell + LEN]):
         entry = ring + ((start + i) & mask) * plan[table + T_STRIDE]
         _weigh(plan, words, reals, table, cell, words[entry], entry + 2)
@@ -785,25 +937,33 @@ def _weigh_again(plan, words, reals, table, cell):
 def _enlarge(plan, words, reals, table, cell):
     stride = plan[table + T_STRIDE]
     cap, ring, start = words[cell + CAP], words[cell + RING], words[cell + START]
-    bigger = _take(words, stride * SIZES + _log2(2 * cap), 2 * cap * stride)
+    bigger = _take_ring(words, stride, 2 * cap)
     for i in range(words[cell + LEN]):
         to, of = bigger + i * stride, ring + ((start + i) & (cap - 1)) * stride
         for j in range(stride):
             words[to + j] = words[of + j]
     _give_back(words, stride * SIZES + _log2(cap), ring)
-    has_tree = words[cell + TREE] != 0
-    if has_tree:
-        _give_back(words, TREES * SIZES + _log2(_tree_words(plan, words, table, cell)), words[cell + TREE])
+    tree = _tree(plan, words, table, cell)
+    if tree != 0:
+        _give_back(words, TREES * SIZES + _log2(_tree_words(plan, words, table, cell)), tree)
     words[cell + RING] = bigger
     words[cell + CAP] = 2 * cap
     words[cell + START] = 0
-    if has_tree:
+    if tree != 0:
         _plant(plan, words, reals, table, cell)
 
 
 # A tree over a ring: the extremes of its blocks of 16 places, of 256, and so on, for each column and direction that is
 # asked for. A block counts from the moment its first place is written, so that it speaks of all its places when these
 # are all in use. It answers as looking at each event does, in a time that hardly grows with their number.
+
+
+@jit
+def _tree(plan, words, table, cell):
+    """Address of a cell's trees, 0 if it has none."""
+    if words[cell + CAP] <= TREE_EVENTS or plan[table + T_TREE] == 0:
+        return 0
+    return words[cell + plan[table + T_TREE]]
 
 
 @jit
@@ -821,7 +981,7 @@ def _plant(plan, words, reals, table, cell):
     """A cell gets its trees."""
     size = _tree_words(plan, words, table, cell)
     tree = _take(words, TREES * SIZES + _log2(size), size)
-    words[cell + TREE] = tree
+    words[cell + plan[table + T_TREE]] = tree
     for i in range(size):
         reals[tree + i] = np.nan
     for i in range(words[cell + LEN]):
@@ -833,7 +993,7 @@ def _into_tree(plan, words, reals, table, cell, index):
     """The last event of a cell is taken into its blocks."""
     cap = words[cell + CAP]
     slot = (words[cell + START] + index) & (cap - 1)
-    entry, at = words[cell + RING] + slot * plan[table + T_STRIDE], words[cell + TREE]
+    entry, at = words[cell + RING] + slot * plan[table + T_STRIDE], words[cell + plan[table + T_TREE]]
     for e in range(plan[table + T_EXTREMES_LO], plan[table + T_EXTREMES_HI]):
         which = plan[plan[EXTREME] + e]
         x = reals[entry + 2 + (which >> 1)]
@@ -853,7 +1013,7 @@ def _into_tree(plan, words, reals, table, cell, index):
 def _mend_tree(plan, words, reals, table, cell, index):
     """The blocks from the one of the event at `index` to the last are made anew: events were moved or changed."""
     cap, start, length, ring = words[cell + CAP], words[cell + START], words[cell + LEN], words[cell + RING]
-    mask, stride, at = cap - 1, plan[table + T_STRIDE], words[cell + TREE]
+    mask, stride, at = cap - 1, plan[table + T_STRIDE], words[cell + plan[table + T_TREE]]
     for e in range(plan[table + T_EXTREMES_LO], plan[table + T_EXTREMES_HI]):
         which = plan[plan[EXTREME] + e]
         below, level, bits = 0, at, BLOCK_BITS
@@ -862,15 +1022,13 @@ def _mend_tree(plan, words, reals, table, cell, index):
             count = min((((start + index) & ((1 << bits) - 1)) + length - index >> bits) + 1, cap >> bits)
             for i in range(count):
                 block = (first + i) & ((cap >> bits) - 1)
+                begins = (
+                    (block << bits) - start
+                ) & mask  # which event lies in its first place; those before it do not count
                 best = np.nan
                 for j in range(1 << BLOCK_BITS):
-                    part = (block << BLOCK_BITS) + j  # of the level below; that of places is the ring
-                    begin, size = part << (bits - BLOCK_BITS), 1 << (bits - BLOCK_BITS)
-                    if (
-                        (begin - start) & mask < length
-                        or (begin + size - 1 - start) & mask < length
-                        or ((start - begin) & mask < size and length > 0)
-                    ):
+                    if begins + (j << (bits - BLOCK_BITS)) < length:
+                        part = (block << BLOCK_BITS) + j  # of the level below; that of places is the ring
                         x = reals[ring + part * stride + 2 + (which >> 1)] if below == 0 else reals[below + part]
                         best = _further(best, x, which & 1 == 1)
                 reals[level + block] = best
@@ -908,7 +1066,7 @@ def _amend(plan, words, reals, table, key, t, pos, old, new, now):
     if new == new:
         for c in range(stride - 2):
             reals[entry + 2 + c] = new
-        if words[cell + TREE] != 0:
+        if _tree(plan, words, table, cell) != 0:
             _mend_tree(plan, words, reals, table, cell, index)
         _weigh_again(plan, words, reals, table, cell)
         return
@@ -917,16 +1075,173 @@ def _amend(plan, words, reals, table, key, t, pos, old, new, now):
         for j in range(stride):
             words[to + j] = words[of + j]
     words[cell + LEN] = length - 1
-    if words[cell + TREE] != 0:
+    if _tree(plan, words, table, cell) != 0:
         _mend_tree(plan, words, reals, table, cell, index)
     _weigh_again(plan, words, reals, table, cell)
     if index < words[cell + TAIL]:
         words[cell + TAIL] -= 1
-    words[cell + OLDEST] = words[ring + start * stride] if length > 1 else LATEST
     for a in range(plan[table + T_ACC_LO], plan[table + T_ACC_HI], ACC_FIELDS):
         at = cell + plan[a + A_AT]
         head = words[at + HEAD]
         words[at + EDGE] = words[ring + ((start + head) & mask) * stride] if head < words[cell + TAIL] else LATEST
+
+
+# A tally: how often each value is there. Its entries (value, times) lie side by side; a table of twice their number
+# says where each one is. One that is asked for the most frequent values has its entries in the order of a heap: the
+# most frequent first, of equal ones the one that appeared first.
+
+
+@jit
+def _count_up(plan, words, reals, a, tally, x):
+    """A value is there once more."""
+    if words[tally + DIFFER] == words[tally + TALLY_ROOM]:
+        _rehash(words, tally, max(2 * words[tally + TALLY_ROOM], TALLY_ROOM_FIRST))
+    at, room, value = words[tally + TALLY], words[tally + TALLY_ROOM], _bits(words, reals, x)
+    slot = _slot(words, at, room, value)
+    i = words[slot] - 1
+    if i < 0:
+        i = words[tally + DIFFER]
+        words[tally + DIFFER] = i + 1
+        words[slot] = i + 1
+        words[at + 2 * i] = value
+        words[at + 2 * i + 1] = 0
+    words[at + 2 * i + 1] += 1
+    if plan[a + A_ORDERED] == 1:
+        _rise(words, at, room, i)
+
+
+@jit
+def _count_down(plan, words, reals, a, tally, x):
+    """A value is there once less."""
+    at, room, last = words[tally + TALLY], words[tally + TALLY_ROOM], words[tally + DIFFER] - 1
+    value = _bits(words, reals, x)
+    i = words[_slot(words, at, room, value)] - 1
+    words[at + 2 * i + 1] -= 1
+    gone = words[at + 2 * i + 1] == 0
+    if gone:
+        _exchange(words, at, room, i, last)
+        _clear(words, at, room, _slot(words, at, room, value))
+        words[tally + DIFFER] = last
+    if plan[a + A_ORDERED] == 1 and i < words[tally + DIFFER]:
+        _rise(words, at, room, i)
+        _sink(words, at, room, words[tally + DIFFER], i)
+    if gone and 8 * last <= room and room > TALLY_ROOM_FIRST:
+        _rehash(words, tally, room >> 1)
+
+
+@jit
+def _bits(words, reals, x):
+    """A float as it is written, that of equal ones being equal."""
+    reals[BITS] = x + 0.0  # -0.0 is 0.0
+    return words[BITS]
+
+
+@jit
+def _slot(words, at, room, value):
+    """Where a tally's table has the number of a value's entry, plus 1; or 0, where it would have it."""
+    table, mask = at + 2 * room, 2 * room - 1
+    i = _mix(value) & mask
+    while words[table + i] != 0 and words[at + 2 * (words[table + i] - 1)] != value:
+        i = (i + 1) & mask
+    return table + i
+
+
+@jit
+def _clear(words, at, room, slot):
+    """A slot of a tally's table is free again; what went further because of it comes nearer."""
+    table, mask = at + 2 * room, 2 * room - 1
+    free = slot - table
+    i = free
+    while True:
+        i = (i + 1) & mask
+        entry = words[table + i]
+        if entry == 0:
+            break
+        if (i - _mix(words[at + 2 * (entry - 1)])) & mask >= (i - free) & mask:
+            words[table + free] = entry
+            free = i
+    words[table + free] = 0
+
+
+@jit
+def _rehash(words, tally, room):
+    """A tally has room for more values, or for fewer."""
+    old, old_room = words[tally + TALLY], words[tally + TALLY_ROOM]
+    at = _take(words, TALLIES * SIZES + _log2(room), 4 * room)
+    for i in range(2 * room):
+        words[at + 2 * room + i] = 0
+    for i in range(words[tally + DIFFER]):
+        words[at + 2 * i] = words[old + 2 * i]
+        words[at + 2 * i + 1] = words[old + 2 * i + 1]
+        words[_slot(words, at, room, words[old + 2 * i])] = i + 1
+    if old_room > 0:
+        _give_back(words, TALLIES * SIZES + _log2(old_room), old)
+    words[tally + TALLY] = at
+    words[tally + TALLY_ROOM] = room
+
+
+@jit
+def _exchange(words, at, room, i, j):
+    """Two entries of a tally change places."""
+    if i == j:
+        return
+    a, b = _slot(words, at, room, words[at + 2 * i]), _slot(words, at, room, words[at + 2 * j])
+    words[a], words[b] = j + 1, i + 1
+    for k in range(2):
+        x = words[at + 2 * i + k]
+        words[at + 2 * i + k] = words[at + 2 * j + k]
+        words[at + 2 * j + k] = x
+
+
+@jit
+def _precedes(words, at, i, j):
+    """Whether entry `i` of a tally comes before `j`: it is more frequent, or appeared first."""
+    a, b = at + 2 * i, at + 2 * j
+    return words[a + 1] > words[b + 1] or (words[a + 1] == words[b + 1] and words[a] < words[b])
+
+
+@jit
+def _rise(words, at, room, i):
+    """An entry of a heap goes up to its place."""
+    while i > 0 and _precedes(words, at, i, (i - 1) >> 1):
+        _exchange(words, at, room, i, (i - 1) >> 1)
+        i = (i - 1) >> 1
+
+
+@jit
+def _sink(words, at, room, count, i):
+    """An entry of a heap goes down to its place."""
+    while True:
+        best = i
+        for child in (2 * i + 1, 2 * i + 2):
+            if child < count and _precedes(words, at, child, best):
+                best = child
+        if best == i:
+            return
+        _exchange(words, at, room, i, best)
+        i = best
+
+
+@jit
+def _most(words, reals, tally, k, place):
+    """The `k` most frequent values, to `place`: each is the first of a heap, or below one that was taken."""
+    at, count, waiting = words[tally + TALLY], words[tally + DIFFER], 0
+    if count > 0:
+        words[FRONT_AT] = 0
+        waiting = 1
+    for rank in range(min(k, count)):
+        best = 0
+        for i in range(1, waiting):
+            if _precedes(words, at, words[FRONT_AT + i], words[FRONT_AT + best]):
+                best = i
+        entry = words[FRONT_AT + best]
+        reals[place + rank] = reals[at + 2 * entry]
+        waiting -= 1
+        words[FRONT_AT + best] = words[FRONT_AT + waiting]
+        for child in (2 * entry + 1, 2 * entry + 2):
+            if child < count:
+                words[FRONT_AT + waiting] = child
+                waiting += 1
 
 
 # ----------------------------------------------------------------------------------------------------------- questions
@@ -935,10 +1250,10 @@ def _amend(plan, words, reals, table, key, t, pos, old, new, now):
 @jit
 def _extreme(plan, words, reals, table, a, cell, low, high, largest):
     """The extreme of events `low` to `high` of a cell: by looking at each, or at blocks of them."""
-    if words[cell + TREE] == 0 and high - low > TREE_EVENTS:
+    if high - low > TREE_EVENTS and _tree(plan, words, table, cell) == 0:
         _plant(plan, words, reals, table, cell)
     ring, cap, start, column = words[cell + RING], words[cell + CAP], words[cell + START], plan[a + A_COLUMN]
-    stride, tree = plan[table + T_STRIDE], words[cell + TREE]
+    stride, tree = plan[table + T_STRIDE], _tree(plan, words, table, cell)
     tree += (cap >> 3) * plan[a + (A_LARGEST if largest else A_LEAST)] if tree != 0 else 0
     best = np.nan
     i = low
@@ -958,61 +1273,16 @@ def _extreme(plan, words, reals, table, a, cell, low, high, largest):
 
 
 @jit
-def _aggregate(plan, words, reals, table, a, op, cell, t, late):
-    """The value of an accumulated window at `t`. `late`: the cell has moved on; count back from where it is."""
-    at, span, column = cell + plan[a + A_AT], plan[a + A_LENGTH], plan[a + A_COLUMN]
-    stride = plan[table + T_STRIDE]
-    number = words[at + NUMBER]
-    sums, squares = at + plan[a + A_SUM], at + plan[a + A_SQUARE]
-    low = 0 if span == FOREVER else words[at + HEAD]
-    high = words[cell + TAIL]
-    if late:
-        ring, mask, start = words[cell + RING], words[cell + CAP] - 1, words[cell + START]
-        old_low, old_high = low, high
-        high = _bound(words, cell, stride, t, NOTHING)
-        low = 0 if span == FOREVER else _bound(words, cell, stride, t - span, NOTHING)
-        copy = COPY
-        for i in range(ACC_WORDS_MOST):
-            words[copy + i] = words[at + i]
-        for i in range(max(high, old_low), old_high):
-            _drop(plan, words, reals, a, copy, _value(reals, ring + ((start + i) & mask) * stride, column))
-        for i in range(low, min(old_low, high)):
-            _put(plan, words, reals, a, copy, _value(reals, ring + ((start + i) & mask) * stride, column))
-        number = words[copy + NUMBER]
-        sums, squares = copy + plan[a + A_SUM], copy + plan[a + A_SQUARE]
-    if op == COUNT:
-        return float(number)
-    if op <= STD:
-        result = _combine(reals, op, sums, squares, number)
-        if result - result == 0.0 or number == 0 or span == FOREVER:
-            return _finite(result)
-        _add_up(plan, words, reals, a, cell, stride, low, high)
-        return _finite(_combine(reals, op, COPY + plan[a + A_SUM], COPY + plan[a + A_SQUARE], number))
-    if number == 0:
-        return np.nan
-    largest = op == MAX
+def _found(plan, words, reals, table, a, cell, largest):
+    """The extreme of an accumulator; looked for, if it has left the window."""
+    at, span = cell + plan[a + A_AT], plan[a + A_LENGTH]
     i = at + (plan[a + A_MAX] if largest else plan[a + A_MIN])
-    if not late:
-        if reals[i] != reals[i]:
-            reals[i] = _extreme(plan, words, reals, table, a, cell, low, high, largest)
-            if span == FOREVER:
-                reals[i] = _further(reals[i], reals[i + 1], largest)
-        return reals[i]
-    best = reals[i - at + COPY]  # unless the extreme was among those that were dropped
-    if best != best:
-        best = _extreme(plan, words, reals, table, a, cell, low, high, largest)
-    return _further(best, reals[i + 1], largest) if span == FOREVER else best
-
-
-@jit
-def _combine(reals, op, sums, squares, number):
-    if op == SUM:
-        return _total(reals, sums) if number > 0 else 0.0
-    if number == 0:
-        return np.nan
-    if op == MEAN:
-        return _mean(reals, sums, number)
-    return np.nan if number < 2 else _deviation(reals, sums, squares, number)
+    if reals[i] != reals[i]:
+        low, high = 0 if span == FOREVER else words[at + HEAD], words[cell + TAIL]
+        reals[i] = _extreme(plan, words, reals, table, a, cell, low, high, largest)
+        if span == FOREVER:
+            reals[i] = _further(reals[i], reals[i + 1], largest)
+    return reals[i]
 
 
 @jit
@@ -1022,13 +1292,25 @@ def _finite(x):
 
 
 @jit
-def _add_up(plan, words, reals, a, cell, stride, low, high):
-    """The accumulator of events `low` to `high` from nothing, to COPY: an overflow stays in sums that only move on."""
-    ring, mask, start, column = words[cell + RING], words[cell + CAP] - 1, words[cell + START], plan[a + A_COLUMN]
-    for i in range(ACC_WORDS_MOST):
-        words[COPY + i] = 0
-    for i in range(low, high):
-        _put(plan, words, reals, a, COPY, _value(reals, ring + ((start + i) & mask) * stride, column))
+def _add_up(plan, words, reals, table, a, cell):
+    """The sums of an accumulator from nothing: an overflow stays in what is only carried on."""
+    at, column = cell + plan[a + A_AT], plan[a + A_COLUMN]
+    if plan[a + A_LENGTH] == FOREVER:
+        return
+    ring, mask, start = words[cell + RING], words[cell + CAP] - 1, words[cell + START]
+    sums, squares = at + plan[a + A_SUM], at + plan[a + A_SQUARE]
+    for i in range(3):
+        reals[sums + i] = 0.0
+        if squares >= at:
+            reals[squares + i] = 0.0
+    for i in range(words[at + HEAD], words[cell + TAIL]):
+        x = _value(reals, ring + ((start + i) & mask) * plan[table + T_STRIDE], column)
+        if x == x:
+            _add(reals, sums, x)
+            if squares >= at:
+                p, e = _two_product(x, x)
+                _add(reals, squares, p)
+                _add(reals, squares, e)
 
 
 @jit
@@ -1048,8 +1330,8 @@ def _mean(reals, sums, number):
 
 
 @jit
-def _read(plan, words, reals, question, cell, t, late, answers):
-    """The answers that need the events themselves: last, first, since, distinct, decayed means, the most frequent."""
+def _read(plan, words, reals, question, cell, t, answers):
+    """The answers that are no running aggregates: last, first, since, distinct, decayed means, the most frequent."""
     table, op, column, span = (
         plan[question + Q_TABLE],
         plan[question + Q_OP],
@@ -1058,9 +1340,9 @@ def _read(plan, words, reals, question, cell, t, late, answers):
     )
     stride = plan[table + T_STRIDE]
     ring, mask, start = words[cell + RING], words[cell + CAP] - 1, words[cell + START]
-    high = _bound(words, cell, stride, t, NOTHING) if late else words[cell + TAIL]
+    high = words[cell + TAIL]
     edge = NEVER if span == FOREVER or op == EWM else t - span
-    base = cell + plan[table + T_BASE]
+    base = cell + plan[table + T_BASE] + BASE_WORDS
     forever = span == FOREVER and plan[table + T_BASE] > 0
     place = plan[question + Q_OUT]
     if op == SINCE:
@@ -1068,8 +1350,8 @@ def _read(plan, words, reals, question, cell, t, late, answers):
             latest = words[ring + ((start + high - 1) & mask) * stride]
             if latest >= edge:
                 reals[answers + place] = float(t - latest) / DAY
-        elif forever and words[cell + BASE_TIME] != NEVER:
-            reals[answers + place] = float(t - words[cell + BASE_TIME]) / DAY
+        elif forever and words[cell + plan[table + T_BASE] + BASE_TIME] != NEVER:
+            reals[answers + place] = float(t - words[cell + plan[table + T_BASE] + BASE_TIME]) / DAY
     elif op == LAST:
         for i in range(high - 1, -1, -1):
             entry = ring + ((start + i) & mask) * stride
@@ -1093,12 +1375,13 @@ def _read(plan, words, reals, question, cell, t, late, answers):
                 return
     elif op == EWM:
         reals[answers + place] = _decayed(plan, words, reals, table, plan[question + Q_ACC], cell, column, high)
-    elif op == DIFFERENT:
-        low = 0 if span == FOREVER else _bound(words, cell, stride, edge, NOTHING)
-        reals[answers + place] = _different(words, reals, cell, stride, column, low, high)
     else:
-        low = 0 if span == FOREVER else _bound(words, cell, stride, edge, NOTHING)
-        _tally(plan, words, reals, question, cell, low, high, answers)
+        a = plan[question + Q_ACC]
+        tally = cell + plan[a + A_AT] + plan[a + A_TALLY]
+        if op == TOP:
+            _most(words, reals, tally, plan[question + Q_K], answers + place)
+        else:
+            reals[answers + place] = float(words[tally + DIFFER])
 
 
 @jit
@@ -1132,103 +1415,75 @@ def _decayed(plan, words, reals, table, a, cell, column, high):
 
 
 @jit
-def _tally(plan, words, reals, question, cell, low, high, answers):
-    """Count the values of events `low` to `high`: how many differ, or the most frequent ones."""
-    table, column, place = plan[question + Q_TABLE], plan[question + Q_COLUMN], plan[question + Q_OUT]
-    ring, mask, start = words[cell + RING], words[cell + CAP] - 1, words[cell + START]
-    stride = plan[table + T_STRIDE]
-    words[STAMP] += 1
-    stamp, different = words[STAMP], 0
-    for i in range(low, high):
-        x = reals[ring + ((start + i) & mask) * stride + 2 + column]
-        if x == x:
-            code = int(x)
-            if words[STAMPS_AT + code] != stamp:
-                words[STAMPS_AT + code] = stamp
-                words[TALLIES_AT + code] = 0
-                words[DIFFERENT_AT + different] = code
-                different += 1
-            words[TALLIES_AT + code] += 1
-    if plan[question + Q_OP] == DISTINCT:
-        reals[answers + place] = float(different)
-        return
-    for rank in range(min(plan[question + Q_K], different)):
-        best = rank
-        for i in range(rank + 1, different):
-            x, y = words[DIFFERENT_AT + i], words[DIFFERENT_AT + best]
-            if words[TALLIES_AT + x] > words[TALLIES_AT + y] or (
-                words[TALLIES_AT + x] == words[TALLIES_AT + y] and x < y
-            ):
-                best = i
-        x = words[DIFFERENT_AT + best]
-        words[DIFFERENT_AT + best] = words[DIFFERENT_AT + rank]
-        words[DIFFERENT_AT + rank] = x
-        reals[answers + place + rank] = float(x)
-
-
-@jit
-def _different(words, reals, cell, stride, column, low, high):
-    """How many values differ among events `low` to `high`: each finds its place in a table of twice their number."""
-    ring, mask, start = words[cell + RING], words[cell + CAP] - 1, words[cell + START]
-    words[STAMP] += 1
-    stamp, different, places = words[STAMP], 0, 1
-    while places < 2 * (high - low):
-        places *= 2
-    for i in range(low, high):
-        reals[SCRATCH] = reals[ring + ((start + i) & mask) * stride + 2 + column] + 0.0  # -0.0 is 0.0
-        bits = words[SCRATCH]
-        at = _mix(bits) & (places - 1)
-        while words[STAMPS_AT + at] == stamp and words[TALLIES_AT + at] != bits:
-            at = (at + 1) & (places - 1)
-        if words[STAMPS_AT + at] != stamp:
-            words[STAMPS_AT + at] = stamp
-            words[TALLIES_AT + at] = bits
-            different += 1
-    return float(different)
-
-
-@jit
 def answer(plan, words, reals, predictor, keys, t, answers):
     """All windows of a predictor at moment `t`, of the keys that lie at `keys`, to `answers`; NaN is unknown."""
-    previous, cell, late = -1, 0, False
-    a, at, number, s, r, u = -1, 0, 0, 0.0, 0.0, 0.0  # the accumulator that was looked at last, its sum in three parts
+    previous, cell = -1, 0
     for q in range(plan[plan[P_LO] + predictor], plan[plan[P_LO] + predictor + 1], QUESTION_FIELDS):
-        table, op, place = plan[q + Q_TABLE], plan[q + Q_OP], answers + plan[q + Q_OUT]
+        table, op = plan[q + Q_TABLE], plan[q + Q_OP]
         if table != previous:
-            previous, a = table, -1
+            previous = table
             key = words[keys + plan[q + Q_SPACE]]
             cell = words[CELLS_AT + key * plan[CELLS_PER_KEY] + plan[table + T_LOCAL]] if key >= 0 else 0
             if cell != 0:
-                late = t < words[cell + ASOF]
-                if not late:
+                if t < words[cell + ASOF]:
+                    _go_back(plan, words, reals, table, cell, t)
+                else:
                     _advance(plan, words, reals, table, cell, t)
-        if cell == 0 or op > MAX:
-            if op == TOP:
-                for i in range(plan[q + Q_K]):
-                    reals[place + i] = np.nan
-            else:
-                reals[place] = 0.0 if op in (COUNT, SUM, DISTINCT, DIFFERENT) else np.nan
-            if cell != 0:
-                _read(plan, words, reals, q, cell, t, late, answers)
+        if op == USUAL:
+            _usual(plan, words, reals, q, table, cell, answers)
             continue
-        if plan[q + Q_ACC] != a:
-            a = plan[q + Q_ACC]
-            at = cell + plan[a + A_AT]
-            number = words[at + NUMBER]
-            if plan[a + A_SUM] >= 0:
-                s, r, u = _parted(reals, at + plan[a + A_SUM])
-        result = np.nan
-        if op == COUNT:
-            result = float(number)
-        elif op == SUM:
-            result = _rounded(s, r, u) if number > 0 else 0.0
-        elif op == MEAN and number > 0:
-            result = _share(s, r, u, number)
-        elif op >= MIN and number > 0:
-            result = reals[at + (plan[a + A_MAX] if op == MAX else plan[a + A_MIN])]
-        if late or (result - result != 0.0 and number > 0):  # or it has to be looked for
-            result = _aggregate(plan, words, reals, table, a, op, cell, t, late)
-        reals[place] = result
+        place = answers + plan[q + Q_OUT]
+        for i in range(max(1, plan[q + Q_K])):
+            reals[place + i] = 0.0 if op in (DISTINCT, DIFFERENT) else np.nan
+        if cell != 0:
+            _read(plan, words, reals, q, cell, t, answers)
+
+
+@jit
+def _usual(plan, words, reals, q, table, cell, answers):
+    """What is asked of one accumulator: its number, sum, mean, deviation and extremes."""
+    a, number, events = plan[q + Q_ACC], 0, 0
+    at = cell + plan[a + A_AT]
+    if cell != 0:
+        events = words[cell + TAIL] - words[at + HEAD]
+        number = words[at + NUMBER]
+    if plan[q + Q_EVENTS] >= 0:
+        reals[answers + plan[q + Q_EVENTS]] = float(events)
+    if plan[a + A_KIND] == COUNTED:
+        return
+    if plan[q + Q_OUT] >= 0:
+        reals[answers + plan[q + Q_OUT]] = float(number)
+    sum_, mean = plan[q + Q_SUM], plan[q + Q_MEAN]
+    if number == 0:
+        if sum_ >= 0:
+            reals[answers + sum_] = 0.0
+        for i in range(Q_MEAN, Q_EVENTS):
+            if plan[q + i] >= 0:
+                reals[answers + plan[q + i]] = np.nan
+        return
+    if sum_ >= 0 or mean >= 0:
+        s, r, u = _parted(reals, at + plan[a + A_SUM])
+        if s - s != 0.0:
+            _add_up(plan, words, reals, table, a, cell)
+            s, r, u = _parted(reals, at + plan[a + A_SUM])
+        if sum_ >= 0:
+            reals[answers + sum_] = _finite(_rounded(s, r, u))
+        if mean >= 0:
+            reals[answers + mean] = _finite(_share(s, r, u, number))
+    if plan[q + Q_STD] >= 0:
+        x = np.nan
+        if number > 1:
+            x = _deviation(reals, at + plan[a + A_SUM], at + plan[a + A_SQUARE], number)
+            if x - x != 0.0:
+                _add_up(plan, words, reals, table, a, cell)
+                x = _deviation(reals, at + plan[a + A_SUM], at + plan[a + A_SQUARE], number)
+        reals[answers + plan[q + Q_STD]] = _finite(x)
+    if plan[q + Q_MIN] >= 0:
+        x = reals[at + plan[a + A_MIN]]
+        reals[answers + plan[q + Q_MIN]] = x if x == x else _found(plan, words, reals, table, a, cell, False)
+    if plan[q + Q_MAX] >= 0:
+        x = reals[at + plan[a + A_MAX]]
+        reals[answers + plan[q + Q_MAX]] = x if x == x else _found(plan, words, reals, table, a, cell, True)
 
 
 # --------------------------------------------------------------------------------------------------- what falls due
@@ -1249,7 +1504,8 @@ def _await(words, queue, due, rank, pos, extra, anchor):
     """
     order = (rank << 60) | (pos << 12) | extra
     words[anchor + AN_WAITS] += 1
-    words[NEXT_DUE] = min(words[NEXT_DUE], due)
+    if rank != EXPIRY_DUE:
+        words[NEXT_DUE] = min(words[NEXT_DUE], due)
     q = QUEUES_AT + QUEUE_WORDS * queue
     length, cap = words[q + Q_LEN], words[q + Q_CAP]
     if length > 0:
@@ -1295,8 +1551,8 @@ def _shift(words, q):
         words[q + Q_DUE] = words[entry]
         words[q + Q_ORDER] = words[entry + 1]
         later = words[words[q + Q_RING] + 3 * ((words[q + Q_START] + 3) & (words[q + Q_CAP] - 1)) + 2]
-        for line in range(3):
-            _prefetch(words, later + LINE_WORDS * line)
+        _prefetch(words, later)
+        _prefetch(words, later + LINE_WORDS)
 
 
 @jit
@@ -1309,6 +1565,7 @@ def _push(words, due, order, anchor):
     words[HEAP_AT + 3 * i + 1] = order
     words[HEAP_AT + 3 * i + 2] = anchor
     words[HEAP_LEN] = i + 1
+    words[NEXT_DUE] = min(words[NEXT_DUE], due)
     while i > 0:
         parent = (i - 1) >> 1
         if not _before(words, HEAP_AT + 3 * i, HEAP_AT + 3 * parent):
@@ -1394,6 +1651,19 @@ def _fire(plan, words, reals, now):
     return True
 
 
+@jit
+def _expire(plan, words, now):
+    """Anchors that nothing can change any more are forgotten; nobody can tell when, so that it is done for many."""
+    for label in range(plan[LABELS]):
+        q = QUEUES_AT + QUEUE_WORDS * (plan[QUEUES] + label)
+        while words[q + Q_LEN] > 0 and words[q + Q_DUE] <= now:
+            anchor = words[words[q + Q_RING] + 3 * words[q + Q_START] + 2]
+            _shift(words, q)
+            words[anchor + AN_WAITS] -= 1
+            words[anchor + AN_DEAD] = 1
+            _bury(plan, words, anchor)
+
+
 # ------------------------------------------------------------------------------------------------------------- labels
 
 
@@ -1401,6 +1671,7 @@ def _fire(plan, words, reals, now):
 def _truth(plan, words, reals, anchor):
     """The value that the evidence so far gives; NaN: none."""
     op, number = plan[plan[L_OP] + words[anchor + AN_LABEL]], words[anchor + AN_NUMBER]
+    more = anchor + plan[ANCHOR_MORE]
     if op == L_ANY:
         return 1.0 if number > 0 else 0.0
     if op == L_NONE:
@@ -1408,12 +1679,12 @@ def _truth(plan, words, reals, anchor):
     if op == L_COUNT:
         return float(number)
     if op == L_SUM:
-        return _total(reals, anchor + AN_SUM) if number > 0 else 0.0
+        return _total(reals, more + AN_SUM) if number > 0 else 0.0
     if number == 0:
         return np.nan
     if op == L_MEAN:
-        return _mean(reals, anchor + AN_SUM, number)
-    return reals[anchor + AN_LAST]
+        return _mean(reals, more + AN_SUM, number)
+    return reals[more + AN_LAST]
 
 
 @jit
@@ -1428,7 +1699,7 @@ def _become(plan, words, reals, anchor, state, value, now):
     if (old != old and value != value) or old == value:
         return
     for i in range(lo, plan[plan[L_TABLES_LO] + label + 1]):
-        if (words[anchor + AN_LEFT_OUT] >> (i - lo)) & 1:
+        if (words[anchor + plan[ANCHOR_MORE] + AN_LEFT_OUT] >> (i - lo)) & 1:
             continue
         key = words[anchor + AN_KEYS + plan[plan[LABEL_SPACE] + i]]
         _amend(
@@ -1451,14 +1722,15 @@ def _tell(plan, words, reals, anchor, now):
     if n >= OUTPUTS_LIMIT:
         words[FAILED] = OUTPUTS_OVER
         return
-    words[OUT_LABELS_AT + 8 * n] = words[ORDER]
-    words[OUT_LABELS_AT + 8 * n + 1] = words[anchor + AN_LABEL]
-    words[OUT_LABELS_AT + 8 * n + 2] = words[anchor + AN_POS]
-    words[OUT_LABELS_AT + 8 * n + 3] = words[anchor + AN_TIME]
-    words[OUT_LABELS_AT + 8 * n + 4] = words[anchor + AN_VERSION]
-    words[OUT_LABELS_AT + 8 * n + 5] = words[anchor + AN_STATE]
-    words[OUT_LABELS_AT + 8 * n + 6] = now
-    words[OUT_LABELS_AT + 8 * n + 7] = words[anchor + AN_EVIDENCE]
+    at = OUT_LABELS_AT + 8 * n
+    words[at] = words[ORDER]
+    words[at + 1] = words[anchor + AN_LABEL]
+    words[at + 2] = words[anchor + AN_POS]
+    words[at + 3] = words[anchor + AN_TIME]
+    words[at + 4] = words[anchor + AN_VERSION]
+    words[at + 5] = words[anchor + AN_STATE]
+    words[at + 6] = now
+    words[at + 7] = words[anchor + AN_EVIDENCE]
     for i in range(plan[SPACES]):
         words[OUT_LABEL_KEYS_AT + plan[SPACES] * n + i] = words[anchor + AN_KEYS + i]
     reals[OUT_LABEL_VALUES_AT + n] = reals[anchor + AN_VALUE]
@@ -1538,7 +1810,7 @@ def _hear(plan, words, stream, now):
             words[at + 3] &= ~(1 << bit)
             if words[at + 3] == 0:
                 due, rank = now + plan[plan[L_LATENESS] + label], words[at + 2]
-                _await(words, 3 * label + rank, due, rank, words[anchor + AN_POS], label, anchor)
+                _await(words, 2 * label + rank, due, rank, words[anchor + AN_POS], label, anchor)
                 words[anchor + AN_WAITS] -= 1
                 if before == 0:
                     words[HELD_AT + 2 * label] = following
@@ -1584,15 +1856,16 @@ def _witness(plan, words, reals, anchor, t, pos, x):
     if op != L_COUNT and x != x:
         return False
     words[anchor + AN_NUMBER] += 1
+    more = anchor + plan[ANCHOR_MORE]
     if op in (L_SUM, L_MEAN):
-        _add(reals, anchor + AN_SUM, x)
+        _add(reals, more + AN_SUM, x)
     if op == L_LAST:
-        last = words[anchor + AN_LAST_TIME]
-        if t < last or (t == last and pos < words[anchor + AN_LAST_POS]):
+        last = words[more + AN_LAST_TIME]
+        if t < last or (t == last and pos < words[more + AN_LAST_POS]):
             return False
-        words[anchor + AN_LAST_TIME] = t
-        words[anchor + AN_LAST_POS] = pos
-        reals[anchor + AN_LAST] = x
+        words[more + AN_LAST_TIME] = t
+        words[more + AN_LAST_POS] = pos
+        reals[more + AN_LAST] = x
     words[anchor + AN_EVIDENCE] = t
     return True
 
@@ -1615,25 +1888,39 @@ def _ends(plan, label, key):
 
 
 @jit
-def _open(plan, words, reals, label, t, pos, now):
-    """The label of an anchor opens, and takes in what came before it."""
-    spaces = plan[SPACES]
-    anchor = _take_lines(words, ANCHORS, AN_KEYS + spaces)
-    for i in range(AN_KEYS):
-        words[anchor + i] = 0
-    words[anchor + AN_LABEL] = label
-    words[anchor + AN_POS] = pos
-    words[anchor + AN_TIME] = t
-    words[anchor + AN_EVIDENCE] = NOTHING
-    words[anchor + AN_LAST_TIME] = NOTHING
-    reals[anchor + AN_VALUE] = np.nan
-    for s in range(spaces):
-        words[anchor + AN_KEYS + s] = words[ROW_KEYS_AT + s]
+def _open_more(plan, words, label, more):
+    """The words of an anchor that not every label needs."""
+    for i in range(AN_MORE):
+        words[more + i] = 0
+    words[more + AN_LAST_TIME] = NOTHING
     lo = plan[plan[L_TABLES_LO] + label]
     for i in range(lo, plan[plan[L_TABLES_LO] + label + 1]):
         mask = plan[plan[LABEL_MASK] + i]
         if mask >= 0 and words[ROW_MASKS_AT + mask] == 0:
-            words[anchor + AN_LEFT_OUT] |= 1 << (i - lo)
+            words[more + AN_LEFT_OUT] |= 1 << (i - lo)
+
+
+@jit
+def _open(plan, words, reals, label, t, pos, now):
+    """The label of an anchor opens, and takes in what came before it."""
+    spaces, more = plan[SPACES], plan[ANCHOR_MORE]
+    anchor = _take_lines(words, ANCHORS, AN_KEYS + spaces + (AN_MORE if more >= 0 else 0))
+    words[anchor + AN_LABEL] = label
+    words[anchor + AN_POS] = pos
+    words[anchor + AN_TIME] = t
+    words[anchor + AN_STATE] = OPEN
+    words[anchor + AN_VERSION] = 0
+    reals[anchor + AN_VALUE] = np.nan
+    words[anchor + AN_WAITS] = 0
+    words[anchor + AN_DEAD] = 0
+    words[anchor + AN_NEXT] = 0
+    words[anchor + AN_VOID] = 0
+    words[anchor + AN_EVIDENCE] = NOTHING
+    words[anchor + AN_NUMBER] = 0
+    for s in range(spaces):
+        words[anchor + AN_KEYS + s] = words[ROW_KEYS_AT + s]
+    if more >= 0:
+        _open_more(plan, words, label, anchor + more)
     key = words[ROW_KEYS_AT + plan[plan[L_JOIN] + label]]
     ends = _ends(plan, label, key)
     last = words[ends + 1]
@@ -1646,23 +1933,26 @@ def _open(plan, words, reals, label, t, pos, now):
     _tell(plan, words, reals, anchor, now)
     _look_back(plan, words, reals, anchor, key, now)
     if plan[plan[L_PROVISIONAL] + label] != FOREVER:
-        _await(words, 3 * label, t + plan[plan[L_PROVISIONAL] + label], PROVISIONAL_DUE, pos, label, anchor)
+        _await(words, 2 * label, t + plan[plan[L_PROVISIONAL] + label], PROVISIONAL_DUE, pos, label, anchor)
     _await(
         words,
-        3 * label + 1,
+        2 * label + 1,
         t + plan[plan[L_END] + label] + plan[plan[L_LATENESS] + label],
         FINAL_DUE,
         pos,
         label,
         anchor,
     )
-    _await(words, 3 * label + 2, t + plan[plan[L_EXPIRY] + label], EXPIRY_DUE, pos, label, anchor)
-    words[anchor + AN_LEADS] = plan[plan[L_LEADS_LO] + label + 1] - plan[plan[L_LEADS_LO] + label]
-    for j in range(plan[plan[L_LEADS_LO] + label], plan[plan[L_LEADS_LO] + label + 1]):
+    _await(words, plan[QUEUES] + label, t + plan[plan[L_EXPIRY] + label], EXPIRY_DUE, pos, label, anchor)
+    lo, hi = plan[plan[L_LEADS_LO] + label], plan[plan[L_LEADS_LO] + label + 1]
+    if lo == hi:
+        return
+    words[anchor + more + AN_LEADS] = hi - lo
+    for j in range(lo, hi):
         q = plan[plan[LABEL_LEAD] + j]
         moment = t + plan[plan[LEAD_OFFSET] + q]
         if moment > now:
-            _await(words, 3 * plan[LABELS] + q, moment, PREDICTION_DUE, pos, q, anchor)
+            _await(words, 2 * plan[LABELS] + q, moment, PREDICTION_DUE, pos, q, anchor)
         else:
             _ask_lead(plan, words, reals, anchor, q, moment, now)
 
@@ -1739,7 +2029,8 @@ def _decide(plan, words, reals, label, decided, now):
     anchor = words[_ends(plan, label, key)]
     while anchor != 0:
         following = words[anchor + AN_NEXT]
-        forgotten = words[anchor + AN_DEAD] != 0 and words[anchor + AN_STATE] > PROVISIONAL
+        expired = words[anchor + AN_TIME] + plan[plan[L_EXPIRY] + label] <= now
+        forgotten = expired and words[anchor + AN_STATE] > PROVISIONAL
         if words[anchor + AN_POS] == decided and words[anchor + AN_VOID] == 0 and not forgotten:
             words[anchor + AN_VOID] = 1
             if words[anchor + AN_STATE] != CENSORED:
@@ -1758,14 +2049,15 @@ def _ask(plan, words, reals, predictor, keys, pos, time, at, now, lead, row):
     if n >= OUTPUTS_LIMIT:
         words[FAILED] = OUTPUTS_OVER
         return
-    words[OUT_ASKED_AT + 8 * n] = words[ORDER]
-    words[OUT_ASKED_AT + 8 * n + 1] = predictor
-    words[OUT_ASKED_AT + 8 * n + 2] = pos
-    words[OUT_ASKED_AT + 8 * n + 3] = time
-    words[OUT_ASKED_AT + 8 * n + 4] = at
-    words[OUT_ASKED_AT + 8 * n + 5] = now
-    words[OUT_ASKED_AT + 8 * n + 6] = lead
-    words[OUT_ASKED_AT + 8 * n + 7] = row
+    to = OUT_ASKED_AT + 8 * n
+    words[to] = words[ORDER]
+    words[to + 1] = predictor
+    words[to + 2] = pos
+    words[to + 3] = time
+    words[to + 4] = at
+    words[to + 5] = now
+    words[to + 6] = lead
+    words[to + 7] = row
     for i in range(plan[SPACES]):
         words[OUT_ASKED_KEYS_AT + plan[SPACES] * n + i] = words[keys + i]
     answer(plan, words, reals, predictor, keys, at, OUT_FEATURES_AT + plan[ANSWERS] * n)
@@ -1792,8 +2084,9 @@ def _ask_lead(plan, words, reals, anchor, q, moment, now):
             t - moment,
             -1,
         )
-    words[anchor + AN_LEADS] -= 1
-    if words[anchor + AN_LEADS] == 0:
+    leads = anchor + plan[ANCHOR_MORE] + AN_LEADS
+    words[leads] -= 1
+    if words[leads] == 0:
         words[OUT_DONE_AT + words[N_DONE]] = words[anchor + AN_POS]
         words[N_DONE] += 1
 
@@ -1913,28 +2206,33 @@ def _apply(plan, words, reals, stream, t, pos, now, identity, row):
 
 @jit
 def _fetch(plan, words, kind, stream, identity, keys, n, i):
-    """Bring near what the rows after `i` will touch: waiting for memory is most of an event's time."""
-    per_key, spaces = plan[CELLS_PER_KEY], plan[SPACES]
+    """Bring near what the rows after `i` will touch: waiting for memory is much of an event's time."""
+    per_key, spaces, lo = plan[CELLS_PER_KEY], plan[SPACES], plan[S_NEAR_LO]
     far, near, next_ = i + 9, i + 6, i + 3
     if far < n and kind[far] == EVENT:
-        for j in range(plan[plan[S_NEAR_LO] + stream[far]], plan[plan[S_NEAR_LO] + stream[far] + 1]):
-            key = keys[far * spaces + plan[plan[NEAR_SPACE] + j]]
-            _prefetch(words, CELLS_AT + key * per_key + plan[plan[NEAR_LOCAL] + j])
-        for at, cap in ((words[DUP_AT], words[DUP_CAP]), (words[OLD_AT], words[OLD_CAP])):
-            if cap > 0:
-                _prefetch(words, at + 2 * (_mix(identity[far]) & (cap - 1)))
+        row = far * spaces
+        for j in range(plan[lo + stream[far]], plan[lo + stream[far] + 1], NEAR_FIELDS):
+            if plan[j + N_ROW] == 1:
+                _prefetch(words, CELLS_AT + keys[row + plan[j + N_SPACE]] * per_key + plan[j + N_LOCAL])
+        mixed = _mix(identity[far])
+        _prefetch(words, words[DUP_AT] + 2 * (mixed & (words[DUP_CAP] - 1)))
+        if words[OLD_CAP] > 0:
+            _prefetch(words, words[OLD_AT] + 2 * (mixed & (words[OLD_CAP] - 1)))
     if near < n and kind[near] == EVENT:
-        for j in range(plan[plan[S_NEAR_LO] + stream[near]], plan[plan[S_NEAR_LO] + stream[near] + 1]):
-            key = keys[near * spaces + plan[plan[NEAR_SPACE] + j]]
-            cell = words[CELLS_AT + key * per_key + plan[plan[NEAR_LOCAL] + j]]
-            for line in range(plan[plan[NEAR_LINES] + j]):
-                _prefetch(words, cell + LINE_WORDS * line)
+        row = near * spaces
+        for j in range(plan[lo + stream[near]], plan[lo + stream[near] + 1], NEAR_FIELDS):
+            cell = words[CELLS_AT + keys[row + plan[j + N_SPACE]] * per_key + plan[j + N_LOCAL]]
+            if cell != 0:
+                for line in range(plan[j + N_LINES]):
+                    _prefetch(words, cell + LINE_WORDS * line)
     if next_ < n and kind[next_] == EVENT:
-        for j in range(plan[plan[S_NEXT_LO] + stream[next_]], plan[plan[S_NEXT_LO] + stream[next_] + 1]):
-            key = keys[next_ * spaces + plan[plan[NEXT_SPACE] + j]]
-            cell = words[CELLS_AT + key * per_key + plan[plan[NEXT_LOCAL] + j]]
-            at = (words[cell + START] + words[cell + plan[plan[NEXT_INDEX] + j]]) & (words[cell + CAP] - 1)
-            _prefetch(words, words[cell + RING] + plan[plan[NEXT_STRIDE] + j] * at)
+        row = next_ * spaces
+        for j in range(plan[lo + stream[next_]], plan[lo + stream[next_] + 1], NEAR_FIELDS):
+            cell = words[CELLS_AT + keys[row + plan[j + N_SPACE]] * per_key + plan[j + N_LOCAL]]
+            if cell != 0:
+                ring, start, mask = words[cell + RING], words[cell + START], words[cell + CAP] - 1
+                for index in range(plan[j + N_LO], plan[j + N_HI]):
+                    _prefetch(words, ring + ((start + words[cell + plan[index]]) & mask) * plan[j + N_STRIDE])
 
 
 @jit
@@ -1947,6 +2245,16 @@ def run(plan, words, reals, kind, stream, time, now, pos, identity, keys, values
     for i in range(first, count):
         if not _fire(plan, words, reals, now[i]) or _is_full(words):
             return i
+        if i & (EXPIRED_EVERY - 1) == 0:
+            _expire(plan, words, now[i])
+        if i & (LINE_WORDS - 1) == 0 and i + ROWS_AHEAD + LINE_WORDS < count:
+            ahead = i + ROWS_AHEAD
+            for column in (kind, stream, time, now, pos, identity):
+                _prefetch(column, ahead)
+            for j in range(0, LINE_WORDS * plan[SPACES], LINE_WORDS):
+                _prefetch(keys, ahead * plan[SPACES] + j)
+            for j in range(0, LINE_WORDS * plan[COLUMNS], LINE_WORDS):
+                _prefetch(values, ahead * plan[COLUMNS] + j)
         _fetch(plan, words, kind, stream, identity, keys, count, i)
         if kind[i] == PASSING:
             continue
@@ -1967,6 +2275,7 @@ def run(plan, words, reals, kind, stream, time, now, pos, identity, keys, values
             return -2
     if not _fire(plan, words, reals, until):
         return count
+    _expire(plan, words, until)
     words[NOW] = until
     return -1 if words[FAILED] == 0 else -2
 
