@@ -55,6 +55,18 @@ def test_the_roll_call(web, pipeline):
     assert re.search(r"P0009 here 08:02", page)
 
 
+def test_who_was_not_asked_about_yet_is_not_said_to_be_learned(web_of):
+    pipeline = FakePipeline(classes=1, size=3, days=2)
+    with web_of(pipeline) as web:
+        assert "not asked yet" not in web.get("/").text
+        sheet = pipeline.board()._sheets["absence"]
+        for anchor in sheet.days[max(sheet.days)]:
+            sheet.cells[anchor].chance = sheet.cells[anchor].at = None
+        page = words(web.get("/").text)
+    assert "not asked yet" in page
+    assert "learning" not in page
+
+
 def test_filtering_without_a_script(web):
     page = web.get("/?group=1b").text
     assert "P0009" in page
