@@ -33,6 +33,7 @@ KILLS = 20
 SEED = 11
 NEW_EVENTS = 100  # applied after a kill before the next one comes
 PAUSE_SECONDS = 0.5  # and at most so much later
+AHEAD = 3_000  # events posted and not applied, at most: a slow machine is not to read ever more again
 PATIENCE_SECONDS = 90.0
 APP = """from sklearn.ensemble import HistGradientBoostingClassifier
 
@@ -50,10 +51,13 @@ class Post(threading.Thread):
         options: dict[str, Any] = {"bootstrap.servers": servers, "enable.idempotence": True, "log_level": 0}
         self._producer = Producer({**options, "linger.ms": 1, "reconnect.backoff.max.ms": 500})
         self.sent: list[tuple[str, dict[str, object]]] = []  # topic, event
+        self.applied = 0  # of them, as far as is known
         self.stop = threading.Event()
 
     def run(self) -> None:
         while not self.stop.wait(0.002):
+            if len(self.sent) - self.applied >= AHEAD:
+                continue
             number, now = len(self.sent), to_datetime(SystemClock().now()).astimezone(UTC).isoformat()
             event = {"card": f"C{number % 50}", "category": "K1", "amount": float(number), "at": now}
             self._producer.produce("payment", json.dumps(event).encode())
@@ -80,7 +84,7 @@ def measure() -> dict[str, Any]:
         try:
             _events(worker, 0)
             post.start()
-            _kill(kills, worker, broker)
+            _kill(kills, worker, broker, post)
             post.stop.set()
             post.join(PATIENCE_SECONDS)
             counts = _events(worker, len(post.sent))
@@ -103,10 +107,11 @@ def _events(worker: Program, at_least: int) -> dict[str, int]:
     return found
 
 
-def _kill(kills: int, worker: Program, broker: Broker) -> None:
+def _kill(kills: int, worker: Program, broker: Broker, post: Post) -> None:
     rng = random.Random(SEED)
     for turn in range(kills):
-        _events(worker, _events(worker, 0)["events"] + NEW_EVENTS)
+        before = post.applied = _events(worker, 0)["events"]
+        post.applied = _events(worker, before + NEW_EVENTS)["events"]
         sleep(rng.random() * PAUSE_SECONDS)
         if turn % 2:
             broker.kill()
