@@ -280,10 +280,13 @@ PLAIN = b'{"sensor": "C1", "value": 12.5, "is_on": true, "at": 1700000000}'
         PLAIN.replace(b'"C1"', b"17"),
         PLAIN.replace(b"12.5", b"-12"),
         PLAIN.replace(b"12.5", b"1.25e+1"),
-        PLAIN.replace(b"12.5", b"179.99"),
+        *(PLAIN.replace(b"12.5", number) for number in (b"179.99", b"0.30000000000000004", b"123456789012345678")),
         PLAIN[:-1] + b', "count": -123456789012345678, "counts": null, "was_on": false, "note": "", "sensors": "x"}',
         PLAIN[:-1] + b', "unknown": "text", "another": 1.5, "third": null, "is": true, "at_": false}',
-        *(PLAIN.replace(b"1700000000", time) for time in (b"1700000000.25", b"1700000000123", b"1700000000123456")),
+        *(
+            PLAIN.replace(b"1700000000", time)
+            for time in (b"1700000000.1234567", b"1700000000123", b"1700000000123456")
+        ),
         *(
             PLAIN.replace(b"1700000000", b'"2025-04-21T08:02:00' + tail + b'"')
             for tail in (b"", b"Z", b".5", b".123456789Z", b"+05:45", b",25-10:00")
@@ -292,3 +295,18 @@ PLAIN = b'{"sensor": "C1", "value": 12.5, "is_on": true, "at": 1700000000}'
 )
 def test_what_producers_usually_write_is_plain(value):
     assert assert_same(Reading, KATHMANDU, [value]) == 1
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_number_is_the_float_next_to_what_is_written(seed):
+    rng = random.Random(seed)
+    numbers = [repr(rng.lognormvariate(0, rng.choice([1, 10, 30]))) for _ in range(300)]
+    numbers += [f"{rng.randrange(10**18)}e{rng.randrange(-22, 23)}" for _ in range(300)]
+    for _ in range(300):  # the middle between two floats, and what is next to it in 18 digits
+        low = rng.randrange(2**53, 2**59)
+        step = 1 << (low.bit_length() - 53)
+        middle = low // step * step + step // 2
+        numbers += [str(middle), str(middle + 1), str(middle - 1), f"{middle}0e-1"[-24:]]
+    reader = Reader(schema(Reading), KATHMANDU)
+    found = reader.read([PLAIN.replace(b"12.5", number.encode()) for number in numbers])
+    assert [bits(value) for value in found.fields["value"]] == [bits(float(number)) for number in numbers]

@@ -1,7 +1,7 @@
 """The compiled loops over bytes: records become columns, contents become identities, keys become numbers, and back.
 
 A record is **plain** if it is one flat JSON object whose known fields come once each and have the declared types, whose
-texts have no escapes, whose numbers are exact in one operation (W. D. Clinger, "How to Read Floating Point Numbers
+texts have no escapes, whose numbers have at most 18 digits (W. D. Clinger, "How to Read Floating Point Numbers
 Accurately", 1990) and whose time has one of the usual forms. Whatever is not plain is left to the reader that knows all
 forms and says what is wrong (engine/validate.py); for what is plain, both read the same.
 
@@ -40,6 +40,7 @@ _QUOTES, _SLASHES, _BLANKS = 0x2222222222222222, 0x5C5C5C5C5C5C5C5C, 0x202020202
 _P1, _P2, _P3 = -7046029288634856825, -4417276706812531889, 1609587929392839161
 _P4, _P5 = -8796714831421723037, 2870177450012600261
 _EXACT = 9007199254740992  # 2^53
+_NEARLY = 1.0 + 2.0**-20
 _AT_ONCE = 64  # keys that are looked up together, so that memory is waited for once
 
 
@@ -181,9 +182,9 @@ def _record(text, p, end, fields, field_count, names, powers, words, reals, leng
                 if p < 0:
                     return ODD
                 if kind == REAL:
-                    if mantissa > _EXACT or (is_negative and mantissa == 0):
+                    value, is_sure = _real(mantissa, exponent, powers)
+                    if not is_sure or (is_negative and mantissa == 0):
                         return ODD
-                    value = _scaled(mantissa, exponent, powers)
                     reals[place] = -value if is_negative else value
                     lengths[place] = 0
                 elif kind == WHOLE:
@@ -197,7 +198,7 @@ def _record(text, p, end, fields, field_count, names, powers, words, reals, leng
                     words[place] = start
                     lengths[place] = p - start
                 elif kind == TIME:
-                    if is_negative or mantissa > _EXACT:
+                    if is_negative:
                         return ODD
                     moment = _of_number(mantissa, exponent, is_whole, powers)
                     if moment < 0:
@@ -377,11 +378,40 @@ def _number(text, p, end):
 
 
 @jit
-def _scaled(mantissa, exponent, powers):
-    """Both are exact, and so the result is rounded once."""
+def _real(mantissa, exponent, powers):
+    """The float next to a number, and whether that is sure.
+
+    A quotient or product of what is exact is rounded once (Clinger). Of more digits than that, it is carried on with
+    twice the bits, and what these leave too near the middle between two floats is left to others.
+    """
+    high = np.float64(mantissa)
+    power = powers[-exponent] if exponent < 0 else powers[exponent]
+    if mantissa <= _EXACT:
+        return (high / power if exponent < 0 else high * power), True
+    low = np.float64(mantissa - np.int64(high))
     if exponent < 0:
-        return np.float64(mantissa) / powers[-exponent]
-    return np.float64(mantissa) * powers[exponent]
+        found = high / power
+        product, error = _two_product(found, power)
+        rest = (((high - product) - error) + low) / power
+    else:
+        found, rest = _two_product(high, power)
+        rest += low * power
+    rounded = found + rest
+    rest -= rounded - found
+    return rounded, rounded + rest * _NEARLY == rounded
+
+
+@jit
+def _two_product(a, b):
+    """A product and its error (T. J. Dekker, 1971)."""
+    p = a * b
+    c = 134217729.0 * a
+    ah = c - (c - a)
+    al = a - ah
+    c = 134217729.0 * b
+    bh = c - (c - b)
+    bl = b - bh
+    return p, ((ah * bh - p) + ah * bl + al * bh) + al * bl
 
 
 @jit
@@ -413,8 +443,10 @@ def _of_number(mantissa, exponent, is_whole, powers):
             return mantissa * 1_000_000
         if mantissa < 100_000_000_000_000:
             return mantissa * 1000
-        return mantissa
-    value = _scaled(mantissa, exponent, powers)
+        return mantissa if mantissa < 100_000_000_000_000_000 else mantissa // 1000
+    value, is_sure = _real(mantissa, exponent, powers)
+    if not is_sure:
+        return -1
     if value < 1e11:
         unit = 1_000_000
     elif value < 1e14:
