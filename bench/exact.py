@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from bench.report import report
 from katmatic import App, Event, Key, Rank, Time, future, past
 from katmatic.clock import ManualClock, monotonic_seconds
-from katmatic.engine.ask import ask, candidates
+from katmatic.engine.ask import ask, candidates_of
 from katmatic.engine.plan import compile
 from katmatic.engine.step import State
 from katmatic.log.sqlite import SqliteLog
@@ -192,18 +192,21 @@ def brute(
     starts: Integers,
     stops: Integers,
     time: Integers,
+    arrived: Integers,
     amount: Floats,
     number: Integers,
     item: Integers,
     appeared: Integers,
+    weight: Floats,
     span: int,
-    halflife: int,
     out: Floats,
     top: Integers,
 ) -> None:
-    """Every aggregate for each read, by a scan of all readings of its sensor, in the order of their arrival.
+    """Every aggregate for each read, by a scan of the readings of its sensor, in the order of their arrival.
 
-    Sums are kept in two floats (error-free), so that they are right to some 100 bits.
+    A reading is never of a later moment than that of its arrival: what arrived before a window began is not looked at.
+    Sums are kept in two floats (error-free), so that they are right to some 100 bits. `weight` halves with every
+    halflife of a reading's age, relative to any moment.
     """
     for r in range(len(sensors)):
         first, last, t = starts[sensors[r]], stops[sensors[r]], moments[r]
@@ -213,10 +216,8 @@ def brute(
         t_last, v_last, t_first, v_first = -1, np.nan, -1, np.nan
         numbers = np.zeros(64, np.uint8)
         items = np.zeros(64, np.int64)
-        t_newest = -1
-        for i in range(first, last):
-            if time[i] < t and time[i] > t_newest:
-                t_newest = time[i]
+        near = first + np.searchsorted(arrived[first:last], begin)
+        for i in range(near, last):
             if time[i] < begin or time[i] >= t:
                 continue
             v = amount[i]
@@ -235,14 +236,14 @@ def brute(
         total = high + low
         mean = total / n if n else np.nan
         squares, weighed, weights = 0.0, 0.0, 0.0
-        for i in range(first, last):
-            if time[i] >= t:
-                continue
-            w = 2.0 ** ((time[i] - t_newest) / halflife)
-            weighed += w * amount[i]
-            weights += w
-            if time[i] >= begin:
+        for i in range(near, last):
+            if begin <= time[i] < t:
                 squares += (amount[i] - mean) ** 2
+        if len(weight):
+            for i in range(first, last):
+                if time[i] < t:
+                    weighed += weight[i] * amount[i]
+                    weights += weight[i]
         out[r, 0], out[r, 1], out[r, 2] = n, total, mean
         out[r, 3] = np.sqrt(squares / (n - 1)) if n > 1 else np.nan
         out[r, 4], out[r, 5] = (least, most) if n else (np.nan, np.nan)
@@ -287,18 +288,21 @@ class Naive:
         """The aggregates but `top`, and `top`."""
         h, span = self._history, WINDOWS[window]
         out, top = np.empty((len(sensors), len(OPS) - 1)), np.empty((len(sensors), K), np.int64)
+        order, time = self._order, h.time[self._order]
+        weight = np.zeros(0) if span is None else 2.0 ** ((time - time.max()) / span)
         brute(
             sensors,
             moments,
             self._starts,
             self._stops,
-            h.time[self._order],
-            h.amount[self._order],
-            h.number[self._order],
-            h.item[self._order],
+            time,
+            h.now[order],
+            h.amount[order],
+            h.number[order],
+            h.item[order],
             self._appeared,
+            weight,
             2**61 if span is None else span,
-            DAY if span is None else span,
             out,
             top,
         )
@@ -384,9 +388,9 @@ class Tally:
                 if f"{op}_{window}" in block.columns:
                     self._numbers(op, block.values[:, block.columns.index(f"{op}_{window}")], expected[:, j])
             question = next(question for question in plan.questions if question.name == f"top-{window}")
-            for i, anchor in enumerate(asked):
-                wanted = [f"i{code}" for code in tops[i].tolist() if code >= 0]
-                self.mismatches["top"] += candidates(plan, state, question, anchor, now) != wanted
+            found = candidates_of(plan, state, question, asked, now)
+            for of, codes in zip(found, tops.tolist(), strict=True):
+                self.mismatches["top"] += of != [f"i{code}" for code in codes if code >= 0]
             self.values += len(asked)
 
     def _numbers(self, op: str, found: Floats, wanted: Floats) -> None:

@@ -29,6 +29,14 @@ def test_the_engine_equals_the_naive_count_in_every_bit():
     assert found["events_per_cpu_s"] > 0
 
 
+def test_the_worst_cases_equal_the_naive_count_in_every_bit():
+    found = figures("worst", "--events", "40000")
+    assert {*found["ratios"], "usual"} == {*found["equal"]} == {*found["ns"]}
+    assert len(found["equal"]) == 9
+    assert all(found["equal"].values())
+    assert max(found["ratios"][name] for name in ("one_key", "distinct_one_key", "top_one_key")) < 20
+
+
 def test_the_path_answers_every_event():
     found = figures("path", "--events", "20000", "--seconds", "1")
     assert found["predictions"] == found["events"] == 20_000

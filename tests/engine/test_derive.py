@@ -115,6 +115,21 @@ def test_what_is_unknown_or_divided_by_zero_is_left_to_be_asked():
     assert left.tolist() == [1, 2, 3]
 
 
+def test_rows_in_which_the_same_is_unknown_go_together():
+    calls = []
+
+    def ratio(a, b):
+        calls.append(1)
+        return a / b if b else None
+
+    a, b = np.array([1.0, np.nan, 3.0, 4.0, 5.0, np.nan]), np.array([2.0, np.nan, np.nan, 4.0, np.nan, np.nan])
+    values, left = over_rows(ratio, [a, b])
+    assert np.array_equal(values, [0.5, np.nan, np.nan, 1.0, np.nan, np.nan], equal_nan=True)
+    assert len(left) == 0
+    assert len(calls) == 3
+    assert over_rows(lambda *many: many[0], [a] * 9)[1].tolist() == list(range(6))
+
+
 def test_features_are_the_same_for_one_row_and_for_many():
     from bench.engine import app
     from katmatic.engine.plan import compile

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from katmatic import App, Event, Key, Time, future, past
+from katmatic import App, Event, Key, Rank, Time, future, past
 from katmatic.engine.plan import compile
 from katmatic.engine.step import State
 from katmatic.records import LabelState
@@ -185,6 +185,63 @@ def test_extremes_are_right_where_the_end_of_a_ring_meets_its_beginning():
     time = np.maximum(now - np.where(random.random(n) < 0.02, random.integers(0, 300, n), 0), 0)
     features, _, _ = cards.pay(now, time, np.zeros(n, int), random.integers(0, 10**6, n))
     cards.check(features, range(0, n, 3))
+
+
+class Sale(Event):
+    card: Key
+    item: Key
+    at: Time
+
+
+def test_values_of_one_key_are_counted_as_they_come_and_go():
+    app = App("sales")
+    app.source(Sale, horizon="1h", duplicates="0s", ahead="1h")
+    label = future.none(Sale, per=Sale, within="1m")
+    asked = {f"in_{w}": past.distinct(Sale.item, w, by=Sale.card) for w in ("10m", "1h", None)}
+    tops = [past.top(Sale.item, window, k=6, by=Sale.card) for window in ("10m", None)]
+    app.predict("next", label, features=asked, model=Model(), rank=Rank(candidates=tops))
+    plan, random = compile(app), np.random.default_rng(7)
+    state, n, part = State(plan), 6_000, 500
+    now = np.sort(random.integers(0, 3 * 3600, n))
+    time = np.maximum(now - np.where(random.random(n) < 0.3, random.integers(0, 1800, n), 0), 0)
+    item = np.where(np.arange(n) % 1000 < 500, random.integers(0, 30, n), random.integers(0, 400, n)).astype(float)
+    key = [state.store.keys.numbers(space, ["one"])[0] for space in range(len(plan.spaces))]
+    keys = np.tile(np.array(key), (n, 1))
+    for first in range(0, n, part):
+        if first == n // 2:
+            data = state.dump()
+            state = State(plan)
+            state.load(data)
+        rows = slice(first, first + part)
+        words, reals = state.store.words, state.store.reals
+        batch = kernel.Rows(
+            kind=np.full(part, kernel.EVENT),
+            stream=np.zeros(part, np.int64),
+            time=BEGIN + time[rows] * SECOND,
+            now=BEGIN + now[rows] * SECOND,
+            pos=np.arange(first, first + part),
+            identity=np.arange(first, first + part),
+            keys=keys[rows],
+            values=item[rows, None].copy(),
+            masks=np.ones((part, 1), np.uint8),
+            fate=np.empty(part, np.uint8),
+        )
+        assert loop.run(plan.tables, words, reals, batch, 0, int(batch.now[-1])) < 0
+        answers = reals[kernel.OUT_FEATURES_AT :][: part * plan.widths[2]].reshape(part, -1)
+        for i in range(first, first + part, 20):
+            ages = np.where(time[:i] < time[i], time[i] - time[:i], np.inf)
+            differ = [len(np.unique(item[:i][ages <= span])) for span in (600, 3600, 10**9)]
+            assert answers[i - first, :3].tolist() == differ
+        for moment in (int(now[first + part - 1]) + 1, int(now[first + part - 1]) - 1000):
+            words[kernel.ANSWER_AT : kernel.ANSWER_AT + len(key)] = key
+            loop.ask(plan.tables, words, reals, 1, BEGIN + moment * SECOND)
+            found = reals[kernel.ANSWER_AT + kernel.SPACES_MOST :][:12]
+            for begin, span in ((0, 600), (6, 10**9)):
+                known = item[: first + part][
+                    (time[: first + part] < moment) & (time[: first + part] >= moment - span)
+                ].tolist()
+                most = sorted(set(known), key=lambda code: (-known.count(code), code))[:6]
+                assert [x for x in found[begin : begin + 6].tolist() if x == x] == most
 
 
 def test_identities_are_known_far_past_the_first_table_and_only_for_their_time():

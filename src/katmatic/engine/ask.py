@@ -56,12 +56,16 @@ def ask(
 
 def candidates(plan: Plan, state: State, questions: Questions, anchor: Mapping[str, Any], now: int) -> list[Any]:
     """What a ranking chooses from for this anchor: the values of its windows, each once, in their order."""
-    columns = _read(plan, state, questions, [anchor], now)
-    row = _answers(plan, state, questions.ranking, columns, np.minimum(columns.time, now))[0]
-    found: dict[Any, None] = {}
-    for output in questions.candidates:
-        found.update(dict.fromkeys(_names(state, output, row)))
-    return list(found)
+    return candidates_of(plan, state, questions, [anchor], now)[0]
+
+
+def candidates_of(
+    plan: Plan, state: State, questions: Questions, anchors: Sequence[Mapping[str, Any]], now: int
+) -> list[list[Any]]:
+    """What a ranking chooses from, for each of these anchors."""
+    columns = _read(plan, state, questions, anchors, now)
+    answers = _answers(plan, state, questions.ranking, columns, np.minimum(columns.time, now))
+    return [list(dict.fromkeys(n for o in questions.candidates for n in _names(state, o, row))) for row in answers]
 
 
 def _names(state: State, output: Output, row: Any) -> list[Any]:

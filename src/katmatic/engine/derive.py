@@ -2,7 +2,7 @@
 
 A function that only calculates, that is, whose bytecode touches nothing but its arguments and numbers, is called with
 columns instead of numbers. Where it branches, it is called once for each way that some row goes. Whatever a column
-cannot answer as a number would (an unknown argument, a division by zero) is left to be asked row by row.
+cannot answer as a number would (a division by zero, arithmetic with None) is left to be asked row by row.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-WAYS_LIMIT = 16  # through one function: one with more of them is asked row by row
+WAYS_LIMIT = 16  # through one function, and sets of unknown arguments: what is beyond is asked row by row
 
 # Those that only move and compute numbers; a name that is not here, as of a later Python, leaves its function aside.
 _PLAIN = {
@@ -28,6 +28,7 @@ _PLAIN = {
     *("POP_JUMP_FORWARD_IF_NONE", "POP_JUMP_FORWARD_IF_NOT_NONE"),
 }
 _OPERATORS = {"+", "-", "*", "/", "+=", "-=", "*=", "/="}
+_BITS_MOST = 8  # arguments, so that their sets can be counted
 _WHOLE_MOST = 2**53  # up to which a whole number is the same as a float
 
 Column = NDArray[Any]
@@ -51,13 +52,28 @@ def only_calculates(function: Callable[..., Any]) -> bool:
 def over_rows(function: Callable[..., Any], columns: Sequence[Column]) -> tuple[Column, NDArray[np.int64]]:
     """The values of a function that only calculates, NaN for unknown, and the rows for which it has to be asked itself.
 
-    `columns` are its arguments, floats of equal number; NaN is unknown.
+    `columns` are its arguments, floats of equal number; NaN is unknown: rows in which the same ones are unknown go
+    together, with None for these.
     """
     n = len(columns[0])
-    values = np.full(n, np.nan)
-    known = np.flatnonzero(~np.isnan(np.stack(columns)).any(axis=0))
-    run = _Run(len(known))
-    given = [_Numbers(run, column[known]) for column in columns]
+    values, left = np.full(n, np.nan), np.ones(n, np.bool_)
+    unknown = np.zeros(n, np.int64)  # which ones, as bits
+    for i, column in enumerate(columns[:_BITS_MOST]):
+        unknown |= np.isnan(column).astype(np.int64) << i
+    if len(columns) <= _BITS_MOST:
+        for kind in np.flatnonzero(np.bincount(unknown)).tolist()[:WAYS_LIMIT] if n else []:
+            rows = np.flatnonzero(unknown == kind)
+            given = [None if kind >> i & 1 else column[rows] for i, column in enumerate(columns)]
+            values[rows], left[rows] = _over_known(function, given, len(rows))
+    return values, np.flatnonzero(left)
+
+
+def _over_known(
+    function: Callable[..., Any], columns: Sequence[Column | None], n: int
+) -> tuple[Column, NDArray[np.bool_]]:
+    """The same for rows in which each argument is known, or None; and in which rows it has to be asked itself."""
+    values, run = np.full(n, np.nan), _Run(n)
+    given = [None if column is None else _Numbers(run, column) for column in columns]
     with np.errstate(all="ignore"):
         for _ in range(WAYS_LIMIT):
             rows = run.begin()
@@ -69,14 +85,12 @@ def over_rows(function: Callable[..., Any], columns: Sequence[Column]) -> tuple[
                 run.left[run.rows] = True
                 continue
             if isinstance(result, _Numbers):
-                values[known[run.rows]] = result.floats[run.rows]
+                values[run.rows] = result.floats[run.rows]
             elif result is not None:
-                values[known[run.rows]] = float(result)
+                values[run.rows] = float(result)
         else:
             run.left[:] = True
-    left = np.ones(n, np.bool_)
-    left[known] = run.left
-    return values, np.flatnonzero(left)
+    return values, run.left
 
 
 class _Run:

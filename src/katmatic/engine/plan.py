@@ -596,6 +596,7 @@ class _Compiler:
             t_words=_ints(t_words),
             t_base=_ints(t_base),
             t_tree=_ints(t_tree),
+            t_decays=_ints(any(acc.halflife for acc in t.accs) for t in tables),
             t_acc_lo=acc_lo,
             t_columns_lo=columns.lo(),
             column=columns.part(0),

@@ -52,7 +52,9 @@ class Store:
         self.cells_per_key = cells
         self.words[kernel.USED] = kernel.WORDS_FIRST
         self.words[kernel.HEARD_AT : kernel.ALERTED_AT] = kernel.NEVER
-        self.words[kernel.DUP_SINCE], self.words[kernel.NEXT_DUE] = kernel.NEVER, kernel.LATEST
+        self.words[kernel.NEXT_DUE] = kernel.LATEST
+        since = kernel.IDENTITIES_AT + kernel.DUP_SINCE
+        self.words[since : since + kernel.DUP_WORDS * kernel.STREAMS_MOST : kernel.DUP_WORDS] = kernel.NEVER
         self.keys = KeyNumbers()
         self.codes: dict[Any, Numbering] = {column: Numbering() for column in codes}
         # Anchors that will be asked again: position -> stream, payload, labels that have leads to come.

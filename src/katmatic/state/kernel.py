@@ -72,7 +72,7 @@ SIZES = 48  # log2 of the largest ring
 # The arena: address 0 is nobody's; then single words,
 USED, HEAP_LEN, NEXT_DUE, NOW, ORDER = 1, 2, 3, 5, 6
 N_PREDICTIONS, N_LABELS, N_HOLDS, N_DONE = 7, 8, 9, 10
-DUP_AT, DUP_CAP, DUP_LEN, DUP_SINCE, OLD_AT, OLD_CAP, FAILED, ASKED_FROM, BITS = 11, 12, 13, 14, 15, 16, 17, 18, 19
+FAILED, ASKED_FROM, BITS = 17, 18, 19
 # a copy of an event's values, room to calculate, the free lists,
 SPARE, SCRATCH, FREE_AT = 128, 256, 512
 # per stream (label): the moment it was last heard, the largest time seen, whether its silence was told, what it holds,
@@ -81,6 +81,10 @@ STREAMS_MOST, LABELS_MOST = 256, 256
 # the event that is being applied,
 ROW_KEYS_AT, ROW_VALUES_AT, ROW_MASKS_AT = 5376, 5632, 6144
 SPACES_MOST, COLUMNS_MOST, CONDITIONS_MOST = 256, 120, 256
+# per stream the tables of identities, the newer and the older: where they lie, their room, how many the newer has,
+# and since when,
+IDENTITIES_AT = 6400
+DUP_AT, DUP_CAP, DUP_LEN, DUP_SINCE, OLD_AT, OLD_CAP, DUP_WORDS = range(7)
 # the queues of what falls due: per label a provisional and a final one, then one per lead, then per label its expiries,
 QUEUES_AT, QUEUE_WORDS, QUEUES_MOST = 8192, 8, 2048
 # and all that is taken and given back; address space costs nothing until it is written.
@@ -117,7 +121,7 @@ RING_CAPACITY_FIRST = 4
 QUEUE_CAPACITY_FIRST = 64
 EXPIRED_EVERY = 64  # rows
 ROWS_AHEAD = 48  # of a batch are brought near
-IDENTITIES_FIRST = 1024
+IDENTITIES_FIRST = 64
 
 
 # Words of a window's accumulator, of a question and of a table in a packed plan; their handles are their addresses.
@@ -167,6 +171,7 @@ N_SPACE, N_LOCAL, N_LINES, N_ROW, N_STRIDE, N_LO, N_HI, NEAR_FIELDS = range(8)
     T_WORDS,
     T_BASE,
     T_TREE,
+    T_DECAYS,
     T_ACC_LO,
     T_ACC_HI,
     T_COLUMNS_LO,
@@ -174,7 +179,7 @@ N_SPACE, N_LOCAL, N_LINES, N_ROW, N_STRIDE, N_LO, N_HI, NEAR_FIELDS = range(8)
     T_EXTREMES_LO,
     T_EXTREMES_HI,
     TABLE_FIELDS,
-) = range(14)
+) = range(15)
 # Where its other lists begin: plan[plan[S_HORIZON] + stream] is a stream's horizon.
 (
     S_HORIZON,
@@ -220,8 +225,8 @@ N_SPACE, N_LOCAL, N_LINES, N_ROW, N_STRIDE, N_LO, N_HI, NEAR_FIELDS = range(8)
     S_NEAR_LO,
     NEXT,
 ) = range(42)
-SPACES, CELLS_PER_KEY, LABELS, QUEUES, DUPLICATES, COLUMNS, CONDITIONS, ANSWERS, ANCHOR_MORE = range(42, 51)
-PLAN_WORDS = 51
+SPACES, CELLS_PER_KEY, LABELS, QUEUES, COLUMNS, CONDITIONS, ANSWERS, ANCHOR_MORE = range(42, 50)
+PLAN_WORDS = 50
 
 
 class Plan(NamedTuple):
@@ -253,6 +258,7 @@ class Plan(NamedTuple):
     t_words: Ints
     t_base: Ints  # where in the cell lies what is kept of events that were let go, 0: nowhere
     t_tree: Ints  # where in the cell the address of its trees lies, 0: nowhere
+    t_decays: Ints  # 1: it has decayed sums
     t_acc_lo: Ints
     t_columns_lo: Ints
     column: Ints  # value column of the batch
@@ -344,10 +350,10 @@ def pack(plan: Plan, *, spaces: int, cells_per_key: int, columns: int, condition
     acc_lo = address(t.pop("t_acc_lo"), acc_at, ACC_FIELDS)
     columns_lo, extremes_lo = t.pop("t_columns_lo"), t.pop("t_extremes_lo")
     ends = [part for lo in (acc_lo, columns_lo, extremes_lo) for part in (lo[:-1], lo[1:])]
-    labels, leads, duplicates = len(plan.l_op), len(plan.lead_offset), max(plan.s_duplicates, default=0)
+    labels, leads = len(plan.l_op), len(plan.lead_offset)
     simple = not leads and not len(plan.label_table) and not set(plan.l_op.tolist()) & {L_SUM, L_MEAN, L_LAST}
     more = -1 if simple else AN_KEYS + spaces
-    sizes = [spaces, cells_per_key, labels, 2 * labels + leads, duplicates, columns, conditions, answers, more]
+    sizes = [spaces, cells_per_key, labels, 2 * labels + leads, columns, conditions, answers, more]
     next_lo = n.pop("n_next_lo") + begins[list(lists).index("next")]
     records = [*_records(a.values(), accs), *_records(q.values(), questions), *_records([*t.values(), *ends], tables)]
     records += _records([*n.values(), next_lo[:-1], next_lo[1:]], nears)
@@ -604,119 +610,96 @@ def _value(reals, entry, column):
 
 
 @jit
-def _slide(plan, words, reals, table, a, cell, drop, drop_end, put, put_end):
-    """Events leave a window, and others enter it: what `_drop` and `_put` do for each, with the sum in registers."""
-    kind = plan[a + A_KIND]
-    if kind == COUNTED:
-        return
-    at, column = cell + plan[a + A_AT], plan[a + A_COLUMN]
+def _move(plan, words, reals, table, cell, t):
+    """Move the running aggregates of a cell, to be as of `t`: forward, or back if a question is older than the last."""
     ring, mask, start = words[cell + RING], words[cell + CAP] - 1, words[cell + START]
-    stride = plan[table + T_STRIDE]
-    if kind == GENERAL:
+    tail, stride, back = words[cell + TAIL], plan[table + T_STRIDE], t < words[cell + ASOF]
+    end = tail
+    if back:
+        while end > 0 and words[ring + ((start + end - 1) & mask) * stride] >= t:
+            end -= 1
+    else:
+        length = words[cell + LEN]
+        while end < length and words[ring + ((start + end) & mask) * stride] < t:
+            end += 1
+    words[cell + TAIL] = end
+    words[cell + ASOF] = t
+    for a in range(plan[table + T_ACC_LO], plan[table + T_ACC_HI], ACC_FIELDS):
+        at, span, kind = cell + plan[a + A_AT], plan[a + A_LENGTH], plan[a + A_KIND]
+        head, first = 0, 0  # the window's first event, so far and from now on
+        if span != FOREVER:
+            head, edge = words[at + HEAD], t - span
+            first = head
+            if back or head == tail or words[at + EDGE] < edge:
+                if back:
+                    while first > 0 and words[ring + ((start + first - 1) & mask) * stride] >= edge:
+                        first -= 1
+                earliest = LATEST
+                while first < end:
+                    earliest = words[ring + ((start + first) & mask) * stride]
+                    if earliest >= edge:
+                        break
+                    earliest = LATEST
+                    first += 1
+                words[at + HEAD] = first
+                words[at + EDGE] = earliest
+            if kind == COUNTED:
+                continue
+        drop, drop_end, put, put_end = head, min(first, tail), max(first, tail), end
+        if back:
+            drop, drop_end, put, put_end = max(head, end), tail, first, min(head, end)
+        column = plan[a + A_COLUMN]
+        if kind == GENERAL:
+            for i in range(drop, drop_end):
+                _drop(plan, words, reals, a, at, _value(reals, ring + ((start + i) & mask) * stride, column))
+            for i in range(put, put_end):
+                _put(plan, words, reals, a, at, _value(reals, ring + ((start + i) & mask) * stride, column))
+            continue
+        number = words[at + NUMBER]
+        if column < 0:
+            words[at + NUMBER] = number + max(put_end - put, 0) - max(drop_end - drop, 0)
+            continue
+        # What `_drop` and `_put` do for each value, with the accumulator in registers.
+        values = ring + 2 + column
+        sums, lows, highs = at + plan[a + A_SUM], at + plan[a + A_MIN], at + plan[a + A_MAX]
+        s, r, u, low, high = 0.0, 0.0, 0.0, np.nan, np.nan
+        if sums >= at:
+            s, r, u = reals[sums], reals[sums + 1], reals[sums + 2]
+        if lows >= at:
+            low = reals[lows]
+        if highs >= at:
+            high = reals[highs]
         for i in range(drop, drop_end):
-            _drop(plan, words, reals, a, at, _value(reals, ring + ((start + i) & mask) * stride, column))
+            x = reals[values + ((start + i) & mask) * stride]
+            if x == x:
+                number -= 1
+                s, e = _two_sum(s, -x)
+                r, e = _two_sum(r, e)
+                u += e
+                if x == low:
+                    low = np.nan
+                if x == high:
+                    high = np.nan
+        if number == 0:
+            s, r, u = 0.0, 0.0, 0.0
         for i in range(put, put_end):
-            _put(plan, words, reals, a, at, _value(reals, ring + ((start + i) & mask) * stride, column))
-        return
-    if column < 0:
-        words[at + NUMBER] += max(put_end - put, 0) - max(drop_end - drop, 0)
-        return
-    ring += 2 + column
-    number = words[at + NUMBER]
-    sums, lows, highs = plan[a + A_SUM], at + plan[a + A_MIN], at + plan[a + A_MAX]
-    has_low, has_high = lows >= at, highs >= at
-    s, r, u, low, high = 0.0, 0.0, 0.0, np.nan, np.nan
-    if sums >= 0:
-        s, r, u = reals[at + sums], reals[at + sums + 1], reals[at + sums + 2]
-    if has_low:
-        low = reals[lows]
-    if has_high:
-        high = reals[highs]
-    for i in range(drop, drop_end):
-        x = reals[ring + ((start + i) & mask) * stride]
-        if x == x:
-            number -= 1
-            s, e = _two_sum(s, -x)
-            r, e = _two_sum(r, e)
-            u += e
-            if x == low:
-                low = np.nan
-            if x == high:
-                high = np.nan
-    if number == 0:
-        s, r, u = 0.0, 0.0, 0.0
-    for i in range(put, put_end):
-        x = reals[ring + ((start + i) & mask) * stride]
-        if x == x:
-            number += 1
-            s, e = _two_sum(s, x)
-            r, e = _two_sum(r, e)
-            u += e
-            if number == 1 or x < low:
-                low = x
-            if number == 1 or x > high:
-                high = x
-    words[at + NUMBER] = number
-    if sums >= 0:
-        reals[at + sums], reals[at + sums + 1], reals[at + sums + 2] = s, r, u
-    if has_low:
-        reals[lows] = low
-    if has_high:
-        reals[highs] = high
-
-
-@jit
-def _advance(plan, words, reals, table, cell, t):
-    """Move the running aggregates of a cell forward, to be as of `t`."""
-    ring, mask, start = words[cell + RING], words[cell + CAP] - 1, words[cell + START]
-    length, tail, stride = words[cell + LEN], words[cell + TAIL], plan[table + T_STRIDE]
-    end = tail
-    while end < length and words[ring + ((start + end) & mask) * stride] < t:
-        end += 1
-    for a in range(plan[table + T_ACC_LO], plan[table + T_ACC_HI], ACC_FIELDS):
-        at, span = cell + plan[a + A_AT], plan[a + A_LENGTH]
-        if span == FOREVER:
-            _slide(plan, words, reals, table, a, cell, 0, 0, tail, end)
-            continue
-        head, first = words[at + HEAD], words[at + HEAD]
-        edge = t - span
-        if head == tail or words[at + EDGE] < edge:
-            earliest = LATEST
-            while head < end:
-                entry = words[ring + ((start + head) & mask) * stride]
-                if entry >= edge:
-                    earliest = entry
-                    break
-                head += 1
-            words[at + HEAD] = head
-            words[at + EDGE] = earliest
-        _slide(plan, words, reals, table, a, cell, first, min(head, tail), max(head, tail), end)
-    words[cell + TAIL] = end
-    words[cell + ASOF] = t
-
-
-@jit
-def _go_back(plan, words, reals, table, cell, t):
-    """Move the running aggregates of a cell back, to be as of `t`: a question is older than the last one."""
-    ring, mask, start = words[cell + RING], words[cell + CAP] - 1, words[cell + START]
-    tail, stride = words[cell + TAIL], plan[table + T_STRIDE]
-    end = tail
-    while end > 0 and words[ring + ((start + end - 1) & mask) * stride] >= t:
-        end -= 1
-    for a in range(plan[table + T_ACC_LO], plan[table + T_ACC_HI], ACC_FIELDS):
-        at, span = cell + plan[a + A_AT], plan[a + A_LENGTH]
-        if span == FOREVER:
-            _slide(plan, words, reals, table, a, cell, end, tail, 0, 0)
-            continue
-        head = words[at + HEAD]
-        first = head
-        while first > 0 and words[ring + ((start + first - 1) & mask) * stride] >= t - span:
-            first -= 1
-        _slide(plan, words, reals, table, a, cell, max(head, end), tail, first, min(head, end))
-        words[at + HEAD] = first
-        words[at + EDGE] = words[ring + ((start + first) & mask) * stride] if first < end else LATEST
-    words[cell + TAIL] = end
-    words[cell + ASOF] = t
+            x = reals[values + ((start + i) & mask) * stride]
+            if x == x:
+                number += 1
+                s, e = _two_sum(s, x)
+                r, e = _two_sum(r, e)
+                u += e
+                if number == 1 or x < low:
+                    low = x
+                if number == 1 or x > high:
+                    high = x
+        words[at + NUMBER] = number
+        if sums >= at:
+            reals[sums], reals[sums + 1], reals[sums + 2] = s, r, u
+        if lows >= at:
+            reals[lows] = low
+        if highs >= at:
+            reals[highs] = high
 
 
 @jit
@@ -772,7 +755,7 @@ def _let_go(plan, words, reals, table, cell, now):
         return
     asof = now - plan[table + T_LAG]
     if words[cell + ASOF] < asof:
-        _advance(plan, words, reals, table, cell, asof)
+        _move(plan, words, reals, table, cell, asof)
     gone = 0
     while words[cell + LEN] > gone:
         entry = ring + ((words[cell + START] + gone) & mask) * stride
@@ -874,7 +857,8 @@ def _insert(plan, words, reals, table, key, t, pos, values, now):
     for c in range(columns):
         reals[entry + 2 + c] = reals[values + c]
     words[cell + LEN] = length + 1
-    _weigh(plan, words, reals, table, cell, t, entry + 2)
+    if plan[table + T_DECAYS] == 1:
+        _weigh(plan, words, reals, table, cell, t, entry + 2)
     if _tree(plan, words, table, cell) != 0:
         if index == length:
             _into_tree(plan, words, reals, table, cell, index)
@@ -918,16 +902,14 @@ def _weigh(plan, words, reals, table, cell, t, values):
 @jit
 def _weigh_again(plan, words, reals, table, cell):
     """The decayed sums of all events of a cell, from nothing: one of them has changed."""
+    if plan[table + T_DECAYS] == 0:
+        return
     ring, mask, start = words[cell + RING], words[cell + CAP] - 1, words[cell + START]
-    decays = False
     for a in range(plan[table + T_ACC_LO], plan[table + T_ACC_HI], ACC_FIELDS):
         if plan[a + A_EWM] >= 0:
             at = cell + plan[a + A_AT] + plan[a + A_EWM]
-            decays = True
             for i in range(EWM_WORDS):
                 words[at + EWM_WORDS + i] = words[at + i]
-    if not decays:
-        return
     for i in range(words[cell + LEN]):
         entry = ring + ((start + i) & mask) * plan[table + T_STRIDE]
         _weigh(plan, words, reals, table, cell, words[entry], entry + 2)
@@ -1425,10 +1407,7 @@ def answer(plan, words, reals, predictor, keys, t, answers):
             key = words[keys + plan[q + Q_SPACE]]
             cell = words[CELLS_AT + key * plan[CELLS_PER_KEY] + plan[table + T_LOCAL]] if key >= 0 else 0
             if cell != 0:
-                if t < words[cell + ASOF]:
-                    _go_back(plan, words, reals, table, cell, t)
-                else:
-                    _advance(plan, words, reals, table, cell, t)
+                _move(plan, words, reals, table, cell, t)
         if op == USUAL:
             _usual(plan, words, reals, q, table, cell, answers)
             continue
@@ -2106,24 +2085,24 @@ def _mix(h):
 def _seen(plan, words, identity, stream, now):
     """Whether an event of this identity was applied within the declared time; if not, it is from now on.
 
-    Two tables: the older holds what was seen before DUP_SINCE, and goes when that is longer ago than any declared time.
+    Two tables: the older holds what was seen before DUP_SINCE, and goes when that is longer ago than the declared time.
     """
-    if now - words[DUP_SINCE] > plan[DUPLICATES]:
-        _change_tables(words, now)
-    if 2 * words[DUP_LEN] >= words[DUP_CAP]:
-        _widen(words)
-    span = plan[plan[S_DUPLICATES] + stream]
-    entry = _place(words, words[DUP_AT], words[DUP_CAP], identity)
+    at, span = IDENTITIES_AT + DUP_WORDS * stream, plan[plan[S_DUPLICATES] + stream]
+    if now - words[at + DUP_SINCE] > span:
+        _change_tables(words, at, now)
+    if 2 * words[at + DUP_LEN] >= words[at + DUP_CAP]:
+        _widen(words, at)
+    entry = _place(words, words[at + DUP_AT], words[at + DUP_CAP], identity)
     if words[entry] != 0:
         if now - words[entry + 1] <= span:
             return True
     else:
-        if words[OLD_CAP] > 0:
-            old = _place(words, words[OLD_AT], words[OLD_CAP], identity)
+        if words[at + OLD_CAP] > 0:
+            old = _place(words, words[at + OLD_AT], words[at + OLD_CAP], identity)
             if words[old] != 0 and now - words[old + 1] <= span:
                 return True
         words[entry] = identity
-        words[DUP_LEN] += 1
+        words[at + DUP_LEN] += 1
     words[entry + 1] = now
     return False
 
@@ -2148,26 +2127,27 @@ def _table(words, cap):
 
 
 @jit
-def _change_tables(words, now):
+def _change_tables(words, at, now):
     """A new table begins; the last one becomes the older."""
-    if words[OLD_CAP] > 0:
-        _give_back(words, IDENTITIES * SIZES + _log2(words[OLD_CAP]), words[OLD_AT])
+    if words[at + OLD_CAP] > 0:
+        _give_back(words, IDENTITIES * SIZES + _log2(words[at + OLD_CAP]), words[at + OLD_AT])
     cap = IDENTITIES_FIRST
-    while cap < 2 * words[DUP_LEN]:
+    while cap < 3 * words[at + DUP_LEN]:
         cap *= 2
-    words[OLD_AT], words[OLD_CAP] = words[DUP_AT], words[DUP_CAP]
-    words[DUP_AT], words[DUP_CAP], words[DUP_LEN], words[DUP_SINCE] = _table(words, cap), cap, 0, now
+    words[at + OLD_AT], words[at + OLD_CAP] = words[at + DUP_AT], words[at + DUP_CAP]
+    words[at + DUP_AT], words[at + DUP_CAP] = _table(words, cap), cap
+    words[at + DUP_LEN], words[at + DUP_SINCE] = 0, now
 
 
 @jit
-def _widen(words):
-    old, old_cap = words[DUP_AT], words[DUP_CAP]
+def _widen(words, at):
+    old, old_cap = words[at + DUP_AT], words[at + DUP_CAP]
     cap = 2 * old_cap
-    words[DUP_AT], words[DUP_CAP] = _table(words, cap), cap
+    words[at + DUP_AT], words[at + DUP_CAP] = _table(words, cap), cap
     for i in range(old_cap):
         of = old + 2 * i
         if words[of] != 0:
-            to = _place(words, words[DUP_AT], cap, words[of])
+            to = _place(words, words[at + DUP_AT], cap, words[of])
             words[to] = words[of]
             words[to + 1] = words[of + 1]
     _give_back(words, IDENTITIES * SIZES + _log2(old_cap), old)
@@ -2214,10 +2194,10 @@ def _fetch(plan, words, kind, stream, identity, keys, n, i):
         for j in range(plan[lo + stream[far]], plan[lo + stream[far] + 1], NEAR_FIELDS):
             if plan[j + N_ROW] == 1:
                 _prefetch(words, CELLS_AT + keys[row + plan[j + N_SPACE]] * per_key + plan[j + N_LOCAL])
-        mixed = _mix(identity[far])
-        _prefetch(words, words[DUP_AT] + 2 * (mixed & (words[DUP_CAP] - 1)))
-        if words[OLD_CAP] > 0:
-            _prefetch(words, words[OLD_AT] + 2 * (mixed & (words[OLD_CAP] - 1)))
+        mixed, at = _mix(identity[far]), IDENTITIES_AT + DUP_WORDS * stream[far]
+        _prefetch(words, words[at + DUP_AT] + 2 * (mixed & (words[at + DUP_CAP] - 1)))
+        if words[at + OLD_CAP] > 0:
+            _prefetch(words, words[at + OLD_AT] + 2 * (mixed & (words[at + OLD_CAP] - 1)))
     if near < n and kind[near] == EVENT:
         row = near * spaces
         for j in range(plan[lo + stream[near]], plan[lo + stream[near] + 1], NEAR_FIELDS):
