@@ -247,8 +247,7 @@ def _asked_again(plan: Plan, stream: Stream) -> int:
 def numbers(keys: KeyNumbers, space: int, names: tuple[str, ...], columns: Columns, *, adds: bool) -> NDArray[np.int64]:
     """The numbers of the keys of some records; new ones get the next numbers, or (not `adds`) -1."""
     layout, count = columns.layout, len(columns)
-    parts = layout.parts(names)
-    at = columns.address, columns.address + 8 * len(layout.names) * count, parts.ctypes.data, len(parts)
+    at = columns.address, columns.address + 8 * len(layout.names) * count, layout.parts(names), len(names)
     size = len(columns.text) + count * len(layout.defaults)  # a default may be in every record
     return keys.number(space, columns.text, at, count=count, size=size, adds=adds)
 
@@ -377,7 +376,7 @@ def _label_blocks(plan: Plan, state: State) -> list[tuple[LabelBlock, NDArray[np
 
 def _chosen(is_mine: NDArray[np.bool_]) -> slice | NDArray[np.int64] | None:
     """Which rows these are, for an index: None for none, a slice for all."""
-    rows = np.flatnonzero(is_mine)
+    (rows,) = is_mine.nonzero()
     if not len(rows):
         return None
     return slice(None) if len(rows) == len(is_mine) else rows

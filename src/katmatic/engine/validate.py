@@ -133,7 +133,7 @@ class Layout:
         self.kinds = [_kind(field) for field in schema.fields]
         self.is_optional = [field.optional for field in schema.fields]
         self.defaults, self.letters = b"", b""
-        self._parts: dict[tuple[str, ...], NDArray[np.int64]] = {}
+        self._parts: dict[tuple[str, ...], tuple[NDArray[np.int64], int]] = {}
         self.table = np.zeros((len(schema.fields), scan.FIELD_WORDS), np.int64)
         for field, row, kind in zip(schema.fields, self.table, self.kinds, strict=True):
             name = field.name.encode()
@@ -151,11 +151,12 @@ class Layout:
         self.fields = self.table.ctypes.data, len(self.names), self.letters  # as the loops take them
         self.time, self.identity = self.places[schema.time], self.places.get(schema.id or "", -1)
 
-    def parts(self, names: tuple[str, ...]) -> NDArray[np.int64]:
-        """Which fields these are."""
+    def parts(self, names: tuple[str, ...]) -> int:
+        """The address of an array that says which fields these are."""
         if names not in self._parts:
-            self._parts[names] = np.array([self.places[name] for name in names], np.int64)
-        return self._parts[names]
+            found = np.array([self.places[name] for name in names], np.int64)
+            self._parts[names] = found, found.ctypes.data
+        return self._parts[names][1]
 
     @staticmethod
     def column(kind: int, values: Sequence[Any], start: int) -> tuple[NDArray[np.int64], NDArray[np.int64], bytes]:
@@ -335,7 +336,7 @@ def in_range(columns: Columns, now: NDArray[np.int64], horizon: int, ahead: int,
     time = columns.time
     wrong = (time < 0) | (time > now + ahead) | (time < now - horizon)
     found = []
-    for i in np.flatnonzero(wrong).tolist():
+    for i in wrong.nonzero()[0].tolist():
         moment = to_datetime(int(time[i])).isoformat() if abs(time[i]) < 2**57 else str(time[i])
         if time[i] < 0:
             expected, do = "a time since 1970", "correct the sender's clock"

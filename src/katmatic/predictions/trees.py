@@ -16,7 +16,7 @@ class Trees:
     """A forest or a boosted ensemble. `single`: inputs are rounded to 32 bits first, as forests of scikit-learn do."""
 
     def __init__(self, arrays: dict[str, NDArray[Any]], *, start: float, single: bool) -> None:
-        self._roots, self._nodes, self._value = _laid_out(*(arrays[name] for name in FIELDS))
+        self._roots, self._depths, self._nodes, self._value = _laid_out(*(arrays[name] for name in FIELDS))
         self._start, self._single = start, single
 
     def add_up(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -24,7 +24,7 @@ class Trees:
         with np.errstate(over="ignore"):  # what is too large for 32 bits is infinite
             rows = np.ascontiguousarray(x.astype(np.float32).astype(np.float64) if self._single else x)
         out = np.full(len(rows), self._start)
-        loop.add_up(rows, self._roots, self._nodes, self._value, out)
+        loop.add_up(rows, self._roots, self._depths, self._nodes, self._value, out)
         return out
 
 
@@ -36,11 +36,13 @@ def _laid_out(
     right: NDArray[np.int64],
     missing_left: NDArray[np.uint8],
     value: NDArray[np.float64],
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Roots, nodes (n, 2) and values as the loop has them: tree by tree, level by level, children side by side."""
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Roots, depths, nodes (n, 2), values as the loop has them: tree by tree, level by level, children side by side."""
     level, tree = roots, np.arange(len(roots))
     levels, trees = [], []
+    depths = np.full(len(roots), -1)
     while len(level):
+        depths[tree] += 1  # once, however many of its nodes are there
         levels.append(level)
         trees.append(tree)
         inner = left[level] >= 0
@@ -55,4 +57,4 @@ def _laid_out(
     nodes = np.empty((len(old), 2), np.int64)
     nodes[:, 0] = np.where(is_leaf, np.inf, threshold[old]).view(np.int64)
     nodes[:, 1] = about | child << forest.CHILD
-    return np.ascontiguousarray(new[roots]), nodes, np.ascontiguousarray(value[old], np.float64)
+    return np.ascontiguousarray(new[roots]), depths, nodes, np.ascontiguousarray(value[old], np.float64)

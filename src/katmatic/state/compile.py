@@ -35,7 +35,7 @@ SIGNATURES: dict[str, tuple[ModuleType, Any]] = {
     "ask": (kernel, types.void(_INT, _INT, _FLOAT, _COUNT, _COUNT)),
     "add_up": (
         forest,
-        types.void(*(_FLOAT, _COUNT, _COUNT, _INT, _COUNT), *(_INT, _FLOAT, _FLOAT, _INT, _FLOAT)),
+        types.void(*(_FLOAT, _COUNT, _COUNT, _INT, _INT, _COUNT), *(_INT, _FLOAT, _FLOAT, _INT, _FLOAT)),
     ),
     "scan": (
         scan,

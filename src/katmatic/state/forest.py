@@ -10,7 +10,7 @@ ROWS = 64  # that go through a tree together: their steps do not wait for each o
 FEATURE, UNKNOWN, CHILD = 0x7FFFFFFF, 31, 32
 
 
-def add_up(x, rows, width, roots, count, nodes, thresholds, value, at, out):
+def add_up(x, rows, width, roots, depths, count, nodes, thresholds, value, at, out):
     """Add to `out` the leaves that each row of `x` falls into, tree by tree. NaN goes where the node says.
 
     `thresholds` is the memory of `nodes`, as floats; `at` is room for `ROWS` words.
@@ -20,8 +20,7 @@ def add_up(x, rows, width, roots, count, nodes, thresholds, value, at, out):
         for tree in range(count):
             for i in range(first, last):
                 at[i - first] = roots[tree]
-            moved = 1
-            while moved != 0:
+            for _ in range(depths[tree]):
                 moved = 0
                 for i in range(first, last):
                     node = at[i - first]
@@ -31,5 +30,7 @@ def add_up(x, rows, width, roots, count, nodes, thresholds, value, at, out):
                     to = (about >> CHILD) + 1 - (left & 1)
                     moved |= to ^ node
                     at[i - first] = to
+                if moved == 0:
+                    break
             for i in range(first, last):
                 out[i] += value[at[i - first]]

@@ -28,7 +28,7 @@ _P, _I, _D = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 _TYPES = {
     "run": ctypes.CFUNCTYPE(_I, *(_P,) * 13, _I, _I, _I),
     "ask": ctypes.CFUNCTYPE(None, _P, _P, _P, _I, _I),
-    "add_up": ctypes.CFUNCTYPE(None, _P, _I, _I, _P, _I, _P, _P, _P, _P, _P),
+    "add_up": ctypes.CFUNCTYPE(None, _P, _I, _I, _P, _P, _I, _P, _P, _P, _P, _P),
     "scan": ctypes.CFUNCTYPE(_I, _P, _I, _I, _P, _I, _P, _P, _P, _P, _P, _P, _P),
     "identify": ctypes.CFUNCTYPE(None, _P, _I, _P, _I, _P, _P, _P, _I, _I, _P),
     "number": ctypes.CFUNCTYPE(None, _P, _I, _P, _P, _P, _I, _I, *(_P,) * 8, _I),
@@ -81,6 +81,7 @@ def ask(
 def add_up(
     x: NDArray[np.float64],
     roots: NDArray[np.int64],
+    depths: NDArray[np.int64],
     nodes: NDArray[np.int64],
     value: NDArray[np.float64],
     out: NDArray[np.float64],
@@ -88,7 +89,7 @@ def add_up(
     """`forest.add_up`, onto `out`."""
     at = np.empty(forest.ROWS, np.int64)
     places = nodes.ctypes.data, nodes.ctypes.data, value.ctypes.data, at.ctypes.data, out.ctypes.data
-    load()["add_up"](x.ctypes.data, *x.shape, roots.ctypes.data, len(roots), *places)
+    load()["add_up"](x.ctypes.data, *x.shape, roots.ctypes.data, depths.ctypes.data, len(roots), *places)
 
 
 def read(text: bytes, at: int, fields: tuple[int, int, bytes], table: int, count: int) -> int:
