@@ -90,21 +90,23 @@ def run(
 ) -> tuple[Any, float]:
     """Feature rows of the payments `wanted` (ascending), and the CPU seconds that all payments took.
 
+    Where the history has a `stream`, what is not 0 in it is a dispute.
     `each` is called after every chunk, with its first payment and the one after its last; its time does not count.
     """
     n, store, questions, width = len(given["time"]), state.store, plan.questions[0], plan.widths[2]
     keys, values = numbered(plan, given)
+    stream = given.get("stream", np.zeros(n, np.int64))
     identity = np.random.default_rng(2).integers(-(2**62), 2**62, n)
     rows = []
     between = 0.0
     began = process_seconds()
     for first in range(0, n, CHUNK):
         part = slice(first, min(first + CHUNK, n))
-        size = part.stop - first
-        amount = given["amount"][part]
+        size, paid = part.stop - first, np.flatnonzero(stream[part] == 0)
+        amount = given["amount"][part][paid]
         batch = kernel.Rows(
             kind=np.full(size, kernel.EVENT),
-            stream=np.zeros(size, np.int64),
+            stream=stream[part],
             time=given["time"][part],
             now=given["now"][part],
             pos=np.arange(first, part.stop),
@@ -116,11 +118,11 @@ def run(
         )
         rest = loop.run(plan.tables, store.words, store.reals, batch, 0, int(given["now"][part.stop - 1]))
         assert rest < 0
-        answers = store.reals[kernel.OUT_FEATURES_AT : kernel.OUT_FEATURES_AT + size * width].reshape(size, width)
+        answers = store.reals[kernel.OUT_FEATURES_AT :][: len(paid) * width].reshape(len(paid), width)
         anchors = Anchors({"amount": amount}.__getitem__, list, list)
         made = assemble(questions, answers, anchors, store.codes)
         assert not made.failed.any()
-        rows.append(made.values[wanted[(wanted >= first) & (wanted < part.stop)] - first])
+        rows.append(made.values[np.searchsorted(paid, wanted[(wanted >= first) & (wanted < part.stop)] - first)])
         if each is not None:
             between -= process_seconds()
             each(first, part.stop)

@@ -289,7 +289,8 @@ class Naive:
         h, span = self._history, WINDOWS[window]
         out, top = np.empty((len(sensors), len(OPS) - 1)), np.empty((len(sensors), K), np.int64)
         order, time = self._order, h.time[self._order]
-        weight = np.zeros(0) if span is None else 2.0 ** ((time - time.max()) / span)
+        lives, rest = np.divmod(time.max() - time, span or 1)  # so that only a part below one halflife is rounded
+        weight = np.zeros(0) if span is None else np.ldexp(2.0 ** -(rest / span), -lives)
         brute(
             sensors,
             moments,

@@ -3,7 +3,8 @@
 The usual history is that of bench.engine. Beside it: one card that gets every payment, so that its windows hold
 hundreds of thousands; the same with amounts that only fall (under `max`) or only rise (under `min`), so that what
 leaves a window is always its extreme; a million cards; every payment late by up to the lateness, of many cards and of
-one; `distinct` over the one card, of twelve categories and of thousands of amounts; and the question for the `top` of
+one; one card of which every tenth record is a dispute, which is evidence for every payment of a day; `distinct` over
+the one card, of twelve categories and of thousands of amounts; and the question for the `top` of
 100,000 items that the one card buys, as a ranking asks it while payments come in.
 
 `ns` is the CPU time of a payment with its 15 features (of a question, for `top`), of the best of the rounds, which take
@@ -33,7 +34,7 @@ from katmatic.measure import ZIPF, Dispute, Payment, features
 from katmatic.spec.past import Past
 from katmatic.state import kernel, loop
 
-EVENTS = 1_000_000
+EVENTS = 2_000_000
 SAMPLE, SAMPLE_LARGE = 60, 12  # of the one card each is a count of up to hundreds of thousands
 ROUNDS = 3
 CARDS_MANY = 1_000_000
@@ -61,6 +62,7 @@ def cases(events: int) -> dict[str, Case]:
     rising = np.round(np.arange(1, events + 1) * 0.01, 2)
     many = np.concatenate([random.permutation(CARDS_MANY), random.integers(0, CARDS_MANY, events)])[:events]
     late = {**usual, "time": usual["now"] - random.integers(0, LATENESS, events)}
+    disputes = (np.arange(events) % 10 == 9).astype(np.int64)
     weight = 1 / np.arange(1, ITEMS + 1) ** ZIPF
     items = random.choice(ITEMS, events, p=weight / weight.sum())
     return {
@@ -71,6 +73,7 @@ def cases(events: int) -> dict[str, Case]:
         "million_keys": Case({**usual, "card": many}, engine.app),
         "all_late": Case(late, engine.app),
         "all_late_one_key": Case({**late, "card": one["card"]}, engine.app, SAMPLE_LARGE),
+        "label_one_key": Case({**one, "stream": disputes}, with_label("1d"), SAMPLE_LARGE),
         "distinct_one_key": Case(one, with_distinct(), SAMPLE_LARGE),
         "top_one_key": Case({**one, "category": items}, with_top(), SAMPLE_LARGE),
     }
@@ -91,6 +94,11 @@ def with_distinct() -> App:
     return _app(found)
 
 
+def with_label(within: str) -> App:
+    """The application of bench.engine with a label that stays open for longer."""
+    return _app(features(), within=within)
+
+
 def with_top() -> App:
     """The most frequent categories over 24 h and 7 d, as candidates of a ranking."""
     windows = [past.top(Payment.category, window, k=K, by=Payment.card) for window in ("24h", "7d")]
@@ -102,11 +110,11 @@ def _least(feature: Past) -> Past:
     return past.min(Payment.amount, f"{micros(feature.window) // engine.HOUR}h", by=Payment.card)
 
 
-def _app(asked: dict[str, Any], rank: Rank | None = None) -> App:
+def _app(asked: dict[str, Any], rank: Rank | None = None, within: str = "1m") -> App:
     app = App("cards")
     app.source(Payment, lateness="10m", horizon="10m", duplicates="10m")
     app.source(Dispute, horizon="10m")
-    label = future.any(Dispute, per=Payment, within="1m")
+    label = future.any(Dispute, per=Payment, within=within)
     app.predict("score", label, features=asked, model=engine.Model(), rank=rank)
     return app
 
@@ -117,7 +125,8 @@ class Bench:
     def __init__(self, case: Case) -> None:
         self.case, self.plan = case, compile(case.app)
         events = len(case.given["time"])
-        self.wanted = np.unique(np.random.default_rng(3).integers(0, events, case.sample))
+        wanted = np.unique(np.random.default_rng(3).integers(0, events, case.sample))
+        self.wanted = wanted[case.given["stream"][wanted] == 0] if "stream" in case.given else wanted
         self.asked: list[tuple[int, int, Any]] = []  # after so many payments, at a moment: what `top` was
         self.seconds, self.seconds_asked, self.questions = np.inf, np.inf, 0
         self.rows: Any = None
@@ -216,6 +225,8 @@ def naive(given: dict[str, Any], asked: dict[str, Any], name: str, i: int) -> fl
 def found(given: dict[str, Any], window: Past, i: int, t: int, card: int | None = None) -> NDArray[np.int64]:
     """The payments before `i` that a window at `t` is about, of the keys of payment `i` or of a card."""
     inside = given["time"][:i] < t
+    if "stream" in given:
+        inside &= given["stream"][:i] == 0
     if window.window is not None:
         inside &= given["time"][:i] >= t - micros(window.window)
     for ref in window.by:

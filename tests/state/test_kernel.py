@@ -244,6 +244,56 @@ def test_values_of_one_key_are_counted_as_they_come_and_go():
                 assert [x for x in found[begin : begin + 6].tolist() if x == x] == most
 
 
+def test_labels_of_one_key_become_what_the_first_evidence_in_their_window_says():
+    random, n = np.random.default_rng(8), 4_000
+    app = App("cards")
+    app.source(Payment, horizon="1h", duplicates="0s", ahead="1h")
+    app.source(Dispute, lateness="10m", horizon="1h", duplicates="0s", ahead="1h")
+    label = future.any(Dispute, per=Payment, within="20m")
+    app.predict("fraud", label, features={"count": past.count(Payment, "1h", by=Payment.card)}, model=Model())
+    plan = compile(app)
+    store = State(plan).store
+    now = np.sort(random.integers(0, 40 * 3600, n))
+    time = np.maximum(now - np.where(random.random(n) < 0.2, random.integers(0, 1800, n), 0), 0)
+    disputed = random.random(n) < 0.1
+    rows = kernel.Rows(
+        kind=np.full(n, kernel.EVENT),
+        stream=np.where(disputed, plan.by_topic["dispute"], plan.by_topic["payment"]),
+        time=BEGIN + time * SECOND,
+        now=BEGIN + now * SECOND,
+        pos=np.arange(n),
+        identity=np.arange(n),
+        keys=np.tile(np.array(store.keys.numbers(0, ["one"])), (n, 1)),
+        values=np.ones((n, 1)),
+        masks=np.ones((n, 1), np.uint8),
+        fate=np.empty(n, np.uint8),
+    )
+    until = int(rows.now[-1]) + 2 * HOUR
+    assert loop.run(plan.tables, store.words, store.reals, rows, 0, until) < 0
+    told = int(store.words[kernel.N_LABELS])
+    versions = store.words[kernel.OUT_LABELS_AT :][: 8 * told].reshape(told, 8)
+    values = store.reals[kernel.OUT_LABEL_VALUES_AT :][:told]
+    found: dict[int, list[Any]] = {}
+    for version, value in zip(versions.tolist(), values.tolist(), strict=True):
+        found.setdefault(version[2], []).append((LabelState(version[5]), value, version[7]))
+    assert [*found] == np.flatnonzero(~disputed).tolist()
+    for i, history in found.items():
+        inside = np.flatnonzero(disputed & (time >= time[i]) & (time < time[i] + 1200))
+        before = sorted(time[inside[inside < i]].tolist())
+        first = [*before, *time[inside[inside > i]].tolist()][:1]
+        assert history[0][0] == LabelState.OPEN
+        if first:
+            assert (history[-1][1], history[-1][2]) == (1.0, BEGIN + first[0] * SECOND)
+            assert [state for state, *_ in history[1:]] in (
+                [LabelState.FINAL],
+                [LabelState.FINAL, LabelState.REVISED],
+            )
+        else:
+            assert [(state, value) for state, value, _ in history[1:]] == [(LabelState.FINAL, 0.0)]
+    lists = kernel.CELLS_AT + int(plan.tables[plan.tables[kernel.L_LOCAL]])  # of the only key
+    assert store.words[lists : lists + 2].tolist() == [0, 0]  # all are forgotten
+
+
 def test_identities_are_known_far_past_the_first_table_and_only_for_their_time():
     cards = Cards(make(duplicates="10s"))
     n = 50_000

@@ -303,7 +303,7 @@ class Plan(NamedTuple):
     l_lateness: Ints
     l_expiry: Ints  # after the anchor's time
     l_join: Ints  # space
-    l_local: Ints  # of the two words with the first and the last of the key's anchors
+    l_local: Ints  # of the two words with the last of the key's anchors: those that evidence may change, the others
     l_lookback: Ints  # table of evidence that came before its anchor
     l_lookback_void: Ints
     l_sources_lo: Ints
@@ -1809,17 +1809,75 @@ def _bury(plan, words, anchor):
     if words[anchor + AN_DEAD] == 0 or words[anchor + AN_STATE] <= PROVISIONAL or words[anchor + AN_WAITS] > 0:
         return
     label = words[anchor + AN_LABEL]
-    ends = _ends(plan, label, words[anchor + AN_KEYS + plan[plan[L_JOIN] + label]])
-    following, previous = words[anchor + AN_NEXT], words[anchor + AN_PREV]
+    lasts = _lasts(plan, label, words[anchor + AN_KEYS + plan[plan[L_JOIN] + label]])
+    _unlink(words, lasts + 1 if _is_told(plan, words, anchor) else lasts, anchor)
+    _give_back(words, ANCHORS, anchor)
+
+
+@jit
+def _is_told(plan, words, anchor):
+    """Whether no evidence can change a label any more: a yes/no label that has some, and one that was voided."""
+    if words[anchor + AN_VOID] != 0:
+        return True
+    return words[anchor + AN_NUMBER] > 0 and plan[plan[L_OP] + words[anchor + AN_LABEL]] in (L_ANY, L_NONE)
+
+
+@jit
+def _set_aside(plan, words, anchor):
+    """An anchor goes from the list of those that evidence may change to that of the others."""
+    label = words[anchor + AN_LABEL]
+    lasts = _lasts(plan, label, words[anchor + AN_KEYS + plan[plan[L_JOIN] + label]])
+    _unlink(words, lasts, anchor)
+    _link(words, lasts + 1, anchor)
+
+
+@jit
+def _void(plan, words, anchor):
+    """The truth of an anchor will not be known."""
+    if not _is_told(plan, words, anchor):
+        _set_aside(plan, words, anchor)
+    words[anchor + AN_VOID] = 1
+
+
+@jit
+def _link(words, at, anchor):
+    """An anchor joins a list, in the order of positions; the last one, whose address lies at `at`, knows the first."""
+    last, pos = words[at], words[anchor + AN_POS]
+    before = last
+    while before != 0 and words[before + AN_POS] > pos:
+        before = words[before + AN_PREV]
+    words[anchor + AN_PREV] = before
+    if last == 0:
+        words[anchor + AN_NEXT] = anchor
+    else:
+        previous = before if before != 0 else last
+        following = words[previous + AN_NEXT]
+        words[anchor + AN_NEXT] = following
+        words[previous + AN_NEXT] = anchor
+        if before != last:
+            words[following + AN_PREV] = anchor
+    if before == last:
+        words[at] = anchor
+
+
+@jit
+def _unlink(words, at, anchor):
+    """An anchor leaves its list."""
+    following, previous, last = words[anchor + AN_NEXT], words[anchor + AN_PREV], words[at]
+    if anchor == last:
+        words[at] = previous
+    else:
+        words[following + AN_PREV] = previous
     if previous != 0:
         words[previous + AN_NEXT] = following
-    else:
-        words[ends] = following
-    if following != 0:
-        words[following + AN_PREV] = previous
-    else:
-        words[ends + 1] = previous
-    _give_back(words, ANCHORS, anchor)
+    elif anchor != last:
+        words[last + AN_NEXT] = following
+
+
+@jit
+def _first(words, at):
+    """The first anchor of a list, 0 if it is empty."""
+    return words[words[at] + AN_NEXT] if words[at] != 0 else 0
 
 
 @jit
@@ -1831,6 +1889,7 @@ def _witness(plan, words, reals, anchor, t, pos, x):
             return False
         words[anchor + AN_NUMBER] = 1
         words[anchor + AN_EVIDENCE] = t
+        _set_aside(plan, words, anchor)
         return True
     if op != L_COUNT and x != x:
         return False
@@ -1861,8 +1920,8 @@ def _conclude(plan, words, reals, anchor, now):
 
 
 @jit
-def _ends(plan, label, key):
-    """Where the first and the last anchor of a label and a key are written: among the cells of the key."""
+def _lasts(plan, label, key):
+    """Where the last anchor of a label and a key is written, among its cells; then the last that evidence is past."""
     return CELLS_AT + key * plan[CELLS_PER_KEY] + plan[plan[L_LOCAL] + label]
 
 
@@ -1892,7 +1951,6 @@ def _open(plan, words, reals, label, t, pos, now):
     reals[anchor + AN_VALUE] = np.nan
     words[anchor + AN_WAITS] = 0
     words[anchor + AN_DEAD] = 0
-    words[anchor + AN_NEXT] = 0
     words[anchor + AN_VOID] = 0
     words[anchor + AN_EVIDENCE] = NOTHING
     words[anchor + AN_NUMBER] = 0
@@ -1901,14 +1959,7 @@ def _open(plan, words, reals, label, t, pos, now):
     if more >= 0:
         _open_more(plan, words, label, anchor + more)
     key = words[ROW_KEYS_AT + plan[plan[L_JOIN] + label]]
-    ends = _ends(plan, label, key)
-    last = words[ends + 1]
-    words[anchor + AN_PREV] = last
-    if last != 0:
-        words[last + AN_NEXT] = anchor
-    else:
-        words[ends] = anchor
-    words[ends + 1] = anchor
+    _link(words, _lasts(plan, label, key), anchor)
     _tell(plan, words, reals, anchor, now)
     _look_back(plan, words, reals, anchor, key, now)
     if plan[plan[L_PROVISIONAL] + label] != FOREVER:
@@ -1953,7 +2004,7 @@ def _look_back(plan, words, reals, anchor, key, now):
         high = _bound(words, cell, stride, t + plan[plan[L_END] + label], NOTHING)
         if table == plan[plan[L_LOOKBACK_VOID] + label]:
             if high > low:
-                words[anchor + AN_VOID] = 1
+                _void(plan, words, anchor)
                 words[anchor + AN_EVIDENCE] = words[ring + ((start + low) & mask) * stride]
             continue
         for i in range(low, high):
@@ -1977,13 +2028,22 @@ def _evidence(plan, words, reals, e, t, pos, now):
     key = words[ROW_KEYS_AT + plan[plan[L_JOIN] + label]]
     column = plan[plan[EVIDENCE_COLUMN] + e]
     x = reals[ROW_VALUES_AT + column] if column >= 0 else 1.0
-    anchor = words[_ends(plan, label, key)]
-    while anchor != 0:
-        following, a = words[anchor + AN_NEXT], words[anchor + AN_TIME]
+    voids = plan[plan[EVIDENCE_VOIDS] + e] == 1
+    lasts = _lasts(plan, label, key)
+    last, last_told = words[lasts], words[lasts + 1]
+    following, following_told = _first(words, lasts), _first(words, lasts + 1) if voids else 0
+    while following != 0 or following_told != 0:
+        if following_told == 0 or (following != 0 and words[following + AN_POS] < words[following_told + AN_POS]):
+            anchor = following
+            following = words[anchor + AN_NEXT] if anchor != last else 0
+        else:
+            anchor = following_told
+            following_told = words[anchor + AN_NEXT] if anchor != last_told else 0
+        a = words[anchor + AN_TIME]
         inside = a + plan[plan[L_START] + label] <= t < a + plan[plan[L_END] + label] and words[anchor + AN_POS] != pos
         if inside and words[anchor + AN_VOID] == 0:
-            if plan[plan[EVIDENCE_VOIDS] + e] == 1:
-                words[anchor + AN_VOID] = 1
+            if voids:
+                _void(plan, words, anchor)
                 if words[anchor + AN_STATE] != CENSORED:
                     words[anchor + AN_EVIDENCE] = t
                     _become(plan, words, reals, anchor, CENSORED, np.nan, now)
@@ -1991,10 +2051,7 @@ def _evidence(plan, words, reals, e, t, pos, now):
             elif _witness(plan, words, reals, anchor, t, pos, x):
                 _conclude(plan, words, reals, anchor, now)
                 _bury(plan, words, anchor)
-        anchor = following
-    table = (
-        plan[plan[L_LOOKBACK_VOID] + label] if plan[plan[EVIDENCE_VOIDS] + e] == 1 else plan[plan[L_LOOKBACK] + label]
-    )
+    table = plan[plan[L_LOOKBACK_VOID] + label] if voids else plan[plan[L_LOOKBACK] + label]
     reals[SCRATCH] = x
     _insert(plan, words, reals, table, key, t, pos, SCRATCH, now)
 
@@ -2005,17 +2062,20 @@ def _decide(plan, words, reals, label, decided, now):
     key = words[ROW_KEYS_AT + plan[plan[L_JOIN] + label]]
     if key < 0:
         return
-    anchor = words[_ends(plan, label, key)]
-    while anchor != 0:
-        following = words[anchor + AN_NEXT]
+    lasts = _lasts(plan, label, key)
+    for at in (lasts, lasts + 1):
+        anchor = words[at]
+        while anchor != 0 and words[anchor + AN_POS] > decided:
+            anchor = words[anchor + AN_PREV]
+        if anchor == 0 or words[anchor + AN_POS] < decided or words[anchor + AN_VOID] != 0:
+            continue
         expired = words[anchor + AN_TIME] + plan[plan[L_EXPIRY] + label] <= now
-        forgotten = expired and words[anchor + AN_STATE] > PROVISIONAL
-        if words[anchor + AN_POS] == decided and words[anchor + AN_VOID] == 0 and not forgotten:
-            words[anchor + AN_VOID] = 1
-            if words[anchor + AN_STATE] != CENSORED:
-                _become(plan, words, reals, anchor, CENSORED, np.nan, now)
-            _bury(plan, words, anchor)
-        anchor = following
+        if expired and words[anchor + AN_STATE] > PROVISIONAL:
+            continue
+        _void(plan, words, anchor)
+        if words[anchor + AN_STATE] != CENSORED:
+            _become(plan, words, reals, anchor, CENSORED, np.nan, now)
+        _bury(plan, words, anchor)
 
 
 # -------------------------------------------------------------------------------------------------------- predictions
