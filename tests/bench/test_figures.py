@@ -63,6 +63,14 @@ def test_on_a_full_disk_nothing_acknowledged_is_lost():
     assert found["posts_sent_again"] > 0
 
 
+def test_the_state_is_bounded_and_old_keys_are_forgotten():
+    found = figures("state", "--keys", "20000")
+    assert (found["keys"], found["windows"]) == (20_000, 10)
+    assert found["month_keys"] == 120_000
+    assert 20_000 <= found["known_keys"] < 26_000  # those of the last week, and an eighth
+    assert found["month_ratio"] < 1.2
+
+
 def test_after_a_kill_the_answers_are_those_of_the_life_before():
     found = figures("recovery", "--keys", "3000", "--lives", "1")
     assert found["lives_that_answered_differently"] == 0

@@ -21,6 +21,7 @@ from katmatic.records import DECISIONS, DeadLetter, LabelBlock, PredictionBlock
 from katmatic.spec.event import Event, Schema
 from katmatic.state import kernel, loop
 from katmatic.state.columns import Store
+from katmatic.state.forget import Cell, Forgetting, Layout
 
 COUNTS = ("events", "applied", "duplicate", "late", "dead", "heartbeats")
 
@@ -72,6 +73,9 @@ class State:
         codes = [column for stream in plan.streams for column in stream.columns if column.coded]
         self.store = Store(spaces=len(plan.spaces), cells=int(plan.tables[kernel.CELLS_PER_KEY]), codes=codes)
         self.readers = [Reader(stream.schema, plan.zone) for stream in plan.streams]
+        self.forgetting = Forgetting(
+            self.store, [_layout(plan, space) for space in range(len(plan.spaces))], anchor_life=plan.anchor_life
+        )
 
     @property
     def next_due(self) -> int:
@@ -99,6 +103,14 @@ class State:
     def load(self, data: bytes | msgspec.Raw) -> None:
         """Become the state that was dumped."""
         self.store.load(data)
+        self.forgetting.restart()
+
+
+def _layout(plan: Plan, space: int) -> Layout:
+    mine = [kept for kept in plan.kept if kept.space == space]
+    cells = [Cell(kept.local, kept.words, kept.stride, kept.keep, kept.trees) for kept in mine]
+    lists = [local for joined, local in plan.label_places if joined == space]
+    return Layout(cells, lists, for_ever=any(kept.for_ever for kept in mine))
 
 
 def step(plan: Plan, state: State, *batches: Batch) -> Changes:
@@ -114,6 +126,7 @@ def step(plan: Plan, state: State, *batches: Batch) -> Changes:
         following = loop.run(plan.tables, words, reals, rows, following, now)
         _collect(plan, state, rows, given, changes)
     _account(plan, state, rows, given, changes)
+    state.forgetting.work(now, held=bool(changes.holds))
     if (held != words[kernel.HELD_AT : kernel.HELD_AT + len(held)]).any():
         return replace(changes, held=True)
     return changes
@@ -221,7 +234,8 @@ def _fill(
     rows.time[at] = columns.time
     rows.identity[at] = reader.identities(columns, stream).view(np.int64)
     for space in facts.spaces:
-        rows.keys[at, space] = state.store.keys.numbers(space, _keys(plan.spaces[space], columns))
+        rows.keys[at, space] = numbers = state.store.keys.numbers(space, _keys(plan.spaces[space], columns))
+        state.forgetting.used(numbers, np.maximum(rows.time[at], rows.now[at]))
     for j, column in enumerate(facts.columns):
         rows.values[at, j] = _numbers(state, column, columns)
     if facts.masks:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
@@ -42,45 +43,73 @@ class Numbering(dict[Any, int]):
 
 
 class KeyNumbers:
-    """Keys -> small integers, over all key spaces; and back. A key is a text, or a tuple of them for several fields."""
+    """Keys -> small integers, over all key spaces; and back. A key is a text, or a tuple of them for several fields.
+
+    The number of a key that was forgotten goes to a new key of its space; until then its name is None.
+    """
 
     def __init__(self, spaces: int) -> None:
         self.names: list[Any] = []
-        self._spaces: list[_Space] = [_Space(self.names) for _ in range(spaces)]
+        self.spaces = bytearray()  # of each number
+        self._spaces: list[_Space] = [_Space(i, self.names, self.spaces) for i in range(spaces)]
 
     def numbers(self, space: int, keys: Iterable[Any]) -> list[int]:
         """The number of each key; new keys get the next ones."""
         return list(map(self._spaces[space].__getitem__, keys))
 
     def find(self, space: int, key: Any) -> int:
-        """The number of a key, -1 if it was never seen."""
+        """The number of a key, -1 if it was never seen, or forgotten."""
         return self._spaces[space].get(key, -1)
+
+    def forget(self, space: int, numbers: Iterable[int]) -> None:
+        """Take back the numbers of some keys of a space, for new ones."""
+        mine = self._spaces[space]
+        for number in numbers:
+            del mine[self.names[number]]
+            self.names[number] = None
+            mine.free.append(number)
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def dump(self) -> list[tuple[list[Any], bytes]]:
-        """What `load` takes: per space its keys, and their numbers as 64-bit words."""
-        return [(list(space), np.fromiter(space.values(), np.int64, len(space)).tobytes()) for space in self._spaces]
+    @property
+    def known(self) -> int:
+        """How many keys have a number."""
+        return sum(map(len, self._spaces))
 
-    def load(self, dumped: Iterable[tuple[list[Any], Any]]) -> None:
+    def dump(self) -> tuple[bytes, list[tuple[list[Any], bytes]]]:
+        """What `load` takes: the space of each number; per space its keys, and their numbers as 64-bit words."""
+        found = [(list(space), np.fromiter(space.values(), np.int64, len(space)).tobytes()) for space in self._spaces]
+        return bytes(self.spaces), found
+
+    def load(self, spaces: Any, dumped: Iterable[tuple[list[Any], Any]]) -> None:
         """Go on with the numbers that were dumped."""
-        found = [(_texts(keys), np.frombuffer(raw, np.int64)) for keys, raw in dumped]
-        names = np.empty(sum(len(keys) for keys, _ in found), object)
-        for space, (keys, numbers) in zip(self._spaces, found, strict=True):
+        self.spaces[:] = spaces
+        names = np.full(len(self.spaces), None, object)
+        for space, (keys, raw) in zip(self._spaces, dumped, strict=True):
+            keys, numbers = _texts(keys), np.frombuffer(raw, np.int64)
             space.update(zip(keys, numbers.tolist(), strict=True))
             names[numbers] = np.fromiter(keys, object, len(keys))
         self.names[:] = names.tolist()
+        if self.known < len(names):
+            for number in [number for number, name in enumerate(self.names) if name is None]:
+                self._spaces[self.spaces[number]].free.append(number)
 
 
 class _Space(dict[Any, int]):
-    def __init__(self, names: list[Any]) -> None:
+    def __init__(self, space: int, names: list[Any], spaces: bytearray) -> None:
         super().__init__()
-        self._names = names
+        self._space, self._names, self._spaces = space, names, spaces
+        self.free: list[int] = []
 
     def __missing__(self, key: Any) -> int:
+        if self.free:
+            self[key] = number = self.free.pop()
+            self._names[number] = key
+            return number
         self[key] = number = len(self._names)
         self._names.append(key)
+        self._spaces.append(self._space)
         return number
 
 
@@ -96,6 +125,9 @@ class Store:
         self.words[kernel.HEARD_AT : kernel.ALERTED_AT] = kernel.NEVER
         self.words[kernel.DUP_SINCE], self.words[kernel.NEXT_DUE] = kernel.NEVER, kernel.LATEST
         self.keys = KeyNumbers(spaces)
+        self.used = np.zeros(
+            0, np.int64
+        )  # per number of a key, and some more: the last moment of an event that names it
         self.codes: dict[Any, Numbering] = {column: Numbering() for column in codes}
         # Anchors that will be asked again: position -> stream, payload, labels that have leads to come.
         self.pending: dict[int, tuple[int, bytes, int]] = {}
@@ -126,9 +158,12 @@ class Store:
 
     def kept(self) -> dict[str, Any]:
         """What `load` takes: a view of the store's memory, to be encoded before anything changes."""
+        spaces, keys = self.keys.dump()
         return {
             "arena": [(start, self.words[start:stop].view(np.uint8).data) for start, stop in self._parts()],
-            "keys": self.keys.dump(),
+            "spaces": spaces,
+            "keys": keys,
+            "used": self.used[: len(self.keys)].tobytes(),
             "codes": [numbers.names for numbers in self.codes.values()],
             "pending": list(self.pending.items()),
             "position": self.position,
@@ -148,21 +183,29 @@ class Store:
         # While all is written in one go, finding huge pages costs a second for each gigabyte more than small ones do
         # (bench/recovery.py); these become huge in the background.
         _advise(self._memory, "MADV_NOHUGEPAGE")
-        for start, raw in found.arena:
-            values = np.frombuffer(raw, np.int64)
-            self.words[start : start + len(values)] = values
+        with ThreadPoolExecutor(1) as beside:  # copying does not need Python, and keys do nothing else
+            copied = beside.submit(self._copy, found.arena)
+            self.keys.load(found.spaces, found.keys)
+            copied.result()
+        self.used = np.frombuffer(found.used, np.int64).copy()
         _advise(self._memory, "MADV_HUGEPAGE")
-        self.keys.load(found.keys)
         self.codes = {column: Numbering(names) for column, names in zip(self.codes, found.codes, strict=True)}
         self.pending = dict(found.pending)
         self.position, self.sequence, self.counts = found.position, found.sequence, found.counts
+
+    def _copy(self, arena: list[tuple[int, memoryview]]) -> None:
+        for start, raw in arena:
+            values = np.frombuffer(raw, np.int64)
+            self.words[start : start + len(values)] = values
 
 
 class _Kept(msgspec.Struct):
     """What `Store.kept` gives, as it is read: arena and numbers stay where they lie."""
 
     arena: list[tuple[int, memoryview]]
+    spaces: bytes
     keys: list[tuple[list[Any], memoryview]]
+    used: memoryview
     codes: list[list[Any]]
     pending: list[tuple[int, tuple[int, bytes, int]]]
     position: int
