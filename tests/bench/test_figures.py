@@ -63,6 +63,12 @@ def test_on_a_full_disk_nothing_acknowledged_is_lost():
     assert found["posts_sent_again"] > 0
 
 
+def test_a_training_set_is_what_was_served():
+    found = figures("trainingset", "--events", "100000")
+    assert (found["rows"], found["features"], found["equal"]) == (10_000, 10, True)
+    assert 0 < found["positives"] < 10_000
+
+
 def test_the_state_is_bounded_and_old_keys_are_forgotten():
     found = figures("state", "--keys", "20000")
     assert (found["keys"], found["windows"]) == (20_000, 10)
