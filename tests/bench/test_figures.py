@@ -112,3 +112,12 @@ def test_killed_on_kafka_nothing_is_lost_doubled_or_different():
     found = figures("kafkacrash", "--kills", "4")
     assert (found["lost"], found["duplicated"], found["different"]) == (0, 0, 0)
     assert found["events"] > 400
+
+
+def test_the_peers_that_are_installed_agree_with_us():
+    found = figures("peers", "--events", "3000")
+    assert found["events_per_cpu_s"]["ours"] > 0
+    assert set(found["agree"]) | set(found["missing"]) == {"bytewax", "duckdb", "polars", "river"}
+    for name in {"bytewax", "duckdb", "polars"} & set(found["agree"]):
+        assert found["agree"][name] == 1.0, name
+    assert found["agree"].get("river", 1.0) > 0.5
