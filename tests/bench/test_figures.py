@@ -114,6 +114,15 @@ def test_killed_on_kafka_nothing_is_lost_doubled_or_different():
     assert found["events"] > 400
 
 
+def test_an_event_costs_what_it_costs_however_many_there_were(tmp_path):
+    picture = tmp_path / "scale.svg"
+    given = ("--events", "100000", "--keys", "10000", "--path", "100000", "--plot", str(picture))
+    found = figures("scale", *given)
+    assert set(found["ns_by_keys"]) == {"1000", "10000"}
+    assert all(0 < ns < 100_000 for name in ("events", "keys", "path") for ns in found[f"ns_by_{name}"].values())
+    assert "<svg" in picture.read_text("utf-8")
+
+
 def test_the_peers_that_are_installed_agree_with_us():
     found = figures("peers", "--events", "3000")
     assert found["events_per_cpu_s"]["ours"] > 0
