@@ -37,6 +37,19 @@ def test_an_application_is_looked_at(tmp_path, settings):
     assert named(findings, "predictor open").found == "4 features"
 
 
+def test_memory_is_known_from_the_declaration(tmp_path, settings):
+    path = tmp_path / "app.py"
+    path.write_text(DOOR, "utf-8")
+    finding = named(examine(path, settings), "memory per visitor")
+    figures = finding.figures
+    assert f"{figures['key_bytes']} bytes" in finding.found
+    assert figures["key_bytes"] > 220
+    assert figures["for_ever"] == ("kept for ever" in finding.found)
+    assert all(window["event_bytes"] >= 32 for window in figures["windows"])
+    label = named(examine(path, settings), "memory per open ")
+    assert f"{label.figures['label_bytes']} bytes" in label.found
+
+
 def test_an_application_that_cannot_be_read_is_not_well(tmp_path, settings):
     path = tmp_path / "app.py"
     path.write_text("x = 1 / 0", "utf-8")

@@ -9,12 +9,15 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from katmatic.clock import SystemClock, to_datetime
+from katmatic.duration import spell
 from katmatic.errors import KatmaticError
 from katmatic.log.codec import decode
 from katmatic.log.sqlite import open_readonly
@@ -23,6 +26,9 @@ from katmatic.records import ALERTS, DEAD, LABELS, MODELS, PREDICTIONS, ModelVer
 from katmatic.runtime import load_app, open_history
 from katmatic.settings import Settings
 from katmatic.state import loop
+
+if TYPE_CHECKING:
+    from katmatic.engine.plan import Plan
 
 FREE_BYTES = 1 << 30
 YEAR_2025 = 1_735_689_600_000_000
@@ -35,6 +41,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     found: str
     is_well: bool = True
     do: str = ""
+    figures: dict[str, Any] | None = None  # the same for machines
 
 
 def examine(file: Path | None, settings: Settings) -> list[Finding]:
@@ -125,18 +132,50 @@ def _port(settings: Settings) -> Iterator[Finding]:
 
 def _application(file: Path) -> Iterator[Finding]:
     from katmatic.engine.plan import compile
-    from katmatic.state import kernel
 
     app = load_app(file)
     plan = compile(app)
-    words = int(plan.tables[kernel.CELLS_PER_KEY])
     yield Finding(
         what=f"application {app.name}",
         found=f"{len(app.events)} events, {len(app.labels)} labels, {len(app.predictors)} predictors",
     )
-    yield Finding(what="kept per key", found=f"{words} cells, and the events that its windows can still see")
+    yield from _memory(plan)
     for name, predictor in app.predictors.items():
         yield Finding(what=f"predictor {name}", found=f"{len(predictor.features)} features")
+
+
+def _memory(plan: Plan) -> Iterator[Finding]:
+    """What the state takes: the declaration says it, before anything has happened."""
+    from katmatic.engine.bound import bounds
+
+    found = bounds(plan)
+    for bound in found.keys:
+        held = "".join(
+            f" + {window.event_bytes} for each {window.of}"
+            + ("" if window.seconds is None else f" of the last {spell(timedelta(seconds=window.seconds))}")
+            for window in bound.windows
+        )
+        kept = "for ever" if bound.for_ever else "until its windows are empty and its labels closed"
+        million = bound.worst_bytes(10) / 1e3  # GB of a million
+        yield Finding(
+            what=f"memory per {bound.key}",
+            found=f"{bound.key_bytes} bytes{held}; kept {kept}; "
+            f"a million with ten events in each window: at most {million:.1f} GB",
+            figures=msgspec.to_builtins(bound),
+        )
+    for name, size in found.label_bytes.items():
+        life = spell(timedelta(seconds=found.label_seconds[name]))
+        yield Finding(
+            what=f"memory per open {name}",
+            found=f"{size} bytes, for {life} after its anchor, longer while a silent source holds it",
+            figures={"label_bytes": size, "label_seconds": found.label_seconds[name]},
+        )
+    if found.identity_seconds:
+        yield Finding(
+            what="memory per event, to know duplicates",
+            found=f"{found.identity_bytes} bytes, for {spell(timedelta(seconds=found.identity_seconds))}",
+            figures={"identity_bytes": found.identity_bytes, "identity_seconds": found.identity_seconds},
+        )
 
 
 def _log(path: Path) -> Iterator[Finding]:

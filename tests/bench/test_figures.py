@@ -71,6 +71,20 @@ def test_on_a_full_disk_nothing_acknowledged_is_lost():
     assert found["posts_sent_again"] > 0
 
 
+def test_a_training_set_is_what_was_served():
+    found = figures("trainingset", "--events", "100000")
+    assert (found["rows"], found["features"], found["equal"]) == (10_000, 10, True)
+    assert 0 < found["positives"] < 10_000
+
+
+def test_the_state_is_bounded_and_old_keys_are_forgotten():
+    found = figures("state", "--keys", "20000")
+    assert (found["keys"], found["windows"]) == (20_000, 10)
+    assert found["month_keys"] == 120_000
+    assert 20_000 <= found["known_keys"] < 26_000  # those of the last week, and an eighth
+    assert found["month_ratio"] < 1.2
+
+
 def test_after_a_kill_the_answers_are_those_of_the_life_before():
     found = figures("recovery", "--keys", "3000", "--lives", "1")
     assert found["lives_that_answered_differently"] == 0
@@ -114,3 +128,21 @@ def test_what_short_lives_were_promised_is_there_once_while_the_broker_falls():
     assert (found["lost"], found["duplicated"], found["different"]) == (0, 0, 0)
     assert (found["lives"], found["broker_kills"]) == (9, 3)
     assert found["promised"] > 0
+
+
+def test_an_event_costs_what_it_costs_however_many_there_were(tmp_path):
+    picture = tmp_path / "scale.svg"
+    given = ("--events", "100000", "--keys", "10000", "--path", "100000", "--plot", str(picture))
+    found = figures("scale", *given)
+    assert set(found["ns_by_keys"]) == {"1000", "10000"}
+    assert all(0 < ns < 100_000 for name in ("events", "keys", "path") for ns in found[f"ns_by_{name}"].values())
+    assert "<svg" in picture.read_text("utf-8")
+
+
+def test_the_peers_that_are_installed_agree_with_us():
+    found = figures("peers", "--events", "3000")
+    assert found["events_per_cpu_s"]["ours"] > 0
+    assert set(found["agree"]) | set(found["missing"]) == {"bytewax", "duckdb", "polars", "river"}
+    for name in {"bytewax", "duckdb", "polars"} & set(found["agree"]):
+        assert found["agree"][name] == 1.0, name
+    assert found["agree"].get("river", 1.0) > 0.5

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from katmatic.state.keys import KeyNumbers
+from katmatic.state.keys import FORGOTTEN_FOR, KeyNumbers
 
 LONG = ["x" * 31, "x" * 32, "ü" * 127 + "x", "ü" * 128, "x" * 65_535, "x" * 65_536, "", "a\0", "a", "a\0\0"]
 TEXTS = st.one_of(st.text(max_size=9), st.sampled_from(LONG))
@@ -89,3 +89,51 @@ def test_a_list_of_any_length_is_written(n):
     assert decoded(keys.rows(np.full((n, 1), number))) == [("key",)] * n
     assert decoded(keys.rows(np.empty((n, 0), np.int64))) == [()] * n
     assert decoded(keys.rows(np.full((2, 20), number))) == [("key",) * 20] * 2
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([0, 7]), st.integers(0, 40), st.booleans(), st.integers(0, 3)), max_size=60))
+def test_forgotten_keys_give_their_numbers_to_new_ones_of_their_space(story):
+    keys, known, now = KeyNumbers(), {}, 0
+    spaces, gone = {}, []  # of every number that ever was; when it was forgotten, and which
+    for space, text, forgets, repeats in story:
+        now += FORGOTTEN_FOR // 3
+        keys.free(now)
+        key = (space, f"k{text}" * (1 + 9 * repeats))
+        if forgets and key in known:
+            number = known.pop(key)
+            keys.forget(space, np.array([number]), now)
+            gone.append((now, number))
+            assert keys.texts(np.array([number])) == [key[1]], "whoever has its number may read it yet"
+        else:
+            number = keys.numbers(space, [key[1]])[0]
+            assert number == known.get(key, number)
+            taken = [at for at, old in gone if old == number]
+            assert all(at <= now - FORGOTTEN_FOR for at in taken)
+            gone = [each for each in gone if each[1] != number]
+            known[key] = number
+            assert spaces.setdefault(number, space) == space
+        again = KeyNumbers()
+        again.load(*keys.dump())
+        for some in (keys, again):
+            assert some.known == len(known) == len(set(known.values()))
+            assert all(some.find(*key) == number for key, number in known.items())
+            assert some.find(space, "never") == -1
+            assert [some.texts(np.array([number])) for number in known.values()] == [[key[1]] for key in known]
+            assert some.spaces(0, len(some)).tolist() == [
+                spaces[i] if i in known.values() else -1 for i in range(len(some))
+            ]
+
+
+def test_numbers_that_come_and_go_take_no_more_room():
+    keys, now = KeyNumbers(), 0
+    rooms = []
+    for turn in range(40):
+        now += 2 * FORGOTTEN_FOR
+        keys.free(now)
+        numbers = keys.numbers(3, [f"turn {turn}, key {i:05}" for i in range(5_000)])
+        keys.forget(3, np.array(numbers), now)
+        rooms.append(len(keys._keys))
+    assert len(keys) == 5_000
+    assert keys.known == 0
+    assert rooms[-1] == rooms[5]

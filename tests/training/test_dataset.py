@@ -8,7 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.ensemble import HistGradientBoostingClassifier
 
+from katmatic.labels.weight import weight
+from katmatic.log.codec import decode, decode_labels, decode_predictions
 from katmatic.log.memory import MemoryLog
+from katmatic.records import DECISIONS, LABELS, PREDICTIONS
 from katmatic.training.dataset import TEXTS_LIMIT, judged, read
 from tests.learning import DAY, MINUTE, RIPE, a_term, after, asked, decided, known, school, write
 
@@ -139,9 +142,82 @@ def test_the_same_log_gives_the_same_training_set():
     assert len(others) == 4
 
 
-# --------------------------------------------------------------------------------------------------------------- split
+# ------------------------------------------------------------------------------------------------------- and naively
+
+
+def naively(log, now):
+    """The same rows, one by one: dicts of what is newest."""
+    truths, taken, rows = {}, {}, {}
+    for _, value in log.scan(LABELS):
+        block = decode_labels(value)
+        for i, anchor in enumerate(block.anchor.tolist()):
+            if block.label == "absence" and block.now[i] <= now:
+                said = (
+                    float(block.value[i]) if block.state[i] in (1, 2, 3) and block.value[i] == block.value[i] else None
+                )
+                if said != truths.get(anchor, (None, 0))[0]:
+                    truths[anchor] = (said, int(block.now[i]))
+    for _, value in log.scan(DECISIONS):
+        each = decode(DECISIONS, value)
+        if each.predictor == "absence" and each.now <= now:
+            taken.setdefault(each.anchor, {})[each.action] = each
+    for _, value in log.scan(PREDICTIONS):
+        block = decode_predictions(value)
+        for i, anchor in enumerate(block.anchor.tolist()):
+            said, since = truths.get(anchor, (None, 0))
+            weighs = weight(taken.get(anchor, {}).values())
+            if said is not None and weighs > 0 and block.now[i] <= now and block.time[i] + RIPE <= now:
+                score = -1.0 if block.score is None else float(block.score[i])
+                mood = block.texts["mood"][i] if "mood" in block.texts else None
+                row = (block.key[i], block.values[i].tolist(), said, since, weighs, score, mood)
+                rows[int(block.at[i]), anchor] = row
+    return sorted(rows.items())
+
 
 steps = st.integers(0, 40)
+anchors = st.integers(0, 6)
+predicted = st.tuples(st.lists(anchors, min_size=1, max_size=4), steps, st.booleans())
+versions = st.tuples(
+    anchors, st.sampled_from([None, 0.0, 1.0]), st.sampled_from(["open", "provisional", "final"]), steps
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    asks=st.lists(predicted, max_size=12),
+    told=st.lists(versions, max_size=15),
+    acts=st.lists(st.tuples(anchors, st.booleans(), st.sampled_from(["warn", "call"])), max_size=4),
+    until=st.integers(0, 60),
+)
+def test_the_rows_are_those_of_a_naive_reading(asks, told, acts, until):
+    log = MemoryLog()
+    blocks = [
+        asked(
+            mine,
+            BELL,
+            at=BELL + at * MINUTE,
+            values=[[anchor, at + i] for i, anchor in enumerate(mine)],
+            score=[0.5] * len(mine) if scored else None,
+            texts={"mood": [f"mood {anchor}" for anchor in mine]} if scored else None,
+        )
+        for mine, at, scored in ((list(dict.fromkeys(mine)), at, scored) for mine, at, scored in asks)
+    ]
+    labels = [known([a], BELL, value, state=state, now=BELL + at * MINUTE) for a, value, state, at in told]
+    write(log, predictions=blocks, labels=labels, decisions=[decided(a, censored=c, action=n) for a, c, n in acts])
+    now = BELL + until * MINUTE
+    found, wanted = read(log, APP, PREDICTOR, now), naively(log, now)
+    assert (found is None) == (not wanted)
+    if found is not None:
+        score = np.where(np.isnan(found.score), -1.0, found.score)
+        moods = found.texts.get("mood", [None] * len(found))
+        columns = (found.key, found.values.tolist(), found.label, found.label_now, found.weight, score, moods)
+        rows = zip(*(c if isinstance(c, list) else c.tolist() for c in columns), strict=True)
+        names = zip(found.at.tolist(), found.anchor.tolist(), strict=True)
+        assert list(zip(names, rows, strict=True)) == wanted
+
+
+# --------------------------------------------------------------------------------------------------------------- split
+
 lives = st.lists(  # each anchor: its time, the moments at which it is asked, and when its label becomes known
     st.tuples(steps, st.lists(steps, min_size=1, max_size=3, unique=True), st.integers(0, 30)), min_size=1, max_size=30
 )

@@ -120,6 +120,23 @@ class Questions:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """What is kept of each key for some windows, or (`of_label`) for evidence that may come before its anchor."""
+
+    space: int
+    streams: tuple[int, ...]
+    label: int  # whose versions it holds; -1: it holds events
+    table: int  # its handle in the kernel's plan
+    local: int  # place of its cell among those of the key
+    words: int  # of a cell
+    stride: int  # words of an event
+    keep: int  # microseconds that an event stays; kernel.FOREVER
+    for_ever: bool  # the cell itself stays: it holds something of all events that ever were
+    trees: int  # extremes that long rings keep trees of
+    of_label: bool = False
+
+
+@dataclass(frozen=True)
 class Plan:
     """An application, compiled. `tables` is what the kernel reads; the rest is for the columns around it."""
 
@@ -133,6 +150,9 @@ class Plan:
     questions: tuple[Questions, ...]
     tables: kernel.Ints
     widths: tuple[int, int, int]  # value columns, conditions, answers
+    kept: tuple[Kept, ...] = ()
+    label_places: tuple[tuple[int, int], ...] = ()  # per label: its space, and where a key's list of open ones lies
+    anchor_life: int = 0  # microseconds after its arrival in which an anchor that nothing holds is forgotten for sure
 
 
 def compile(app: App) -> Plan:
@@ -204,6 +224,7 @@ class _Compiler:
         self.spaces: list[tuple[str, ...]] = []
         self.tables: list[_Table] = []
         self.rankings: list[list[tuple[int, ...]]] = []
+        self._kept: tuple[tuple[Kept, ...], tuple[tuple[int, int], ...], int] = ((), (), 0)
         self._topics()
         for _, label in self.labels:
             for name in schema(label.anchor).keys:
@@ -227,6 +248,7 @@ class _Compiler:
             tuple(found for found, _ in questions),
             tables,
             widths,
+            *self._kept,
         )
 
     def _topics(self) -> None:
@@ -672,6 +694,26 @@ class _Compiler:
             max([1, *(sum(output.width for output in group) for group in groups)]),
         )
         self._limits(widths, len(leads), max(map(len, l_tables.entries), default=0))
+        self._kept = (
+            tuple(
+                Kept(
+                    space=t.space,
+                    streams=t.streams,
+                    label=t.label,
+                    table=kernel.table_at(plan) + kernel.TABLE_FIELDS * i,
+                    local=t_local[i],
+                    words=t_words[i],
+                    stride=2 + len(t.columns),
+                    keep=t_keep[i],
+                    for_ever=t.forever or t.never_lets_go,
+                    trees=len(extremes.entries[i]),
+                    of_label=i in lookback_tables,
+                )
+                for i, t in enumerate(tables)
+            ),
+            tuple(zip(joins, l_local, strict=True)),
+            max(expiries, default=0),
+        )
         packed = kernel.pack(
             plan,
             spaces=len(self.spaces),

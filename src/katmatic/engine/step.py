@@ -20,6 +20,7 @@ from katmatic.records import DECISIONS, DeadLetter, Keys, LabelBlock, Prediction
 from katmatic.spec.event import Event, Schema
 from katmatic.state import kernel, loop
 from katmatic.state.columns import Store
+from katmatic.state.forget import Forgetting, Layout
 from katmatic.state.keys import KeyNumbers
 
 COUNTS = ("events", "applied", "duplicate", "late", "dead", "heartbeats")
@@ -72,6 +73,12 @@ class State:
         codes = [column for stream in plan.streams for column in stream.columns if column.coded]
         self.store = Store(cells=int(plan.tables[kernel.CELLS_PER_KEY]), codes=codes)
         self.readers = [Reader(stream.schema, plan.zone) for stream in plan.streams]
+        self.forgetting = Forgetting(
+            self.store,
+            plan.tables,
+            [_layout(plan, space) for space in range(len(plan.spaces))],
+            anchor_life=plan.anchor_life,
+        )
 
     @property
     def next_due(self) -> int:
@@ -99,6 +106,14 @@ class State:
     def load(self, data: bytes | msgspec.Raw) -> None:
         """Become the state that was dumped."""
         self.store.load(data)
+        self.forgetting.restart()
+
+
+def _layout(plan: Plan, space: int) -> Layout:
+    mine = [kept for kept in plan.kept if kept.space == space]
+    lists = [place for joined, local in plan.label_places if joined == space for place in (local, local + 1)]
+    tables = np.array([kept.table for kept in mine], np.int64)
+    return Layout(tables, np.array(lists, np.int64), for_ever=any(kept.for_ever for kept in mine))
 
 
 def step(plan: Plan, state: State, *batches: Batch) -> Changes:
@@ -114,6 +129,7 @@ def step(plan: Plan, state: State, *batches: Batch) -> Changes:
         following = loop.run(plan.tables, words, reals, rows, following, now)
         _collect(plan, state, rows, given, changes)
     _account(plan, state, rows, given, changes)
+    state.forgetting.work(now, held=bool(changes.holds))
     if (held != words[kernel.HELD_AT : kernel.HELD_AT + len(held)]).any():
         return replace(changes, held=True)
     return changes
@@ -223,7 +239,8 @@ def _fill(
     rows.time[mine] = columns.time
     rows.identity[mine] = reader.identities(columns, stream).view(np.int64)
     for space in facts.spaces:
-        rows.keys[mine, space] = numbers(state.store.keys, space, plan.spaces[space], columns, adds=True)
+        rows.keys[mine, space] = named = numbers(state.store.keys, space, plan.spaces[space], columns, adds=True)
+        state.forgetting.used(named, np.maximum(rows.time[mine], rows.now[mine]))
     for j, column in enumerate(facts.columns):
         rows.values[mine, j] = _values(state, column, columns)
     if facts.masks:

@@ -14,7 +14,7 @@ from katmatic.spec.app import Predictor
 
 ANCHORS_LIMIT = 200_000  # whose predictions wait for a truth, or for another one
 
-_COUNTS = (LabelState.PROVISIONAL, LabelState.FINAL, LabelState.REVISED)
+COUNTS = (LabelState.PROVISIONAL, LabelState.FINAL, LabelState.REVISED)
 _Row = tuple[PredictionBlock, int]
 
 
@@ -40,7 +40,7 @@ class Joiner:
 
     def predictions(self, block: PredictionBlock) -> ExampleBlock | None:
         """Take in predictions."""
-        block, rows = _as_declared(block, self._columns), []
+        block, rows = as_declared(block, self._columns), []
         for i, position in enumerate(block.anchor.tolist()):
             anchor = self._anchor(position)
             anchor.rows.append((block, i))
@@ -56,7 +56,7 @@ class Joiner:
             block.anchor.tolist(), block.state.tolist(), block.value.tolist(), block.now.tolist(), strict=True
         )
         for position, state, value, now in columns:
-            label = value if state in _COUNTS and value == value else None
+            label = value if state in COUNTS and value == value else None
             if label is None and position not in self._anchors:
                 continue
             anchor = self._anchor(position)
@@ -113,7 +113,7 @@ class Joiner:
         )
 
 
-def _as_declared(block: PredictionBlock, columns: tuple[str, ...]) -> PredictionBlock:
+def as_declared(block: PredictionBlock, columns: tuple[str, ...]) -> PredictionBlock:
     """The block with these columns; it may have been logged when others were declared."""
     if block.columns == columns:
         return block

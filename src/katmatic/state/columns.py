@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
@@ -56,6 +57,9 @@ class Store:
         since = kernel.IDENTITIES_AT + kernel.DUP_SINCE
         self.words[since : since + kernel.DUP_WORDS * kernel.STREAMS_MOST : kernel.DUP_WORDS] = kernel.NEVER
         self.keys = KeyNumbers()
+        self.used = np.zeros(
+            0, np.int64
+        )  # per number of a key, and some more: the last moment of an event that names it
         self.codes: dict[Any, Numbering] = {column: Numbering() for column in codes}
         # Anchors that will be asked again: position -> stream, payload, labels that have leads to come.
         self.pending: dict[int, tuple[int, bytes, int]] = {}
@@ -86,6 +90,7 @@ class Store:
         return {
             "arena": [(start, self.words[start:stop].view(np.uint8).data) for start, stop in self._parts()],
             "keys": self.keys.dump(),
+            "used": self.used[: len(self.keys)].tobytes(),
             "codes": [numbers.names for numbers in self.codes.values()],
             "pending": list(self.pending.items()),
             "position": self.position,
@@ -105,14 +110,20 @@ class Store:
         # While all is written in one go, finding huge pages costs a second for each gigabyte more than small ones do
         # (bench/recovery.py); these become huge in the background.
         _advise(self._memory, "MADV_NOHUGEPAGE")
-        for start, raw in found.arena:
-            values = np.frombuffer(raw, np.int64)
-            self.words[start : start + len(values)] = values
+        with ThreadPoolExecutor(1) as beside:  # copying does not need Python, and keys do nothing else
+            copied = beside.submit(self._copy, found.arena)
+            self.keys.load(*found.keys)
+            copied.result()
+        self.used = np.frombuffer(found.used, np.int64).copy()
         _advise(self._memory, "MADV_HUGEPAGE")
-        self.keys.load(*found.keys)
         self.codes = {column: Numbering(names) for column, names in zip(self.codes, found.codes, strict=True)}
         self.pending = dict(found.pending)
         self.position, self.sequence, self.counts = found.position, found.sequence, found.counts
+
+    def _copy(self, arena: list[tuple[int, memoryview]]) -> None:
+        for start, raw in arena:
+            values = np.frombuffer(raw, np.int64)
+            self.words[start : start + len(values)] = values
 
 
 class _Kept(msgspec.Struct):
@@ -120,6 +131,7 @@ class _Kept(msgspec.Struct):
 
     arena: list[tuple[int, memoryview]]
     keys: tuple[int, memoryview]
+    used: memoryview
     codes: list[list[Any]]
     pending: list[tuple[int, tuple[int, bytes, int]]]
     position: int

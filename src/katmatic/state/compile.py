@@ -33,6 +33,7 @@ SIGNATURES: dict[str, tuple[ModuleType, Any]] = {
         ),
     ),
     "ask": (kernel, types.void(_INT, _INT, _FLOAT, _COUNT, _COUNT)),
+    "release": (kernel, _COUNT(*(_INT, _INT, _FLOAT), *(_INT, _COUNT, _INT, _COUNT, _INT, _COUNT), _COUNT, _INT)),
     "add_up": (
         forest,
         types.void(*(_FLOAT, _COUNT, _COUNT, _INT, _INT, _COUNT), *(_INT, _FLOAT, _FLOAT, _INT, _FLOAT)),
@@ -49,10 +50,12 @@ SIGNATURES: dict[str, tuple[ModuleType, Any]] = {
         scan,
         types.void(
             *(_BYTE, _COUNT, _INT, _INT, _INT, _COUNT, _COUNT),
-            *(_INT, _INT, _INT, _INT, _INT, _BYTE, _INT, _INT, _COUNT),
+            *(_INT, _INT, _INT, _INT, _INT, _BYTE, _INT, _INT, _COUNT, _INT),
         ),
     ),
     "arrange": (scan, types.void(_INT, _INT, _INT, _INT)),
+    "forget": (scan, types.void(_INT, _COUNT, _INT, _INT, _INT, _INT)),
+    "tidy": (scan, _COUNT(_INT, _INT, _INT, _INT, _INT)),
     "pack": (scan, _COUNT(_INT, _COUNT, _COUNT, _INT, _INT, _BYTE, _COUNT)),
 }
 

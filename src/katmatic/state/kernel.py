@@ -327,6 +327,12 @@ class Plan(NamedTuple):
     next: Ints  # words of the cell that say which entries of its ring
 
 
+def table_at(plan: Plan) -> int:
+    """The handle of the first table; the next follows TABLE_FIELDS words later."""
+    lists = sum(len(values) for name, values in plan._asdict().items() if not name.startswith(_RECORDS))
+    return PLAN_WORDS + lists + ACC_FIELDS * len(plan.a_length) + QUESTION_FIELDS * len(plan.q_op)
+
+
 def pack(plan: Plan, *, spaces: int, cells_per_key: int, columns: int, conditions: int, answers: int) -> Ints:
     """The plan as one array: where each list begins, sizes, the lists, then accumulators, questions and tables."""
     lists = plan._asdict()
@@ -724,9 +730,16 @@ def _cell(plan, words, reals, table, key):
     cell = words[CELLS_AT + place]
     if cell != 0:
         return cell
-    size = plan[table + T_WORDS]
-    cell = _take_lines(words, CELLS, size)
-    for i in range(size):
+    cell = _take_lines(words, CELLS, plan[table + T_WORDS])
+    _blank(plan, words, reals, table, cell)
+    words[CELLS_AT + place] = cell
+    return cell
+
+
+@jit
+def _blank(plan, words, reals, table, cell):
+    """A cell that knows of no event."""
+    for i in range(plan[table + T_WORDS]):
         words[cell + i] = 0
     stride = plan[table + T_STRIDE]
     words[cell + CAP] = RING_CAPACITY_FIRST
@@ -742,8 +755,6 @@ def _cell(plan, words, reals, table, key):
             if part >= 0:
                 reals[cell + plan[a + A_AT] + part] = np.nan
                 reals[cell + plan[a + A_AT] + part + 1] = np.nan
-    words[CELLS_AT + place] = cell
-    return cell
 
 
 @jit
@@ -1917,6 +1928,56 @@ def _conclude(plan, words, reals, anchor, now):
         _become(plan, words, reals, anchor, FINAL if state == OPEN else REVISED, value, now)
     elif state != OPEN and value != reals[anchor + AN_VALUE]:
         _become(plan, words, reals, anchor, REVISED, value, now)
+
+
+@jit
+def _empty(plan, words, reals, table, cell):
+    """Give back what a cell has taken, and make it as a new one is."""
+    tree = _tree(plan, words, table, cell)
+    if tree != 0:
+        _give_back(words, TREES * SIZES + _log2(_tree_words(plan, words, table, cell)), tree)
+    for a in range(plan[table + T_ACC_LO], plan[table + T_ACC_HI], ACC_FIELDS):
+        if plan[a + A_TALLY] >= 0:
+            tally = cell + plan[a + A_AT] + plan[a + A_TALLY]
+            if words[tally + TALLY_ROOM] > 0:
+                _give_back(words, TALLIES * SIZES + _log2(words[tally + TALLY_ROOM]), words[tally + TALLY])
+    _give_back(words, plan[table + T_STRIDE] * SIZES + _log2(words[cell + CAP]), words[cell + RING])
+    _blank(plan, words, reals, table, cell)
+
+
+@jit
+def _matters(plan, words, tables, table_count, lists, list_count, cells, now):
+    """Whether a key has an open label, or an event that a question can reach at `now` or later."""
+    for i in range(list_count):
+        if words[cells + lists[i]] != 0:
+            return True
+    for i in range(table_count):
+        table = tables[i]
+        cell = words[cells + plan[table + T_LOCAL]]
+        if cell != 0 and words[cell + LEN] > 0:
+            last = (words[cell + START] + words[cell + LEN] - 1) & (words[cell + CAP] - 1)
+            if words[words[cell + RING] + last * plan[table + T_STRIDE]] >= now - plan[table + T_KEEP]:
+                return True
+    return False
+
+
+def release(plan, words, reals, keys, count, tables, table_count, lists, list_count, now, gone):
+    """Make all cells of the keys as new ones are that cannot matter any more at `now`; how many, and which (`gone`).
+
+    `tables` are those of the keys' space, `lists` where a key's lists of open labels lie among its cells.
+    """
+    total = 0
+    for i in range(count):
+        cells = CELLS_AT + keys[i] * plan[CELLS_PER_KEY]
+        if _matters(plan, words, tables, table_count, lists, list_count, cells, now):
+            continue
+        for j in range(table_count):
+            cell = words[cells + plan[tables[j] + T_LOCAL]]
+            if cell != 0:
+                _empty(plan, words, reals, tables[j], cell)
+        gone[total] = keys[i]
+        total += 1
+    return total
 
 
 @jit

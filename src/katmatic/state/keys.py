@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from operator import itemgetter
 from typing import Any
@@ -15,6 +16,8 @@ from katmatic.state import loop, scan
 
 Ints = NDArray[np.int64]
 
+FORGOTTEN_FOR = 60_000_000  # microseconds for which the key of a number that was forgotten can be read
+_NOTHING = np.zeros(0, np.int64)
 _INDEX_FIRST, _WORDS_FIRST = 1 << 10, 1 << 12
 _decode = msgspec.msgpack.Decoder(list[tuple[str]]).decode
 
@@ -22,12 +25,17 @@ _decode = msgspec.msgpack.Decoder(list[tuple[str]]).decode
 class KeyNumbers:
     """Keys -> 0, 1, 2, ... in the order in which they first come, over all spaces; and back.
 
-    A key is a text for each field of its space. What has been given a number keeps it, and so what was made of numbers
-    may be read later, by another thread too.
+    A key is a text for each field of its space. What has been given a number keeps it until it is forgotten; it can be
+    read until, `FORGOTTEN_FOR` later, the number goes to a new key of its space. So what was made of numbers may be
+    read later, by another thread too.
     """
 
     def __init__(self) -> None:
-        self._facts = np.array([0, 1, _INDEX_FIRST - 1], np.int64)
+        self._facts = np.zeros(scan.KEY_FACTS, np.int64)
+        self._facts[:3] = 0, 1, _INDEX_FIRST - 1
+        self._free: dict[int, Ints] = {}  # by space: numbers for new keys,
+        self._gone: deque[tuple[int, int, Ints]] = deque()  # and those that will be: since when, space, numbers
+        self._forgotten = 0  # of both kinds
         self._index = np.zeros(2 * _INDEX_FIRST, np.int64)
         self._starts = np.zeros(_INDEX_FIRST, np.int64)
         self._keys = np.zeros(_WORDS_FIRST, np.int64)
@@ -57,9 +65,14 @@ class KeyNumbers:
         if len(self._room) < words or len(self._scratch) < 2 * count:
             self._room, self._scratch = _larger(self._room, words), _larger(self._scratch, 2 * count)
             self._look()
+        free = self._free.get(space, _NOTHING)
         if adds:
             self._grow(count, words)
-        return loop.number(text, columns, space, self._at, count=count, adds=adds)
+            self._facts[scan.K_FREE] = len(free)
+        found = loop.number(text, columns, space, self._at, count=count, adds=adds, free=free.ctypes.data)
+        if adds and len(free):
+            self._use(space, free)
+        return found
 
     def numbers(self, space: int, keys: Iterable[Any], *, adds: bool = True) -> list[int]:
         """The number of each key: a text, or a tuple of them for several fields."""
@@ -99,8 +112,32 @@ class KeyNumbers:
         starts, keys = self._starts, self._keys  # another thread may have them replaced by larger ones
         return loop.pack(np.ascontiguousarray(numbers), starts.ctypes.data, keys.ctypes.data)
 
+    @property
+    def known(self) -> int:
+        """How many keys have a number."""
+        return len(self) - self._forgotten
+
+    def spaces(self, first: int, stop: int) -> Ints:
+        """The space of each number from `first` up to `stop`; -1 of a forgotten one."""
+        heads = self._keys[self._starts[first:stop]]
+        return np.where(heads & scan.FORGOTTEN, -1, (heads >> 32) & 0xFF)
+
+    def forget(self, space: int, numbers: Ints, now: int) -> None:
+        """Take back the numbers of some keys of a space; new ones get them from `FORGOTTEN_FOR` after `now` on."""
+        if len(numbers):
+            loop.forget(np.ascontiguousarray(numbers), self._at[:4])
+            self._gone.append((now, space, numbers))
+            self._forgotten += len(numbers)
+
+    def free(self, now: int) -> None:
+        """Let new keys have numbers that were forgotten long enough ago."""
+        while self._gone and self._gone[0][0] <= now - FORGOTTEN_FOR:
+            _, space, numbers = self._gone.popleft()
+            self._free[space] = np.concatenate([self._free.get(space, _NOTHING), numbers])
+
     def dump(self) -> tuple[int, bytes]:
         """What `load` takes."""
+        self._tidy()
         return len(self), self._keys[1 : self._facts[scan.K_USED]].tobytes()
 
     def load(self, count: int, dumped: bytes | memoryview) -> None:
@@ -110,6 +147,31 @@ class KeyNumbers:
         self._keys = _larger(np.concatenate([[0], used]), 1 + len(used))
         self._starts = np.zeros(0, np.int64)
         self._grow(1, 1)
+        self._arrange()
+        heads = self._keys[self._starts[:count]]
+        gone = np.flatnonzero(heads & scan.FORGOTTEN)
+        self._forgotten = len(gone)
+        of = (heads[gone] >> 32) & 0xFF
+        self._free = {space: gone[of == space] for space in np.unique(of).tolist()}
+
+    def _use(self, space: int, free: Ints) -> None:
+        """New keys were given numbers that were free."""
+        left = int(self._facts[scan.K_FREE])
+        if left < len(free):
+            for number in free[left:].tolist():
+                self._names.pop(number, None)
+            self._free[space] = free[:left]
+            self._forgotten -= len(free) - left
+
+    def _tidy(self) -> None:
+        """Give up the room of keys whose number another one has."""
+        if not self._facts[scan.K_GARBAGE]:
+            return
+        keys, starts = np.zeros_like(self._keys), np.zeros_like(self._starts)  # others may be reading the old ones
+        facts, _, begins, words, *_ = self._at
+        used = loop.tidy((facts, begins, words, keys.ctypes.data, starts.ctypes.data))
+        self._keys, self._starts = keys, starts
+        self._facts[scan.K_USED], self._facts[scan.K_GARBAGE] = used, 0
         self._arrange()
 
     def _known(self, wanted: list[int]) -> list[str]:
@@ -123,6 +185,9 @@ class KeyNumbers:
         places = int(self._facts[scan.K_MASK]) + 1
         if used + words <= len(self._keys) and count + more <= len(self._starts) and 2 * (count + more) <= places:
             return
+        if used + words > len(self._keys) and 2 * self._facts[scan.K_GARBAGE] > used:
+            self._tidy()
+            used = int(self._facts[scan.K_USED])
         if used + words > len(self._keys):
             self._keys = _larger(self._keys, used + words)
         if count + more > len(self._starts):

@@ -27,12 +27,15 @@ Cpu = tuple[str, str]  # LLVM's name of a kind of processor, and what it can do
 _P, _I, _D = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 _TYPES = {
     "run": ctypes.CFUNCTYPE(_I, *(_P,) * 13, _I, _I, _I),
+    "release": ctypes.CFUNCTYPE(_I, _P, _P, _P, _P, _I, _P, _I, _P, _I, _I, _P),
     "ask": ctypes.CFUNCTYPE(None, _P, _P, _P, _I, _I),
     "add_up": ctypes.CFUNCTYPE(None, _P, _I, _I, _P, _P, _I, _P, _P, _P, _P, _P),
     "scan": ctypes.CFUNCTYPE(_I, _P, _I, _I, _P, _I, _P, _P, _P, _P, _P, _P, _P),
     "identify": ctypes.CFUNCTYPE(None, _P, _I, _P, _I, _P, _P, _P, _I, _I, _P),
-    "number": ctypes.CFUNCTYPE(None, _P, _I, _P, _P, _P, _I, _I, *(_P,) * 8, _I),
+    "number": ctypes.CFUNCTYPE(None, _P, _I, _P, _P, _P, _I, _I, *(_P,) * 8, _I, _P),
     "arrange": ctypes.CFUNCTYPE(None, _P, _P, _P, _P),
+    "forget": ctypes.CFUNCTYPE(None, _P, _I, _P, _P, _P, _P),
+    "tidy": ctypes.CFUNCTYPE(_I, _P, _P, _P, _P, _P),
     "pack": ctypes.CFUNCTYPE(_I, _P, _I, _I, _P, _P, _P, _I),
 }
 _CALLED = ("exp2", "memcpy", "memmove", "memset", "pow")  # of the C library
@@ -78,6 +81,22 @@ def ask(
     load()["ask"](plan.ctypes.data, words.ctypes.data, reals.ctypes.data, predictor, moment)
 
 
+def release(
+    plan: NDArray[np.int64],
+    words: NDArray[np.int64],
+    reals: NDArray[np.float64],
+    keys: NDArray[np.int64],
+    tables: NDArray[np.int64],
+    lists: NDArray[np.int64],
+    now: int,
+) -> NDArray[np.int64]:
+    """`kernel.release`: which of the keys no longer matter."""
+    gone = np.empty(len(keys), np.int64)
+    given = [part for array in (keys, tables, lists) for part in (array.ctypes.data, len(array))]
+    arena = plan.ctypes.data, words.ctypes.data, reals.ctypes.data
+    return gone[: load()["release"](*arena, *given, now, gone.ctypes.data)]
+
+
 def add_up(
     x: NDArray[np.float64],
     roots: NDArray[np.int64],
@@ -117,16 +136,24 @@ def identify(
 
 
 def number(
-    text: bytes, columns: tuple[int, int, int, int], space: int, about: Sequence[int], *, count: int, adds: bool
+    text: bytes,
+    columns: tuple[int, int, int, int],
+    space: int,
+    about: Sequence[int],
+    *,
+    count: int,
+    adds: bool,
+    free: int,
 ) -> NDArray[np.int64]:
     """`scan.number`, of the addresses of words, lengths and the key's fields, and how many these are.
 
-    `about` are the addresses of what is known of keys, and of room to work.
+    `about` are the addresses of what is known of keys, and of room to work; `free` is that of the free numbers.
     """
     found = np.empty(count, np.int64)
     facts, index, starts, keys, room, scratch = about
     load()["number"](
-        *(text, count, *columns, space, facts, index, starts, keys, room, room, scratch, found.ctypes.data, int(adds))
+        *(text, count, *columns, space, facts, index, starts, keys, room, room, scratch, found.ctypes.data),
+        *(int(adds), free),
     )
     return found
 
@@ -134,6 +161,17 @@ def number(
 def arrange(about: Sequence[int]) -> None:
     """`scan.arrange`, of addresses."""
     load()["arrange"](*about)
+
+
+def forget(numbers: NDArray[np.int64], about: Sequence[int]) -> None:
+    """`scan.forget`, of numbers and of addresses."""
+    load()["forget"](numbers.ctypes.data, len(numbers), *about)
+
+
+def tidy(about: Sequence[int]) -> int:
+    """`scan.tidy`, of addresses."""
+    found: int = load()["tidy"](*about)
+    return found
 
 
 def pack(numbers: NDArray[np.int64], starts: int, keys: int) -> memoryview:

@@ -31,7 +31,9 @@ FIELDS_MOST = 62
 PADDING = 16  # bytes after a text that may be looked at
 POWERS = np.array([10.0**i for i in range(23)])  # exact
 # Words about keys: how many there are, the words they take, the places of the index less 1.
-K_COUNT, K_USED, K_MASK, KEY_FACTS = range(4)
+K_COUNT, K_USED, K_MASK, K_FREE, K_GARBAGE, KEY_FACTS = range(6)
+NUMBER = (1 << 31) - 1  # of the head of a key; the bit above says that it was forgotten
+FORGOTTEN = 1 << 31
 KEY_HEAD = 5  # bytes of the longest head of a text in MessagePack
 
 _EACH, _HIGH = 0x0101010101010101, -0x7F7F7F7F7F7F7F80  # of each byte the lowest bit, the highest one
@@ -625,7 +627,7 @@ def _hash(keys, at, size):
 
 @jit
 def _words_of(head):
-    """The words of a key, by its head: its number in 32 bits, its space in 8, its bytes in 24."""
+    """The words of a key, by its head: number in 31 bits, whether it was forgotten, space in 8, bytes in 24."""
     return 1 + ((((head >> 40) & 0xFFFFFF) + 7) >> 3)
 
 
@@ -657,11 +659,12 @@ def number(
     scratch,
     found,
     adds,
+    free,
 ):
     """The numbers of the keys of records; new keys get the next ones (`adds`), or -1.
 
     `parts` are the fields of a key. `room` is for these keys in words (`letters` is the same memory), `scratch` for two
-    words for each of them.
+    words for each of them. `free` are numbers of the space that were forgotten: the last goes to a new key first.
     """
     at = 0
     for r in range(count):
@@ -695,33 +698,72 @@ def number(
             known = -1
             while index[2 * slot + 1] != 0:
                 if index[2 * slot] == hashed and _equal(room, at, keys, index[2 * slot + 1]):
-                    known = keys[index[2 * slot + 1]] & 0xFFFFFFFF
+                    known = keys[index[2 * slot + 1]] & NUMBER
                     break
                 slot = (slot + 1) & mask
             if known < 0 and adds != 0:
                 known, to = facts[K_COUNT], facts[K_USED]
+                if facts[K_FREE] > 0:
+                    facts[K_FREE] -= 1
+                    known = free[facts[K_FREE]]
+                    facts[K_GARBAGE] += _words_of(keys[starts[known]])
+                else:
+                    facts[K_COUNT] = known + 1
                 index[2 * slot], index[2 * slot + 1] = hashed, to
                 starts[known] = to
                 size = _words_of(room[at])
                 for j in range(size):
                     keys[to + j] = room[at + j]
                 keys[to] |= known
-                facts[K_COUNT], facts[K_USED] = known + 1, to + size
+                facts[K_USED] = to + size
             found[r] = known
 
 
 def arrange(facts, index, starts, keys):
-    """Make an index of keys, which is empty, and say where each begins."""
+    """Make an index of keys, which is empty, and say where each number's newest key begins."""
     at, mask = 1, facts[K_MASK]  # nobody's key lies at 0
-    for i in range(facts[K_COUNT]):
+    while at < facts[K_USED]:
         size = _words_of(keys[at])
-        hashed = _hash(keys, at, size)
-        slot = hashed & mask
-        while index[2 * slot + 1] != 0:
-            slot = (slot + 1) & mask
-        index[2 * slot], index[2 * slot + 1] = hashed, at
-        starts[i] = at
+        starts[keys[at] & NUMBER] = at
+        if keys[at] & FORGOTTEN == 0:
+            hashed = _hash(keys, at, size)
+            slot = hashed & mask
+            while index[2 * slot + 1] != 0:
+                slot = (slot + 1) & mask
+            index[2 * slot], index[2 * slot + 1] = hashed, at
         at += size
+
+
+def forget(numbers, count, facts, index, starts, keys):
+    """Take keys out of the index; who has their number may read them until another key gets it."""
+    mask = facts[K_MASK]
+    for i in range(count):
+        at = starts[numbers[i]]
+        slot = _hash(keys, at, _words_of(keys[at])) & mask
+        while index[2 * slot + 1] != at:
+            slot = (slot + 1) & mask
+        after = (slot + 1) & mask
+        while index[2 * after + 1] != 0:  # what follows moves up, unless it is where its hash begins to look
+            if ((after - index[2 * after]) & mask) >= ((after - slot) & mask):
+                index[2 * slot], index[2 * slot + 1] = index[2 * after], index[2 * after + 1]
+                slot = after
+            after = (after + 1) & mask
+        index[2 * slot], index[2 * slot + 1] = 0, 0
+        keys[at] |= FORGOTTEN
+
+
+def tidy(facts, starts, keys, out, begins):
+    """Copy the keys that somebody has the number of to `out`, and where they begin to `begins`; the words of all."""
+    at, to = 1, 1
+    while at < facts[K_USED]:
+        size, number = _words_of(keys[at]), keys[at] & NUMBER
+        if starts[number] == at:
+            for j in range(size):
+                out[to + j] = keys[at + j]
+            begins[number] = to
+            to += size
+        at += size
+    return to
 
 
 def pack(numbers, count, width, starts, keys, out, room):

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from katmatic.labels.join import Joiner
+from katmatic.labels.join import COUNTS, as_declared
 from katmatic.labels.ripe import ripens_after
+from katmatic.labels.weight import weight
 from katmatic.log.base import History
 from katmatic.log.codec import decode, decode_labels, decode_predictions
-from katmatic.records import DECISIONS, LABELS, PREDICTIONS, ExampleBlock, LabelBlock, PredictionBlock
+from katmatic.records import DECISIONS, LABELS, PREDICTIONS, Decision, LabelBlock, PredictionBlock
 from katmatic.spec.app import App, Predictor
 
-NO_LIMIT = 1 << 62
 TEXTS_LIMIT = 1_000  # different texts of one feature that are told apart; the most frequent ones
 
 Floats = NDArray[np.float64]
@@ -94,44 +94,116 @@ def read(log: History, app: App, predictor: Predictor, now: int) -> Dataset | No
     """
     label = next(name for name, known in app.labels.items() if known is predictor.label)
     ripe = now - ripens_after(app, predictor.label)
-    joiner = Joiner(predictor, limit=NO_LIMIT)
-    newest: dict[tuple[int, int], tuple[ExampleBlock, int]] = {}
+    truths, weights, columns = _truths(log, label, now), _weights(log, predictor, now), tuple(predictor.features)
+    parts: list[_Part] = []
+    for _, value in log.scan(PREDICTIONS):
+        asked = decode_predictions(value)
+        if asked.predictor == predictor.name and set(columns) <= set(asked.columns):
+            parts += _met(as_declared(asked, columns), truths, weights, ripe, now)
+    if not parts:
+        return None
+    at, anchor = (np.concatenate([getattr(part.block, name) for part in parts]) for name in ("at", "anchor"))
+    order = np.lexsort((anchor, at))  # stable: of the same anchor and moment, the last written comes last
+    is_last = np.append((anchor[order][1:] != anchor[order][:-1]) | (at[order][1:] != at[order][:-1]), True)
+    rows = order[is_last]
+    chosen = rows.tolist()
+    keys = [key for part in parts for key in part.block.key]
+    nothing = np.full(max(len(part.block) for part in parts), np.nan)
+    scores = [nothing[: len(part.block)] if part.block.score is None else part.block.score for part in parts]
+    return Dataset(
+        columns=columns,
+        anchor=anchor[rows],
+        key=[keys[i] for i in chosen],
+        at=at[rows],
+        values=np.concatenate([part.block.values for part in parts])[rows],
+        texts=_texts(parts, rows),
+        label=np.concatenate([part.label for part in parts])[rows],
+        label_now=np.concatenate([part.label_now for part in parts])[rows],
+        weight=np.concatenate([part.weight for part in parts])[rows],
+        score=np.concatenate(scores)[rows],
+        tables={},
+    )
 
-    def keep(block: ExampleBlock | None) -> None:
-        if block is not None:
-            for i, name in enumerate(zip(block.anchor.tolist(), block.at.tolist(), strict=True)):
-                newest[name] = (block, i)
 
+@dataclass(frozen=True)
+class _Part:
+    """Rows of one block that met their truth."""
+
+    block: PredictionBlock
+    label: Floats
+    label_now: NDArray[np.int64]
+    weight: Floats
+
+
+@dataclass(frozen=True)
+class _Truths:
+    """What is known of each anchor, and since when; anchors ascending. NaN: nothing, or no more."""
+
+    anchor: NDArray[np.int64]
+    label: Floats
+    now: NDArray[np.int64]
+
+
+def _truths(log: History, label: str, now: int) -> _Truths:
+    """The newest versions of a label that say another thing than the one before, as of `now`."""
+    blocks = [_until(block, now) for block in (decode_labels(v) for _, v in log.scan(LABELS)) if block.label == label]
+    if not blocks:
+        return _Truths(np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.int64))
+    anchor = np.concatenate([block.anchor for block in blocks])
+    order = np.argsort(anchor, kind="stable")
+    anchor = anchor[order]
+    value = np.concatenate([np.where(np.isin(block.state, COUNTS), block.value, np.nan) for block in blocks])[order]
+    moment = np.concatenate([block.now for block in blocks])[order]
+    is_first = np.append(True, anchor[1:] != anchor[:-1])[: len(anchor)]
+    before = np.append(np.nan, value[:-1])[: len(anchor)]
+    before[is_first] = np.nan
+    is_change = (value != before) & ~(np.isnan(value) & np.isnan(before))
+    changed = np.flatnonzero(is_change)
+    is_newest = np.append(anchor[changed][1:] != anchor[changed][:-1], True)[: len(changed)]
+    newest = changed[is_newest]
+    return _Truths(anchor[newest], value[newest], moment[newest])
+
+
+def _weights(log: History, predictor: Predictor, now: int) -> dict[int, float]:
+    """How much the rows of an anchor weigh, where something was decided about it."""
+    decided: dict[int, dict[str, Decision]] = {}
     for _, value in log.scan(DECISIONS):
         taken = decode(DECISIONS, value)
         if taken.predictor == predictor.name and taken.now <= now:
-            joiner.decisions([taken])
-    for _, value in log.scan(LABELS):
-        labels = decode_labels(value)
-        if labels.label == label:
-            joiner.labels(_until(labels, now))
-    for _, value in log.scan(PREDICTIONS):
-        asked = decode_predictions(value)
-        if asked.predictor == predictor.name and set(predictor.features) <= set(asked.columns):
-            keep(joiner.predictions(_until(asked, now)))
-    rows = [(block, i) for block, i in newest.values() if _counts(block, i, ripe)]
-    if not rows:
-        return None
-    rows.sort(key=lambda row: (row[0].at[row[1]], row[0].anchor[row[1]]))
-    names = dict.fromkeys(name for block, _ in rows for name in block.texts)
-    return Dataset(
-        columns=rows[0][0].columns,
-        anchor=_column(rows, "anchor"),
-        key=[block.key[i] for block, i in rows],
-        at=_column(rows, "at"),
-        values=np.array([block.values[i] for block, i in rows]),
-        texts={name: [block.texts[name][i] if name in block.texts else None for block, i in rows] for name in names},
-        label=_column(rows, "label"),
-        label_now=_column(rows, "label_now"),
-        weight=_column(rows, "weight"),
-        score=_column(rows, "score"),
-        tables={},
-    )
+            decided.setdefault(taken.anchor, {})[taken.action] = taken
+    return {anchor: weight(taken.values()) for anchor, taken in decided.items()}
+
+
+def _met(block: PredictionBlock, truths: _Truths, weights: dict[int, float], ripe: int, now: int) -> Iterator[_Part]:
+    """The rows of a block that count, if there are any."""
+    block = _until(block, now)
+    place = np.searchsorted(truths.anchor, block.anchor)
+    place[place == len(truths.anchor)] = 0
+    if not len(block) or not len(truths.anchor):
+        return
+    label, label_now = truths.label[place], truths.now[place]
+    weighs = np.ones(len(block))
+    if weights:
+        weighs = np.array([weights.get(anchor, 1.0) for anchor in block.anchor.tolist()])
+    counts = (truths.anchor[place] == block.anchor) & ~np.isnan(label) & (block.time <= ripe) & (weighs > 0)
+    rows = np.flatnonzero(counts)
+    if len(rows):
+        yield _Part(block if len(rows) == len(block) else block.take(rows), label[rows], label_now[rows], weighs[rows])
+
+
+def _texts(parts: list[_Part], rows: NDArray[np.int64]) -> dict[str, list[Any]]:
+    """The features that are texts, in the order in which the rows bring them up."""
+    first = np.cumsum([0, *(len(part.block) for part in parts)])
+    if not any(part.block.texts for part in parts):
+        return {}
+    of = np.searchsorted(first, rows, side="right") - 1
+    _, begins = np.unique(of, return_index=True)
+    names = dict.fromkeys(name for i in of[np.sort(begins)].tolist() for name in parts[i].block.texts)
+    found = {}
+    for name in names:
+        column = [value for part in parts for value in part.block.texts.get(name, [None] * len(part.block))]
+        found[name] = [column[i] for i in rows.tolist()]
+    return found
 
 
 def judged(rows: Dataset, share: float, after: int) -> Dataset:
@@ -153,11 +225,3 @@ def _until(block: Block, now: int) -> Block:
     """The rows of a block that were there at `now`."""
     is_known = block.now <= now
     return block if is_known.all() else block.take(np.flatnonzero(is_known))
-
-
-def _counts(block: ExampleBlock, i: int, ripe: int) -> bool:
-    return bool(block.time[i] <= ripe and block.weight[i] > 0 and not np.isnan(block.label[i]))
-
-
-def _column(rows: Iterable[tuple[ExampleBlock, int]], name: str) -> NDArray[Any]:
-    return np.array([getattr(block, name)[i] for block, i in rows])
