@@ -120,7 +120,8 @@ TREE_EVENTS = 64  # a ring gets its trees once an extreme is looked for among mo
 RING_CAPACITY_FIRST = 4
 QUEUE_CAPACITY_FIRST = 64
 EXPIRED_EVERY = 64  # rows
-ROWS_AHEAD = 48  # of a batch are brought near
+ROWS_AHEAD = 48  # of a batch are brought near,
+OUTPUTS_AHEAD = 8  # and what will be written
 IDENTITIES_FIRST = 64
 
 
@@ -1713,6 +1714,7 @@ def _tell(plan, words, reals, anchor, now):
         words[FAILED] = OUTPUTS_OVER
         return
     at = OUT_LABELS_AT + 8 * n
+    _prefetch(words, at + 8 * OUTPUTS_AHEAD)
     words[at] = words[ORDER]
     words[at + 1] = words[anchor + AN_LABEL]
     words[at + 2] = words[anchor + AN_POS]
@@ -2150,6 +2152,10 @@ def _ask(plan, words, reals, predictor, keys, pos, time, at, now, lead, row):
         words[FAILED] = OUTPUTS_OVER
         return
     to = OUT_ASKED_AT + 8 * n
+    _prefetch(words, to + 8 * OUTPUTS_AHEAD)
+    features = OUT_FEATURES_AT + plan[ANSWERS] * (n + OUTPUTS_AHEAD)
+    for line in range(0, plan[ANSWERS], LINE_WORDS):
+        _prefetch(words, features + line)
     words[to] = words[ORDER]
     words[to + 1] = predictor
     words[to + 2] = pos
