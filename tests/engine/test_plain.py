@@ -297,6 +297,49 @@ def test_what_producers_usually_write_is_plain(value):
     assert assert_same(Reading, KATHMANDU, [value]) == 1
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(
+            PLAIN.replace(b"C1", letters)
+            for letters in (
+                *(
+                    b"\x80",
+                    b"\xc0\x80",
+                    b"\xc1\xbf",
+                    b"\xc3",
+                    b"\xc3(",
+                    b"\xe0\x80\x80",
+                    b"\xe0\x9f\xbf",
+                    b"\xed\xa0\x80",
+                ),
+                *(
+                    b"\xed\xbf\xbf",
+                    b"\xe2\x82",
+                    b"\xf0\x80\x80\x80",
+                    b"\xf0\x8f\xbf\xbf",
+                    b"\xf4\x90\x80\x80",
+                    b"\xf5\x80\x80\x80",
+                ),
+                *(b"\xff", b"\xf0\x9f\x98", b"a\nb", b"\x1f", b"\\u00e9", b'\\"', b"\\"),
+            )
+        ),
+        PLAIN[:-1] + b', "count": 1, "count": 2}',
+        PLAIN[:-1] + b', "value": 1, "is_on": false, "at": 2, "sensor": "C2"}',
+        PLAIN.replace(b'"value": 12.5', b'"is_on": false'),
+        PLAIN[:-1] + b', "value_of_the_others": null}',
+        PLAIN.replace(b"12.5", b"-0.0"),
+        PLAIN.replace(b"12.5", b"-0"),
+        PLAIN[:-1] + b', "unknown": {"value": 1}}',
+        PLAIN + b"}",
+        PLAIN[:-1],
+    ],
+)
+def test_what_is_odd_is_left_to_the_reader_of_all_forms(value):
+    assert assert_same(Reading, KATHMANDU, [value]) == 0
+    assert assert_same(Reading, KATHMANDU, [PLAIN, value, b"", PLAIN]) == 2
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_a_number_is_the_float_next_to_what_is_written(seed):
     rng = random.Random(seed)
