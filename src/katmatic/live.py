@@ -282,7 +282,7 @@ class Live:
 
     def rows(self, name: str) -> int:
         """How many labelled rows of a predictor are ripe, as of a moment ago: what a model could be trained on."""
-        now = self._pipeline.clock.now()
+        now = self._now()
         with self._lock:
             unripe, moments = self._unripe[name], self._moments[name]
             while moments and moments[0] <= now:
@@ -369,6 +369,10 @@ class Live:
         """What has moved of a predictor's features, scores and outcomes, as of the last comparison."""
         return self._shifts.get(name, [])
 
+    def _now(self) -> int:
+        """The log's time, which never goes back, though a clock may."""
+        return max(self._pipeline.clock.now(), self._pipeline.state.now)
+
     def _answers(self, name: str) -> bool:
         return name in self._pipeline.online or self._pipeline.scorers[name].version > 0
 
@@ -411,11 +415,11 @@ class Live:
         with pipeline.lock:
             if ranking is not None and size == 1 and ranking.key not in anchors[0]:
                 blank = ranking.anchor(anchors[0])
-                chosen = candidates(pipeline.plan, pipeline.state, questions, blank, pipeline.clock.now())
+                chosen = candidates(pipeline.plan, pipeline.state, questions, blank, self._now())
                 anchors, size = ranking.anchors(anchors[0], chosen), ranking.size
             if not anchors:
                 return []
-            block = ask(pipeline.plan, pipeline.state, questions, anchors, pipeline.clock.now())
+            block = ask(pipeline.plan, pipeline.state, questions, anchors, self._now())
             block = pipeline.answer(block)
         found = [block.row(i) for i in range(len(block))]
         return found if ranking is None else ranked(found)[:size]
@@ -435,16 +439,12 @@ class Live:
         self._take_in()
         with self._lock:
             return Status(
-                self._pipeline.clock.now(),
+                self._now(),
                 self.ready and not self.trouble,
                 self.trouble or ("" if self.ready else "the log is being read again"),
                 self._pulse.vitals(),
                 {name: self._card(name) for name in self.app.predictors},
-                {
-                    name: quality.report(self._pipeline.clock.now())
-                    for name, quality in self._quality.items()
-                    if self._answers(name)
-                },
+                {name: quality.report(self._now()) for name, quality in self._quality.items() if self._answers(name)},
                 tuple(sorted(self._pipeline.state.silent(self._pipeline.plan))),
                 self._rules.open,
                 self._skew,

@@ -27,7 +27,7 @@ from tests.monitoring.blocks import MINUTE, bell, examples, school
 DAY = 86_400 * SECOND
 
 
-@pytest.mark.parametrize("seed", [42, 51, 75, 120, 128, 199, 210, 215, 442, 527, 666, 847])
+@pytest.mark.parametrize("seed", [42, 51, 75, 120, 128, 199, 210, 215, 442, 527, 666, 847, 3710, 6750])
 def test_the_seeds_that_found_something_are_well(seed):
     outcome = simulate(seed)
     assert outcome.is_well, outcome.difference
@@ -261,3 +261,19 @@ def test_an_action_that_was_decided_and_not_read_again_yet_weighs_after_a_crash(
         ]
         assert weights[0] == weights[1]
     assert held_out > 3
+
+
+def test_when_a_clock_goes_back_the_page_stays_at_the_logs_time():
+    """Seeds 3710, 6750. A row was ripe for who had looked before the clock went back, and for nobody else."""
+    clock, log = ManualClock(NOON), MemoryLog()
+    pipeline = Pipeline(door(model=Model()), log, clock)
+    live = Live(pipeline)
+    pipeline.watchers.append(live)
+    log.append("ring", [ring("Ann", NOON)])
+    pass_until(pipeline, clock, NOON + 600 * SECOND)
+    assert live.rows("open") == 1
+    back = Live(pipeline)
+    back.rebuild()
+    pipeline.clock = ManualClock(NOON)
+    assert back.status().now == live.status().now == NOON + 600 * SECOND
+    assert back.rows("open") == 1
