@@ -13,6 +13,7 @@ from katmatic.log.codec import encode
 from katmatic.log.memory import MemoryLog
 from katmatic.log.sqlite import SqliteLog
 from katmatic.monitoring.drift import Watch
+from katmatic.monitoring.gather import joined_labels
 from katmatic.monitoring.quality import Quality
 from katmatic.pipeline import Pipeline
 from katmatic.records import MODELS, LabelState, ModelVersion
@@ -22,12 +23,12 @@ from katmatic.testing.simulation.models import make_models
 from katmatic.testing.simulation.run import simulate
 from katmatic.training.dataset import read
 from tests.apps import NOON, SECOND, door, ring
-from tests.monitoring.blocks import MINUTE, bell, examples, school
+from tests.monitoring.blocks import MINUTE, bell, examples, labels, school
 
 DAY = 86_400 * SECOND
 
 
-@pytest.mark.parametrize("seed", [42, 51, 75, 120, 128, 199, 210, 215, 442, 527, 666, 847, 3710, 6750])
+@pytest.mark.parametrize("seed", [42, 51, 75, 120, 128, 199, 210, 215, 442, 523, 527, 666, 847, 3710, 6750])
 def test_the_seeds_that_found_something_are_well(seed):
     outcome = simulate(seed)
     assert outcome.is_well, outcome.difference
@@ -277,3 +278,14 @@ def test_when_a_clock_goes_back_the_page_stays_at_the_logs_time():
     pipeline.clock = ManualClock(NOON)
     assert back.status().now == live.status().now == NOON + 600 * SECOND
     assert back.rows("open") == 1
+
+
+def test_a_label_that_was_another_one_before_is_not_lost_when_turns_are_taken_in_together():
+    """Seed 523. What a row was known as for a while, its baselines had known, too."""
+    first = labels([1, 2], [("p1", "9b"), ("p2", "9b")], "final", [1.0, 0.0], time=bell(1))
+    other = labels([3], [("p3", "9b")], "final", [1.0], time=bell(1))
+    again = labels([2], [("p2", "9b")], "revised", [1.0], time=bell(1))
+    empty = first.take(np.zeros(0, np.int64))
+    found = joined_labels([empty, first, other, again, empty])
+    assert [block.anchor.tolist() for block in found] == [[1, 2, 3], [2]]
+    assert [block.value.tolist() for block in found] == [[1.0, 0.0, 1.0], [1.0]]

@@ -25,11 +25,18 @@ def joined_predictions(blocks: Iterable[PredictionBlock]) -> list[PredictionBloc
 
 
 def joined_labels(blocks: Iterable[LabelBlock]) -> list[LabelBlock]:
-    """The same rows in the same order, in one block for each label."""
-    alike: dict[str, list[LabelBlock]] = {}
+    """The same rows in the same order, in few blocks for each label: a further version of a row is in a later one."""
+    alike: dict[str, list[list[LabelBlock]]] = {}
+    anchors: dict[str, set[int]] = {}  # of the newest block of each label
     for block in blocks:
-        alike.setdefault(block.label, []).append(block)
-    return [_labels(each) if len(each) > 1 else each[0] for each in alike.values()]
+        mine, seen = block.anchor.tolist(), anchors.get(block.label)
+        if seen is not None and seen.isdisjoint(mine):
+            alike[block.label][-1].append(block)
+            seen.update(mine)
+        else:
+            alike.setdefault(block.label, []).append([block])
+            anchors[block.label] = set(mine)
+    return [_labels(each) if len(each) > 1 else each[0] for groups in alike.values() for each in groups]
 
 
 def _predictions(blocks: Sequence[PredictionBlock]) -> PredictionBlock:

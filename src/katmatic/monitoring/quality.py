@@ -192,7 +192,7 @@ class Quality:
             if len(self._ripe_at) > 2 * len(self._ripening) + STEPS_LIMIT:  # many were replaced
                 self._ripe_at = [(e.time + self._ripens, name) for name, e in self._ripening.items()]
                 heapq.heapify(self._ripe_at)
-            self._ripen(self._now)  # whoever looks next does not find all of it to do
+            self._ripen(self._now - 1)  # of this moment more may come; whoever looks next finds little left to do
 
     def report(self, now: int | None = None, *, days: int = 60) -> Report:
         """The figures over all ripe rows kept, and by day, at the moment `now` (None: when the newest label came)."""
