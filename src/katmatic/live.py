@@ -141,7 +141,7 @@ class Live:
                 self._pulse.predicted(block.predictor, len(block))
             for versions in turn.labels:
                 self._pulse.labelled(versions.label, len(versions))
-            if turn.models:  # what was answered before is another model's
+            if turn.models or _asks_again(turn):  # what came before counts for what is asked about anchors from before
                 self._take_in()
             self._trained += turn.models
             for record in turn.models:
@@ -523,6 +523,12 @@ def _predictions(app: App, block: PredictionBlock) -> Iterator[dict[str, Any]]:
 
 def _labels(app: App, block: LabelBlock) -> Iterator[dict[str, Any]]:
     return (answers.label(app, block.row(i)) for i in range(len(block)))
+
+
+def _asks_again(turn: Turn) -> bool:
+    """Whether predictions of a turn are about anchors that came before it: their labels may be known."""
+    first = min((piece.first for piece in turn.batch.slices), default=None)
+    return any(len(block) and (first is None or int(block.anchor.min()) < first) for block in turn.predictions)
 
 
 def _moment(block: PredictionBlock | LabelBlock) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -198,13 +199,13 @@ class SkewReport(msgspec.Struct, frozen=True, kw_only=True):
 class Keys(Sequence[tuple[str, ...]]):
     """The keys of a block's rows, equal to a list of them; their texts are made once somebody looks at them."""
 
+    @abstractmethod
     def take(self, rows: NDArray[np.int64]) -> Keys:
         """Some of the rows, by their index."""
-        raise NotImplementedError
 
+    @abstractmethod
     def packed(self) -> memoryview:
         """As MessagePack has a list of lists of texts."""
-        raise NotImplementedError
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)

@@ -28,7 +28,7 @@ from tests.monitoring.blocks import MINUTE, bell, examples, labels, school
 DAY = 86_400 * SECOND
 
 
-@pytest.mark.parametrize("seed", [42, 51, 75, 120, 128, 199, 210, 215, 442, 523, 527, 666, 847, 3710, 6750])
+@pytest.mark.parametrize("seed", [42, 51, 75, 120, 128, 199, 210, 215, 442, 523, 527, 666, 847, 3710, 6750, 9857])
 def test_the_seeds_that_found_something_are_well(seed):
     outcome = simulate(seed)
     assert outcome.is_well, outcome.difference

@@ -109,7 +109,7 @@ class KeyNumbers:
 
     def packed(self, numbers: Ints) -> memoryview:
         """The keys whose fields have these numbers, as MessagePack has a list of lists."""
-        starts, keys = self._starts, self._keys  # another thread may have them replaced by larger ones
+        starts, keys = self._texts_at  # which belong together: another thread may be having both replaced
         return loop.pack(np.ascontiguousarray(numbers), starts.ctypes.data, keys.ctypes.data)
 
     @property
@@ -207,6 +207,7 @@ class KeyNumbers:
     def _look(self) -> None:
         """Note where everything lies: to ask an array for its address takes longer than to look up some keys."""
         arrays = self._facts, self._index, self._starts, self._keys, self._room, self._scratch
+        self._texts_at = self._starts, self._keys
         self._at = tuple(array.ctypes.data for array in arrays)
 
 
