@@ -13,6 +13,7 @@ import json
 import sys
 import tempfile
 import threading
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from katmatic.settings import Settings
 SECONDS, RATE = 600.0, 2_000
 SETTLED_SECONDS = 3.0  # after a first model has begun to answer
 EVERY = "10s"  # between two trainings, which take longer
-CHUNK_SECONDS = 1.0  # payments made ahead
+KINDS = 100_000  # of payments, made ahead, which come again and again
 PATIENCE_SECONDS = 300.0
 PREDICTOR = "disputed"
 DISPUTED = 0.05  # of the payments
@@ -71,31 +72,31 @@ class Load(threading.Thread):
     def __init__(self, runtime: Runtime, rate: int) -> None:
         super().__init__(name="load")
         self._log, self._clock, self._rate = runtime.log, runtime.clock, rate
+        made = map(json.loads, payments(KINDS, 0, 0)[0])  # all but their times
+        self._kinds = [(_untimed(each, "card", "category", "amount"), _untimed(each, "card")) for each in made]
         self.due: list[float] = []
         self.places: list[int] = []  # the position that each got
         self.stop = threading.Event()
 
     def run(self) -> None:
-        count, began = round(self._rate * CHUNK_SECONDS), monotonic_seconds() + 1.0
-        spacing = 1_000_000 // self._rate
-        offset = self._clock.now() + 1_000_000  # of the schedule
-        chunk = 0
-        while not self.stop.is_set():
-            values, times = payments(count, offset + chunk * count * spacing, spacing, seed=chunk)
-            for i, value in enumerate(values):
-                moment = began + (chunk * count + i) / self._rate
-                sleep(moment - monotonic_seconds())
-                self.due.append(moment)
-                self._log.append("payment", [value]).add_done_callback(
-                    lambda done: self.places.append(done.result().start)
-                )
-                if i % round(1 / DISPUTED) == 0:
-                    card = json.loads(value)["card"]
-                    self._log.append(
-                        "dispute",
-                        [b'{"card": "%s", "at": %d.%06d}' % (card.encode(), *divmod(int(times[i]) + 1, 10**6))],
-                    )
-            chunk += 1
+        spacing, every = 1_000_000 // self._rate, round(1 / DISPUTED)
+        began, offset = monotonic_seconds() + 1.0, self._clock.now() + 1_000_000  # of the schedule
+        for i, (payment, dispute) in enumerate(cycle(self._kinds)):
+            if self.stop.is_set():
+                return
+            moment = began + i / self._rate
+            sleep(moment - monotonic_seconds())
+            self.due.append(moment)
+            self._log.append("payment", [payment % divmod(offset + i * spacing, 10**6)]).add_done_callback(
+                lambda done: self.places.append(done.result().start)
+            )
+            if i % every == 0:
+                self._log.append("dispute", [dispute % divmod(offset + i * spacing + 1, 10**6)])
+
+
+def _untimed(event: dict[str, Any], *names: str) -> bytes:
+    """An event as JSON, its time to be filled in: seconds and microseconds."""
+    return json.dumps({name: event[name] for name in names}).encode()[:-1] + b', "at": %d.%06d}'
 
 
 def run(seconds: float, rate: int, every: str | None) -> tuple[dict[str, Any], int]:

@@ -19,8 +19,10 @@ class Thing:
 def clock(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(memory, "monotonic_seconds", lambda: now[0])
+    before = gc.get_threshold()
     yield now
     gc.unfreeze()
+    gc.set_threshold(*before)
 
 
 def test_what_lives_is_set_aside_and_goes_once_nothing_refers_to_it(clock):
@@ -32,6 +34,14 @@ def test_what_lives_is_set_aside_and_goes_once_nothing_refers_to_it(clock):
     gone = weakref.ref(things[0])
     del things[:]
     assert gone() is None
+
+
+def test_what_was_looked_at_twice_is_not_looked_at_again(clock):
+    Collector()
+    before = gc.get_stats()[2]["collections"]
+    kept = [[Thing()] for _ in range(200_000)]
+    assert gc.get_stats()[2]["collections"] == before, "a full collection came by itself"
+    assert len(kept) == 200_000
 
 
 def test_cycles_among_it_go_in_a_quiet_moment(clock):

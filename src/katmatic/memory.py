@@ -1,7 +1,8 @@
 """The collector of cycles, kept from halting a process: a full look at all objects takes longer the more there are.
 
-What is alive is set aside every second, so that the collector looks only at what is newer; what is set aside goes as
-ever once nothing refers to it. Cycles among it go with a full collection, which waits for a quiet moment.
+What is alive is set aside every second, and what was looked at twice is not looked at again, so that the collector
+looks only at what is newest; the rest goes as ever once nothing refers to it. Cycles among it go with a full
+collection, which waits for a quiet moment.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import gc
 
 from katmatic.clock import monotonic_seconds
 
+NEVER = 2**31 - 1  # collections of what is new, until what was looked at twice would be looked at again
 ASIDE_SECONDS = 1.0  # between two times that what is alive is set aside
 QUIET_SECONDS = 5.0  # without work before a full collection,
 FULL_SECONDS = 600.0  # which comes no more often than that,
@@ -21,6 +23,7 @@ class Collector:
 
     def __init__(self) -> None:
         self._worked = self._aside = monotonic_seconds()
+        gc.set_threshold(*gc.get_threshold()[:2], NEVER)
         self.collect()
 
     def collect(self) -> None:
