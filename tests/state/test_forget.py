@@ -72,7 +72,7 @@ def eager(monkeypatch):
     def at_once(self, now, *, held=False):
         before = self._forgotten
         work(self, now, held=held)
-        if self._can and now - self._held > self._life:
+        if self.can and now - self._held > self._life:
             self._at = 0
             self._look(now)
         gone.append(self._forgotten - before)

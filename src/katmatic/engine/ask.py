@@ -10,7 +10,8 @@ import numpy as np
 
 from katmatic.engine.features import Anchors, assemble, moments
 from katmatic.engine.plan import Output, Plan, Questions, micros
-from katmatic.engine.step import State, numbers
+from katmatic.engine.rows import numbers
+from katmatic.engine.step import State
 from katmatic.engine.validate import Columns, in_range, take
 from katmatic.errors import InputError
 from katmatic.moment import to_datetime
@@ -33,7 +34,7 @@ def ask(
     at = np.minimum(columns.time, now)
     index = next(i for i, known in enumerate(plan.questions) if known is questions)
     answers = _answers(plan, state, index, columns, at)
-    events = state.readers[_stream(plan, questions)].events
+    events = state.readers[questions.stream].events
     given = Anchors(columns.fields.__getitem__, lambda: events(columns), lambda: moments(at, plan.zone))
     made = assemble(questions, answers, given, state.store.codes)
     keys = [columns.fields[name] for name in schema(questions.predictor.anchor).keys]
@@ -74,16 +75,12 @@ def _names(state: State, output: Output, row: Any) -> list[Any]:
     return [names[int(code)] for code in row[output.at : output.at + output.width].tolist() if code == code]
 
 
-def _stream(plan: Plan, questions: Questions) -> int:
-    return next(s for s, stream in enumerate(plan.streams) if stream.schema.event is questions.predictor.anchor)
-
-
 def _read(plan: Plan, state: State, questions: Questions, anchors: Sequence[Mapping[str, Any]], now: int) -> Columns:
-    reader = state.readers[_stream(plan, questions)]
+    reader = state.readers[questions.stream]
     time = schema(questions.predictor.anchor).time
     moment = to_datetime(now).isoformat()
     columns = reader.read([msgspec.json.encode({time: moment, **anchor}) for anchor in anchors])
-    facts = plan.streams[_stream(plan, questions)]
+    facts = plan.streams[questions.stream]
     horizon, ahead = micros(facts.policy.horizon), micros(facts.policy.ahead)
     strays = in_range(columns, np.full(len(columns), now), horizon, ahead, facts.schema)
     for dead in [*columns.dead, *strays]:

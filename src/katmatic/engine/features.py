@@ -49,7 +49,11 @@ def assemble(
     n = len(answers)
     made = Assembled(np.full((n, len(questions.columns)), np.nan), {}, np.zeros(n, np.bool_))
     values, texts = made.values, made.texts
-    column_of = {name: values[:, i] for i, name in enumerate(questions.columns)}
+    for to, of in questions.blocks:
+        values[:, to] = answers[:, of]
+    if not questions.others:
+        return made
+    place = questions.places
     lists: dict[str, list[Any]] = {}
 
     def listed(name: str) -> list[Any]:
@@ -58,18 +62,14 @@ def assemble(
         if name == "now":
             return anchors.now()
         if name not in lists:
-            lists[name] = known(column_of[name])
+            lists[name] = known(values[:, place[name]])
         return lists[name]
 
-    for to, of in questions.blocks:
-        values[:, to] = answers[:, of]
-    for output in questions.outputs:
-        column = column_of[output.name]
-        if questions.is_number(output):
-            continue
+    for output in questions.others:
+        column = values[:, place[output.name]]
         if output.calculates and n >= ROWS_AT_ONCE and not any(name in texts for name in output.takes):
             assert output.function is not None
-            given = [column_of[name] for name in output.takes]
+            given = [values[:, place[name]] for name in output.takes]
             column[:], left = over_rows(output.function, given)
             if len(left):
                 found: list[Any] = _derive(output, [known(each[left]) for each in given], len(left), made, left)

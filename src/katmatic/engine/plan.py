@@ -94,6 +94,7 @@ class Questions:
     predictor: Predictor
     name: str
     label: int
+    stream: int  # of the anchors
     outputs: tuple[Output, ...]  # in the order in which they can be computed
     columns: tuple[str, ...]  # names in the order of declaration
     texts: tuple[str, ...]  # those of them that are no numbers
@@ -101,20 +102,29 @@ class Questions:
     ranking: int = -1  # the kernel's question about these
 
     @cached_property
+    def places(self) -> dict[str, int]:
+        """Where each column is."""
+        return {name: i for i, name in enumerate(self.columns)}
+
+    @cached_property
     def blocks(self) -> list[tuple[slice, slice]]:
         """The windows that are numbers: which columns they are, and of which answers, side by side."""
-        place = {name: i for i, name in enumerate(self.columns)}
         found: list[tuple[slice, slice]] = []
         for output in self.outputs:
-            if not self.is_number(output):
+            if not self._is_number(output):
                 continue
-            to, of = place[output.name], output.at
+            to, of = self.places[output.name], output.at
             if found and (found[-1][0].stop, found[-1][1].stop) == (to, of):
                 to, of = found[-1][0].start, found.pop()[1].start
-            found.append((slice(to, place[output.name] + 1), slice(of, output.at + 1)))
+            found.append((slice(to, self.places[output.name] + 1), slice(of, output.at + 1)))
         return found
 
-    def is_number(self, output: Output) -> bool:
+    @cached_property
+    def others(self) -> list[Output]:
+        """The outputs that are no such windows."""
+        return [output for output in self.outputs if not self._is_number(output)]
+
+    def _is_number(self, output: Output) -> bool:
         """Whether it is a window whose answer is a number, and no text."""
         return output.kind == "window" and (output.codes is None or output.name not in self.texts)
 
@@ -315,6 +325,7 @@ class _Compiler:
                 predictor,
                 predictor.name,
                 label,
+                self.index[predictor.anchor],
                 tuple(outputs.values()),
                 tuple(predictor.features),
                 tuple(texts),

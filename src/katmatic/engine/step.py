@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import Any
 
 import msgspec
@@ -12,16 +13,15 @@ from numpy.typing import NDArray
 
 from katmatic.engine import validate
 from katmatic.engine.features import Anchors, assemble, moments
-from katmatic.engine.plan import Column, Plan, Questions, Stream, micros
+from katmatic.engine.plan import Plan, Questions
+from katmatic.engine.rows import Given, Intake
 from katmatic.engine.validate import Columns, Reader
 from katmatic.log.base import Batch
-from katmatic.log.codec import decode
-from katmatic.records import DECISIONS, DeadLetter, Keys, LabelBlock, PredictionBlock
+from katmatic.records import DeadLetter, LabelBlock, PredictionBlock
 from katmatic.spec.event import Event, Schema
-from katmatic.state import kernel, loop
+from katmatic.state import kernel
 from katmatic.state.columns import Store
 from katmatic.state.forget import Forgetting, Layout
-from katmatic.state.keys import KeyNumbers
 
 COUNTS = ("events", "applied", "duplicate", "late", "dead", "heartbeats")
 
@@ -38,7 +38,7 @@ class Changes:
     errors: dict[str, int]  # how often functions of the user raised, by predictor (or `where`)
     said: dict[str, str] = field(default_factory=dict)  # and what the last of them said, by predictor.feature
     held: bool = False  # labels were held, or let go: it was the moment that decided
-    anchors: list[tuple[NDArray[np.int64], int, Columns, NDArray[np.int64]]] = field(default_factory=list)
+    anchors: list[_Asked] = field(default_factory=list)
     again: dict[int, tuple[int, bytes]] = field(default_factory=dict)  # anchors from before: stream, payload
     kept: dict[int, Event] = field(default_factory=dict)
     readers: Sequence[Reader] = ()
@@ -49,9 +49,10 @@ class Changes:
         if position not in self.kept and position in self.again:
             self.restore([position])
         elif position not in self.kept:
-            for positions, stream, columns, rows in self.anchors:
-                for i in np.flatnonzero(positions == position).tolist():
-                    self.kept[position] = self.readers[stream].events(validate.take(columns, rows[i : i + 1]))[0]
+            for asked in self.anchors:
+                found = asked.event(position)
+                if found is not None:
+                    self.kept[position] = found
         return self.kept[position]
 
     def restore(self, positions: Sequence[int]) -> None:
@@ -72,13 +73,14 @@ class State:
     def __init__(self, plan: Plan) -> None:
         codes = [column for stream in plan.streams for column in stream.columns if column.coded]
         self.store = Store(cells=int(plan.tables[kernel.CELLS_PER_KEY]), codes=codes)
-        self.readers = [Reader(stream.schema, plan.zone) for stream in plan.streams]
         self.forgetting = Forgetting(
             self.store,
             plan.tables,
             [_layout(plan, space) for space in range(len(plan.spaces))],
             anchor_life=plan.anchor_life,
         )
+        self.intake = Intake(plan, self.store, notes=self.forgetting.can)
+        self.readers = self.intake.readers
 
     @property
     def next_due(self) -> int:
@@ -118,191 +120,26 @@ def _layout(plan: Plan, space: int) -> Layout:
 
 def step(plan: Plan, state: State, *batches: Batch) -> Changes:
     """Apply batches, and let all happen that their moments let happen. The same for one by one and for all at once."""
-    rows, given = _rows(plan, state, batches)
-    words, reals = state.store.words, state.store.reals
+    rows, given = state.intake.rows(batches)
+    words = state.store.words
     now = batches[-1].now if batches else int(words[kernel.NOW])
     words[kernel.ORDER] = 0
     changes = _counted(plan, state, given)
-    held = words[kernel.HELD_AT : kernel.HELD_AT + 2 * len(plan.labels)].copy()  # first and last of each list
+    lists = words[kernel.HELD_AT : kernel.HELD_AT + 2 * len(plan.labels)]  # of what is held: first and last of each
+    held = lists.tobytes()
     following = 0
     while following >= 0:
-        following = loop.run(plan.tables, words, reals, rows, following, now)
+        following = state.intake.run(len(rows.kind), following, now)
         _collect(plan, state, rows, given, changes)
     _account(plan, state, rows, given, changes)
     state.forgetting.work(now, held=bool(changes.holds))
-    if (held != words[kernel.HELD_AT : kernel.HELD_AT + len(held)]).any():
-        return replace(changes, held=True)
-    return changes
-
-
-# ------------------------------------------------------------------------------------------------------------ rows in
-
-
-@dataclass
-class _Given:
-    """What was read of the batches, by stream, and what could not be."""
-
-    columns: list[tuple[int, Columns, NDArray[np.int64]]]  # stream, its records, their rows
-    dead: list[DeadLetter]
-    records: int
-    heartbeats: int
-    raised: int
-    said: dict[str, str] = field(default_factory=dict)
-
-
-def _rows(plan: Plan, state: State, batches: Sequence[Batch]) -> tuple[kernel.Rows, _Given]:
-    by_stream: dict[int, tuple[list[bytes], list[NDArray[np.int64]]]] = {}
-    decisions: list[tuple[int, bytes]] = []
-    now_parts, pos_parts, count, records = [], [], 0, 0
-    for batch in batches:
-        for piece in batch.slices:
-            n = len(piece.values)
-            stream = plan.by_topic.get(piece.topic)
-            if stream is not None:
-                values, places = by_stream.setdefault(stream, ([], []))
-                values.extend(piece.values)
-                places.append(np.arange(count, count + n))
-                records += n
-            elif piece.topic == DECISIONS:
-                decisions += [(count + i, value) for i, value in enumerate(piece.values)]
-            now_parts.append(np.full(n, batch.now, np.int64))
-            pos_parts.append(np.arange(piece.first, piece.first + n, dtype=np.int64))
-            count += n
-        now_parts.append(np.array([batch.now], np.int64))
-        pos_parts.append(np.array([0], np.int64))
-        count += 1
-    rows = kernel.Rows(
-        kind=np.full(count, kernel.PASSING, np.int64),
-        stream=np.zeros(count, np.int64),
-        time=np.zeros(count, np.int64),
-        now=np.concatenate(now_parts) if now_parts else np.zeros(0, np.int64),
-        pos=np.concatenate(pos_parts) if pos_parts else np.zeros(0, np.int64),
-        identity=np.zeros(count, np.int64),
-        keys=np.full((count, max(len(plan.spaces), 1)), -1, np.int64),
-        values=np.full((count, plan.widths[0]), np.nan),
-        masks=np.ones((count, plan.widths[1]), np.uint8),
-        fate=np.full(count, kernel.NO_EVENT, np.uint8),
-    )
-    given = _Given([], [], records, 0, 0)
-    for stream, (values, parts) in by_stream.items():
-        _fill(plan, state, rows, given, stream, values, np.concatenate(parts))
-    for row, value in decisions:
-        _fill_decision(plan, state, rows, row, value)
-    state.store.check()
-    return rows, given
-
-
-def _fill(
-    plan: Plan,
-    state: State,
-    rows: kernel.Rows,
-    given: _Given,
-    stream: int,
-    values: list[bytes],
-    places: NDArray[np.int64],
-) -> None:
-    """Read the records of one stream into their rows."""
-    reader, facts = state.readers[stream], plan.streams[stream]
-    columns = reader.read(values)
-    beats = places[columns.heartbeats]
-    rows.kind[beats] = kernel.HEARTBEAT
-    rows.stream[beats] = stream
-    given.heartbeats += len(beats)
-    horizon, ahead = micros(facts.policy.horizon), micros(facts.policy.ahead)
-    strays = validate.in_range(columns, rows.now[places[columns.index]], horizon, ahead, facts.schema)
-    for dead in (*columns.dead, *strays):
-        row = int(places[dead.index])
-        e = dead.error
-        given.dead.append(
-            DeadLetter(
-                topic=facts.schema.topic,
-                position=int(rows.pos[row]),
-                payload=values[dead.index],
-                where=e.where,
-                found=e.found,
-                expected=e.expected,
-                do=e.do,
-                now=int(rows.now[row]),
-            )
-        )
-    if strays:
-        gone = {dead.index for dead in strays}
-        kept = np.array([i for i, index in enumerate(columns.index.tolist()) if index not in gone], np.int64)
-        columns = validate.take(columns, kept)
-    if not len(columns):
-        return
-    at = places[columns.index]
-    lies_together = int(at[-1]) - int(at[0]) + 1 == len(at)
-    mine: slice | NDArray[np.int64] = slice(int(at[0]), int(at[-1]) + 1) if lies_together else at
-    rows.kind[mine] = kernel.EVENT
-    rows.stream[mine] = stream
-    rows.time[mine] = columns.time
-    rows.identity[mine] = reader.identities(columns, stream).view(np.int64)
-    for space in facts.spaces:
-        rows.keys[mine, space] = named = numbers(state.store.keys, space, plan.spaces[space], columns, adds=True)
-        state.forgetting.used(named, np.maximum(rows.time[mine], rows.now[mine]))
-    for j, column in enumerate(facts.columns):
-        rows.values[mine, j] = _values(state, column, columns)
-    if facts.masks:
-        masks, raised, said = validate.conditions(facts.masks, reader.events(columns))
-        rows.masks[at, : len(facts.masks)] = masks[:, : len(facts.masks)]
-        given.raised += raised
-        if said:
-            given.said[f"where of {facts.schema.topic}"] = said
-    given.columns.append((stream, columns, at))
-    labels = _asked_again(plan, facts)
-    if labels:
-        for i, row in zip(columns.index.tolist(), at.tolist(), strict=True):
-            state.store.pending[int(rows.pos[row])] = (stream, values[i], labels)
-
-
-def _asked_again(plan: Plan, stream: Stream) -> int:
-    """Of how many labels an anchor is asked at other moments than its arrival."""
-    return len({q.label for q in plan.questions if q.predictor.lead and q.predictor.anchor is stream.schema.event})
-
-
-def numbers(keys: KeyNumbers, space: int, names: tuple[str, ...], columns: Columns, *, adds: bool) -> NDArray[np.int64]:
-    """The numbers of the keys of some records; new ones get the next numbers, or (not `adds`) -1."""
-    layout, count = columns.layout, len(columns)
-    at = columns.address, columns.address + 8 * len(layout.names) * count, layout.parts(names), len(names)
-    size = len(columns.text) + count * len(layout.defaults)  # a default may be in every record
-    return keys.number(space, columns.text, at, count=count, size=size, adds=adds)
-
-
-def _values(state: State, column: Column, columns: Columns) -> Any:
-    numbers = None if column.coded else columns.numbers(column.field)
-    if numbers is not None:
-        return numbers
-    numbering = state.store.codes[column]
-    return [np.nan if value is None else numbering[value] for value in columns.fields[column.field]]
-
-
-def _fill_decision(plan: Plan, state: State, rows: kernel.Rows, row: int, value: bytes) -> None:
-    decision = decode(DECISIONS, value)
-    if not decision.censored:
-        return
-    for i, (_, label) in enumerate(plan.labels):
-        question = next((q for q in plan.questions if q.name == decision.predictor), None)
-        if question is None or question.label != i:
-            continue
-        rows.kind[row] = kernel.DECISION
-        rows.stream[row] = i
-        rows.time[row] = decision.anchor
-        join = plan.spaces.index(label.join)
-        names = question.predictor.anchor
-        anchor_keys = dict(zip(_schema_keys(plan, names), decision.key, strict=True))
-        wanted = tuple(anchor_keys[name] for name in label.join)
-        rows.keys[row, join] = state.store.keys.find(join, wanted[0] if len(wanted) == 1 else wanted)
-
-
-def _schema_keys(plan: Plan, event: type[Event]) -> tuple[str, ...]:
-    return next(stream.schema.keys for stream in plan.streams if stream.schema.event is event)
+    return changes if lists.tobytes() == held else replace(changes, held=True)
 
 
 # -------------------------------------------------------------------------------------------------------- changes out
 
 
-def _counted(plan: Plan, state: State, given: _Given) -> Changes:
+def _counted(plan: Plan, state: State, given: Given) -> Changes:
     return Changes(
         predictions=[],
         labels=[],
@@ -315,12 +152,11 @@ def _counted(plan: Plan, state: State, given: _Given) -> Changes:
     )
 
 
-def _collect(plan: Plan, state: State, rows: kernel.Rows, given: _Given, changes: Changes) -> None:
+def _collect(plan: Plan, state: State, rows: kernel.Rows, given: Given, changes: Changes) -> None:
     """Take away what the kernel has written."""
     words = state.store.words
     changes.labels.extend(_label_blocks(plan, state))
-    for p, questions in enumerate(plan.questions):
-        _predictions(plan, state, p, questions, given, changes)
+    _predictions(plan, state, given, changes)
     holds, done = int(words[kernel.N_HOLDS]), int(words[kernel.N_DONE])
     silent = words[kernel.OUT_HOLDS_AT : kernel.OUT_HOLDS_AT + holds].tolist()
     changes.holds.extend(plan.streams[s].schema.topic for s in silent)
@@ -331,35 +167,27 @@ def _collect(plan: Plan, state: State, rows: kernel.Rows, given: _Given, changes
             pending[position] = (stream, payload, labels - 1)
 
 
-def _account(plan: Plan, state: State, rows: kernel.Rows, given: _Given, changes: Changes) -> None:
+def _account(plan: Plan, state: State, rows: kernel.Rows, given: Given, changes: Changes) -> None:
     """Every event has one fate: applied, duplicate, late or dead."""
+    fates = rows.fate.tobytes()
+    duplicates = fates.count(kernel.DUPLICATE)
     for stream, columns, places in given.columns:
-        fate = rows.fate[places]
-        kept = np.flatnonzero((fate == kernel.APPLIED) | (fate == kernel.LATE))
-        schema = plan.streams[stream].schema
-        changes.taken.append((schema, columns if len(kept) == len(columns) else validate.take(columns, kept)))
-    fates = np.bincount(rows.fate, minlength=4)
+        if duplicates:
+            columns = validate.take(columns, np.flatnonzero(rows.fate[places] != kernel.DUPLICATE))
+        changes.taken.append((plan.streams[stream].schema, columns))
     changes.counts.update(
         events=given.records - given.heartbeats,
-        applied=int(fates[kernel.APPLIED]),
-        duplicate=int(fates[kernel.DUPLICATE]),
-        late=int(fates[kernel.LATE]),
+        applied=fates.count(kernel.APPLIED),
+        duplicate=duplicates,
+        late=fates.count(kernel.LATE),
         dead=len(given.dead),
         heartbeats=given.heartbeats,
     )
     for name, number in changes.counts.items():
         state.store.counts[name] = state.store.counts.get(name, 0) + number
-    if state.store.pending:
+    if duplicates and state.store.pending:
         for position in rows.pos[rows.fate == kernel.DUPLICATE].tolist():
             state.store.pending.pop(position, None)
-
-
-def _keys(state: State, spaces: Sequence[int], keys: NDArray[np.int64]) -> Keys:
-    return state.store.keys.rows(keys[:, list(spaces)])
-
-
-def _table(words: NDArray[np.int64], at: int, rows: int, width: int) -> NDArray[np.int64]:
-    return words[at : at + rows * width].reshape(rows, width)
 
 
 def _label_blocks(plan: Plan, state: State) -> list[tuple[LabelBlock, NDArray[np.int64]]]:
@@ -368,18 +196,18 @@ def _label_blocks(plan: Plan, state: State) -> list[tuple[LabelBlock, NDArray[np
     if not n:
         return []
     found = []
-    table = _table(words, kernel.OUT_LABELS_AT, n, 8)
-    keys = _table(words, kernel.OUT_LABEL_KEYS_AT, n, len(plan.spaces))
+    table = words[kernel.OUT_LABELS_AT : kernel.OUT_LABELS_AT + 8 * n].reshape(n, 8)
+    keys = words[kernel.OUT_LABEL_KEYS_AT : kernel.OUT_LABEL_KEYS_AT + n * len(plan.spaces)].reshape(n, -1)
     values = reals[kernel.OUT_LABEL_VALUES_AT : kernel.OUT_LABEL_VALUES_AT + n]
     for i, (name, _) in enumerate(plan.labels):
-        mine = _chosen(table[:, 1] == i)
+        mine = _chosen(table[:, 1], i, len(plan.labels))
         if mine is None:
             continue
         orders, _, anchor, time, version, state_of, now, evidence = _columns(table[mine])
         block = LabelBlock(
             label=name,
             anchor=anchor,
-            key=_keys(state, plan.label_keys[i], keys[mine]),
+            key=state.store.keys.rows(keys[mine].take(plan.label_keys[i], 1)),
             time=time,
             version=version,
             state=state_of.astype(np.uint8),
@@ -391,12 +219,14 @@ def _label_blocks(plan: Plan, state: State) -> list[tuple[LabelBlock, NDArray[np
     return found
 
 
-def _chosen(is_mine: NDArray[np.bool_]) -> slice | NDArray[np.int64] | None:
-    """Which rows these are, for an index: None for none, a slice for all."""
-    (rows,) = is_mine.nonzero()
+def _chosen(owners: NDArray[np.int64], mine: int, many: int) -> slice | NDArray[np.int64] | None:
+    """Which rows are of one owner of so many, for an index: None for none, a slice for all."""
+    if many == 1:
+        return slice(None)
+    (rows,) = (owners == mine).nonzero()
     if not len(rows):
         return None
-    return slice(None) if len(rows) == len(is_mine) else rows
+    return slice(None) if len(rows) == len(owners) else rows
 
 
 def _columns(rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -404,36 +234,39 @@ def _columns(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     return rows.T.copy()
 
 
-def _predictions(plan: Plan, state: State, p: int, questions: Questions, given: _Given, changes: Changes) -> None:
+def _predictions(plan: Plan, state: State, given: Given, changes: Changes) -> None:
     words, reals = state.store.words, state.store.reals
     n = int(words[kernel.N_PREDICTIONS])
-    table = _table(words, kernel.OUT_ASKED_AT, n, 8)
-    mine = _chosen(table[:, 1] == p)
-    if mine is None:
+    if not n:
         return
-    keys = _table(words, kernel.OUT_ASKED_KEYS_AT, n, len(plan.spaces))[mine]
-    answers = reals[kernel.OUT_FEATURES_AT : kernel.OUT_FEATURES_AT + n * plan.widths[2]].reshape(n, plan.widths[2])
-    orders, _, anchor, time, at, now, lead, rows = _columns(table[mine])
-    asked = _Asked(plan, state, questions, anchor, rows, given, changes)
-    anchors = Anchors(asked.fields, asked.events, lambda: moments(at, plan.zone))
-    made = assemble(questions, answers[mine], anchors, state.store.codes)
-    if made.raised:
-        changes.errors[questions.name] = changes.errors.get(questions.name, 0) + made.raised
-        changes.said.update({f"{questions.name}.{name}": text for name, text in made.said.items()})
-    block = PredictionBlock(
-        predictor=questions.name,
-        columns=questions.columns,
-        anchor=anchor,
-        key=_keys(state, plan.label_keys[questions.label], keys),
-        time=time,
-        at=at,
-        now=now,
-        lead=lead,
-        values=made.values,
-        texts=made.texts,
-        failed=made.failed,
-    )
-    changes.predictions.append((block, orders))
+    table = words[kernel.OUT_ASKED_AT : kernel.OUT_ASKED_AT + 8 * n].reshape(n, 8)
+    keys = words[kernel.OUT_ASKED_KEYS_AT : kernel.OUT_ASKED_KEYS_AT + n * len(plan.spaces)].reshape(n, -1)
+    answers = reals[kernel.OUT_FEATURES_AT : kernel.OUT_FEATURES_AT + n * plan.widths[2]].reshape(n, -1)
+    for p, questions in enumerate(plan.questions):
+        mine = _chosen(table[:, 1], p, len(plan.questions))
+        if mine is None:
+            continue
+        orders, _, anchor, time, at, now, lead, rows = _columns(table[mine])
+        asked = _Asked(state, questions, anchor, rows, given, changes)
+        anchors = Anchors(asked.field, asked.events, partial(moments, at, plan.zone))
+        made = assemble(questions, answers[mine], anchors, state.store.codes)
+        if made.raised:
+            changes.errors[questions.name] = changes.errors.get(questions.name, 0) + made.raised
+            changes.said.update({f"{questions.name}.{name}": text for name, text in made.said.items()})
+        block = PredictionBlock(
+            predictor=questions.name,
+            columns=questions.columns,
+            anchor=anchor,
+            key=state.store.keys.rows(keys[mine].take(plan.label_keys[questions.label], 1)),
+            time=time,
+            at=at,
+            now=now,
+            lead=lead,
+            values=made.values,
+            texts=made.texts,
+            failed=made.failed,
+        )
+        changes.predictions.append((block, orders))
 
 
 class _Asked:
@@ -441,43 +274,50 @@ class _Asked:
 
     def __init__(
         self,
-        plan: Plan,
         state: State,
         questions: Questions,
         positions: NDArray[np.int64],
         rows: NDArray[np.int64],
-        given: _Given,
+        given: Given,
         changes: Changes,
     ) -> None:
-        stream = next(s for s, known in enumerate(plan.streams) if known.schema.event is questions.predictor.anchor)
-        self._state, self._stream, self._changes = state, stream, changes
+        self._reader, self._changes = state.readers[questions.stream], changes
         self._positions, self._rows = positions, rows
         self._columns: Columns | None = None
-        for s, columns, places in given.columns:
-            if s == stream and bool((self._rows >= 0).all()):
-                self._columns = columns
-                self._index = np.searchsorted(places, self._rows)
-                changes.anchors.append((self._positions, stream, columns, self._index))
+        if not questions.predictor.lead or rows.min() >= 0:
+            for stream, columns, places in given.columns:
+                if stream == questions.stream:
+                    self._columns, self._places = columns, places
+                    changes.anchors.append(self)
         if self._columns is None:
             pending = state.store.pending
-            changes.again.update((position, pending[position][:2]) for position in self._positions.tolist())
+            changes.again.update((position, pending[position][:2]) for position in positions.tolist())
 
+    @cached_property
     def _here(self) -> Columns | None:
         """The columns of the anchors, if all are in the batch."""
         if self._columns is None or len(self._columns) == len(self._rows):
             return self._columns
-        return validate.take(self._columns, self._index)
+        return validate.take(self._columns, np.searchsorted(self._places, self._rows))
 
-    def fields(self, name: str) -> Any:
-        here = self._here()
+    def field(self, name: str) -> Any:
+        """A field of the anchors: a list, or floats."""
+        here = self._here
         if not here:
             return [getattr(event, name) for event in self.events()]
         numbers = here.numbers(name)
         return here.fields[name] if numbers is None else numbers
 
     def events(self) -> list[Any]:
-        here = self._here()
+        """The anchors as the user's event objects."""
+        here = self._here
         if here:
-            return self._state.readers[self._stream].events(here)
+            return self._reader.events(here)
         self._changes.restore(self._positions.tolist())
         return [self._changes.kept[position] for position in self._positions.tolist()]
+
+    def event(self, position: int) -> Event | None:
+        """The anchor at a position, if it is one of these, which are all in the batch."""
+        (found,) = (self._positions == position).nonzero()
+        assert self._here is not None
+        return self._reader.events(validate.take(self._here, found[:1]))[0] if len(found) else None

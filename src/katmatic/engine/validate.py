@@ -194,11 +194,11 @@ class Reader:
         self._keys = schema.names(Role.KEY, Role.ID)
         self._names = tuple(f.name for f in schema.fields)
         self._values = tuple(name for name in self._names if name != schema.time)
-        self._layout = Layout(schema)
+        self.layout = Layout(schema)
 
     def read(self, values: Sequence[bytes]) -> Columns:
         """The columns of `values`; b"" is a heartbeat."""
-        layout, n = self._layout, len(values)
+        layout, n = self.layout, len(values)
         text = _packed([*values, bytes(scan.PADDING)])
         first = 1 if n + 1 < 16 else 3 if n + 1 < 65_536 else 5  # after the head of the list
         if layout.defaults:
@@ -282,7 +282,7 @@ class Reader:
 
     def identities(self, columns: Columns, seed: int) -> NDArray[np.uint64]:
         """64 bits per record that are equal for equal identities: the `Id`, or else the whole content; never 0."""
-        layout = self._layout
+        layout = self.layout
         about = layout.fields, columns.address, len(columns)
         return loop.identify(columns.text, *about, layout.identity, seed).view(np.uint64)
 

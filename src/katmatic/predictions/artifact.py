@@ -19,12 +19,19 @@ from numpy.typing import NDArray
 
 from katmatic.errors import ModelError, PlaceError
 from katmatic.places import Place
+from katmatic.predictions.linear import Linear
 from katmatic.predictions.trees import Trees
 
 TOLERANCE = 1e-9  # relative: how near a loaded model must come to its known rows
 TOLERANCE_32_BITS = 1e-5  # of a network, which computes with 32 bits
 
 _ALWAYS = ("model.json", "arrays.npz")
+_WEIGHED: tuple[list[str], ...] = (
+    [],
+    ["fill"],
+    ["scale"],
+    ["fill", "scale"],
+)  # steps before a linear model that one loop does with it
 
 Floats = NDArray[np.float64]
 
@@ -39,6 +46,9 @@ class Exported:
         self.is_32_bits: bool = facts["kind"] == "onnx"
         self.texts: tuple[str, ...] = tuple(facts["texts"])  # the columns that are texts
         self._codes = {name: {value: i for i, value in enumerate(values)} for name, values in facts["texts"].items()}
+        self._linear: Linear | None = None
+        if facts["kind"] == "linear" and [step["name"] for step in facts["steps"]] in _WEIGHED:
+            self._linear = Linear(facts, arrays)
         if facts["kind"] == "trees":
             self._trees = Trees(arrays, start=facts["start"], single=facts["single"])
         elif facts["kind"] == "onnx":
@@ -53,6 +63,8 @@ class Exported:
         if kind == "pickled":  # it may write into what it is given: what was served stays as it was
             x = x.copy() if x is values else x
             return answers(self._pickled, x, is_binary=self._facts["is_binary"])
+        if self._linear is not None:
+            return self._linear.predict(x)
         for step in self._facts["steps"]:
             x = _step(x, step, self._arrays)
         if kind == "trees":

@@ -57,9 +57,6 @@ class Store:
         since = kernel.IDENTITIES_AT + kernel.DUP_SINCE
         self.words[since : since + kernel.DUP_WORDS * kernel.STREAMS_MOST : kernel.DUP_WORDS] = kernel.NEVER
         self.keys = KeyNumbers()
-        self.used = np.zeros(
-            0, np.int64
-        )  # per number of a key, and some more: the last moment of an event that names it
         self.codes: dict[Any, Numbering] = {column: Numbering() for column in codes}
         # Anchors that will be asked again: position -> stream, payload, labels that have leads to come.
         self.pending: dict[int, tuple[int, bytes, int]] = {}
@@ -90,7 +87,7 @@ class Store:
         return {
             "arena": [(start, self.words[start:stop].view(np.uint8).data) for start, stop in self._parts()],
             "keys": self.keys.dump(),
-            "used": self.used[: len(self.keys)].tobytes(),
+            "used": self.keys.used[: len(self.keys)].tobytes(),
             "codes": [numbers.names for numbers in self.codes.values()],
             "pending": list(self.pending.items()),
             "position": self.position,
@@ -112,9 +109,8 @@ class Store:
         _advise(self._memory, "MADV_NOHUGEPAGE")
         with ThreadPoolExecutor(1) as beside:  # copying does not need Python, and keys do nothing else
             copied = beside.submit(self._copy, found.arena)
-            self.keys.load(*found.keys)
+            self.keys.load(*found.keys, np.frombuffer(found.used, np.int64))
             copied.result()
-        self.used = np.frombuffer(found.used, np.int64).copy()
         _advise(self._memory, "MADV_HUGEPAGE")
         self.codes = {column: Numbering(names) for column, names in zip(self.codes, found.codes, strict=True)}
         self.pending = dict(found.pending)

@@ -18,7 +18,7 @@ from numba.core import cgutils
 from numba.core.typing.templates import signature
 from numba.extending import intrinsic
 
-from katmatic.state import forest, kernel, loop, scan
+from katmatic.state import forest, kernel, linear, loop, scan
 
 _INT, _FLOAT, _BYTE = types.CPointer(types.int64), types.CPointer(types.float64), types.CPointer(types.uint8)
 _COUNT = types.int64
@@ -38,6 +38,10 @@ SIGNATURES: dict[str, tuple[ModuleType, Any]] = {
         forest,
         types.void(*(_FLOAT, _COUNT, _COUNT, _INT, _INT, _COUNT), *(_INT, _FLOAT, _FLOAT, _INT, _FLOAT)),
     ),
+    "weigh": (
+        linear,
+        types.void(*(_FLOAT, _COUNT, _COUNT, _INT, _INT), *(_FLOAT,) * 4, _COUNT, types.float64, _COUNT, _FLOAT),
+    ),
     "scan": (
         scan,
         _COUNT(*(_BYTE, _COUNT, _COUNT, _INT, _COUNT, _BYTE, _FLOAT), *(_INT, _FLOAT, _INT, _INT, _INT)),
@@ -46,11 +50,19 @@ SIGNATURES: dict[str, tuple[ModuleType, Any]] = {
         scan,
         types.void(*(_BYTE, _COUNT, _INT, _COUNT, _INT, _INT, _INT), *(_COUNT, _COUNT, _INT)),
     ),
+    "settle": (
+        scan,
+        _COUNT(
+            *(_BYTE, _COUNT, _INT, _COUNT, _INT, _FLOAT, _INT, _INT, _COUNT, _COUNT, _COUNT, _COUNT),
+            *(_INT, _COUNT, _COUNT, _INT, _INT, _INT, _COUNT, _INT, _INT, _INT, _FLOAT),
+        ),
+    ),
     "number": (
         scan,
-        types.void(
+        _COUNT(
             *(_BYTE, _COUNT, _INT, _INT, _INT, _COUNT, _COUNT),
-            *(_INT, _INT, _INT, _INT, _INT, _BYTE, _INT, _INT, _COUNT, _INT),
+            *(_INT, _INT, _INT, _INT, _INT, _BYTE, _INT, _COUNT, _INT),
+            *(_INT, _COUNT, _INT, _COUNT, _INT, _INT, _INT),
         ),
     ),
     "arrange": (scan, types.void(_INT, _INT, _INT, _INT)),
@@ -116,7 +128,7 @@ def object_code(cpu: loop.Cpu) -> tuple[dict[str, str], list[bytes]]:
     """Every loop's symbol, by name, and the object code of each, for a kind of processor."""
     vars(config).update(CPU_NAME=cpu[0], CPU_FEATURES=cpu[1])  # Numba looks at them when it compiles its first function
     symbols, objects = {}, []
-    before = {module: dict(vars(module)) for module in (kernel, forest, scan)}
+    before = {module: dict(vars(module)) for module in (kernel, forest, linear, scan)}
     try:
         for module in before:
             vars(module).update({name: made for name, made in _INSTRUCTIONS.items() if name in vars(module)})

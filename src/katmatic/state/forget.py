@@ -40,7 +40,7 @@ class Forgetting:
         self._at = self._debt = self._numbered = self._forgotten = 0
         self._held = kernel.NEVER  # the last moment at which labels were held,
         self._holds = False  # and whether they are
-        self._can = not all(layout.for_ever for layout in layouts)
+        self.can = not all(layout.for_ever for layout in layouts)  # if not, nobody need note when a key was named
 
     def restart(self) -> None:
         """After the store was loaded: all may have been named, and labels held, just before."""
@@ -48,23 +48,12 @@ class Forgetting:
         self._numbered = self._store.keys.known
         self._held, self._holds = now, self._any_held()
 
-    def used(self, numbers: Ints, moments: Ints) -> None:
-        """Events name these keys; `moments` are their times, or when they came if that is later."""
-        if not self._can:
-            return
-        count = len(self._store.keys)
-        if count > len(self._store.used):
-            more = np.full(max(count, 2 * len(self._store.used), 1024), kernel.NEVER, np.int64)
-            more[: len(self._store.used)] = self._store.used
-            self._store.used = more
-        np.maximum.at(self._store.used, numbers, moments)
-
     def work(self, now: int, *, held: bool = False) -> None:
         """Look at some keys, in turn, for each that is new; forget those that can no longer matter at `now`.
 
         `held`: meanwhile labels were held, though they may have been let go since.
         """
-        if not self._can:
+        if not self.can:
             return
         before, self._holds = self._holds, self._any_held()
         if held or before or self._holds:
@@ -86,7 +75,7 @@ class Forgetting:
         keys = self._store.keys
         first, stop = self._at, min(self._at + LOOKED_AT, len(keys))
         self._at = stop if stop < len(keys) else 0
-        idle = self._store.used[first:stop] < now - self._life
+        idle = self._store.keys.used[first:stop] < now - self._life
         if not idle.any():
             return
         spaces = keys.spaces(first, stop)

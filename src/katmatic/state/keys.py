@@ -4,22 +4,34 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from functools import partial
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from katmatic.records import Keys
-from katmatic.state import loop, scan
+from katmatic.state import kernel, loop, scan
 
 Ints = NDArray[np.int64]
 
 FORGOTTEN_FOR = 60_000_000  # microseconds for which the key of a number that was forgotten can be read
-_NOTHING = np.zeros(0, np.int64)
+_NOTHING = np.zeros(1, np.int64)[:0]  # which has an address
 _INDEX_FIRST, _WORDS_FIRST = 1 << 10, 1 << 12
 _decode = msgspec.msgpack.Decoder(list[tuple[str]]).decode
+
+
+class Destination(NamedTuple):
+    """Where numbers of keys go, by addresses: an array, how far apart, in which rows; and whether it is noted when."""
+
+    found: int
+    stride: int
+    places: int
+    notes: bool = False  # in `KeyNumbers.used`:
+    moment: int = 0  # of these rows the own time,
+    now: int = 0  # and when they came
 
 
 class KeyNumbers:
@@ -33,11 +45,13 @@ class KeyNumbers:
     def __init__(self) -> None:
         self._facts = np.zeros(scan.KEY_FACTS, np.int64)
         self._facts[:3] = 0, 1, _INDEX_FIRST - 1
-        self._free: dict[int, Ints] = {}  # by space: numbers for new keys,
+        self._one_by_one = np.arange(0)  # places of records that come in their order
+        self._free: dict[int, tuple[Ints, int]] = {}  # by space: numbers for new keys, and their address,
         self._gone: deque[tuple[int, int, Ints]] = deque()  # and those that will be: since when, space, numbers
         self._forgotten = 0  # of both kinds
         self._index = np.zeros(2 * _INDEX_FIRST, np.int64)
         self._starts = np.zeros(_INDEX_FIRST, np.int64)
+        self.used = np.full(_INDEX_FIRST, kernel.NEVER)  # per number: the last moment of a row that names it
         self._keys = np.zeros(_WORDS_FIRST, np.int64)
         self._room, self._scratch = np.empty(_WORDS_FIRST, np.int64), np.empty(_WORDS_FIRST, np.int64)
         self._names: dict[int, str] = {}  # of keys of one field that somebody has asked for
@@ -55,21 +69,31 @@ class KeyNumbers:
         count: int,
         size: int,
         adds: bool = True,
+        rows: Destination | None = None,
     ) -> Ints:
         """The number of each record's key; a new key gets the next one, or (not `adds`) -1.
 
         `columns` are addresses: where the fields begin in `text`, their lengths, which of them are the key; and how
-        many these are. All these texts together have at most `size` bytes.
+        many these are. All these texts together have at most `size` bytes. With `rows` the numbers go there, and
+        nothing is given back.
         """
         words = count * (2 + (scan.KEY_HEAD * columns[3] + 7) // 8) + (size + 7) // 8 + 1
         if len(self._room) < words or len(self._scratch) < 2 * count:
             self._room, self._scratch = _larger(self._room, words), _larger(self._scratch, 2 * count)
             self._look()
-        free = self._free.get(space, _NOTHING)
+        free, free_at = self._free.get(space) or (_NOTHING, 0)
         if adds:
-            self._grow(count, words)
             self._facts[scan.K_FREE] = len(free)
-        found = loop.number(text, columns, space, self._at, count=count, adds=adds, free=free.ctypes.data)
+        found = _NOTHING
+        if rows is None:
+            if len(self._one_by_one) < count:
+                self._one_by_one = np.arange(2 * count)
+            found = np.empty(count, np.int64)
+            rows = Destination(found.ctypes.data, 1, self._one_by_one.ctypes.data)
+        give = partial(loop.number, text, columns, space, count=count, adds=adds, free=free_at, rows=rows)
+        if give(self._at):
+            self._grow(count, words)
+            give(self._at)
         if adds and len(free):
             self._use(space, free)
         return found
@@ -109,8 +133,8 @@ class KeyNumbers:
 
     def packed(self, numbers: Ints) -> memoryview:
         """The keys whose fields have these numbers, as MessagePack has a list of lists."""
-        starts, keys = self._texts_at  # which belong together: another thread may be having both replaced
-        return loop.pack(np.ascontiguousarray(numbers), starts.ctypes.data, keys.ctypes.data)
+        *_held, starts, keys = self._texts_at  # which belong together: another thread may be having them replaced
+        return loop.pack(np.ascontiguousarray(numbers), starts, keys)
 
     @property
     def known(self) -> int:
@@ -133,26 +157,28 @@ class KeyNumbers:
         """Let new keys have numbers that were forgotten long enough ago."""
         while self._gone and self._gone[0][0] <= now - FORGOTTEN_FOR:
             _, space, numbers = self._gone.popleft()
-            self._free[space] = np.concatenate([self._free.get(space, _NOTHING), numbers])
+            before, _ = self._free.get(space, (_NOTHING, 0))
+            self._free[space] = _addressed(np.concatenate([before, numbers]))
 
     def dump(self) -> tuple[int, bytes]:
         """What `load` takes."""
         self._tidy()
         return len(self), self._keys[1 : self._facts[scan.K_USED]].tobytes()
 
-    def load(self, count: int, dumped: bytes | memoryview) -> None:
-        """Go on with the numbers that were dumped."""
-        used = np.frombuffer(dumped, np.int64)
-        self._facts[:2] = count, 1 + len(used)
-        self._keys = _larger(np.concatenate([[0], used]), 1 + len(used))
+    def load(self, count: int, dumped: bytes | memoryview, used: Ints = _NOTHING) -> None:
+        """Go on with the numbers that were dumped, and when each was named last."""
+        words = np.frombuffer(dumped, np.int64)
+        self._facts[:2] = count, 1 + len(words)
+        self._keys = _larger(np.concatenate([[0], words]), 1 + len(words))
         self._starts = np.zeros(0, np.int64)
+        self.used = used
         self._grow(1, 1)
         self._arrange()
         heads = self._keys[self._starts[:count]]
         gone = np.flatnonzero(heads & scan.FORGOTTEN)
         self._forgotten = len(gone)
         of = (heads[gone] >> 32) & 0xFF
-        self._free = {space: gone[of == space] for space in np.unique(of).tolist()}
+        self._free = {space: _addressed(gone[of == space]) for space in np.unique(of).tolist()}
 
     def _use(self, space: int, free: Ints) -> None:
         """New keys were given numbers that were free."""
@@ -160,7 +186,7 @@ class KeyNumbers:
         if left < len(free):
             for number in free[left:].tolist():
                 self._names.pop(number, None)
-            self._free[space] = free[:left]
+            self._free[space] = _addressed(free[:left])
             self._forgotten -= len(free) - left
 
     def _tidy(self) -> None:
@@ -192,6 +218,7 @@ class KeyNumbers:
             self._keys = _larger(self._keys, used + words)
         if count + more > len(self._starts):
             self._starts = _larger(self._starts, count + more)
+            self.used = np.concatenate([self.used, np.full(len(self._starts) - len(self.used), kernel.NEVER)])
         self._look()
         if 2 * (count + more) > places:
             while 2 * (count + more) > places:
@@ -206,9 +233,10 @@ class KeyNumbers:
 
     def _look(self) -> None:
         """Note where everything lies: to ask an array for its address takes longer than to look up some keys."""
-        arrays = self._facts, self._index, self._starts, self._keys, self._room, self._scratch
-        self._texts_at = self._starts, self._keys
+        arrays = self._facts, self._index, self._starts, self._keys, self._room, self._scratch, self.used
+        self._texts_at = self._starts, self._keys, self._starts.ctypes.data, self._keys.ctypes.data
         self._at = tuple(array.ctypes.data for array in arrays)
+        self._facts[scan.K_ROOM], self._facts[scan.K_STARTS] = len(self._keys), len(self._starts)
 
 
 class _Rows(Keys):
@@ -246,3 +274,7 @@ def _larger(words: Ints, size: int) -> Ints:
     found = np.zeros(max(2 * len(words), size + size // 2), np.int64)
     found[: len(words)] = words
     return found
+
+
+def _addressed(numbers: Ints) -> tuple[Ints, int]:
+    return numbers, numbers.ctypes.data

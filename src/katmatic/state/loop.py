@@ -30,15 +30,17 @@ _TYPES = {
     "release": ctypes.CFUNCTYPE(_I, _P, _P, _P, _P, _I, _P, _I, _P, _I, _I, _P),
     "ask": ctypes.CFUNCTYPE(None, _P, _P, _P, _I, _I),
     "add_up": ctypes.CFUNCTYPE(None, _P, _I, _I, _P, _P, _I, _P, _P, _P, _P, _P),
+    "weigh": ctypes.CFUNCTYPE(None, _P, _I, _I, *(_P,) * 6, _I, _D, _I, _P),
     "scan": ctypes.CFUNCTYPE(_I, _P, _I, _I, _P, _I, _P, _P, _P, _P, _P, _P, _P),
     "identify": ctypes.CFUNCTYPE(None, _P, _I, _P, _I, _P, _P, _P, _I, _I, _P),
-    "number": ctypes.CFUNCTYPE(None, _P, _I, _P, _P, _P, _I, _I, *(_P,) * 8, _I, _P),
+    "settle": ctypes.CFUNCTYPE(_I, _P, _I, _P, _I, *(_P,) * 4, *(_I,) * 4, _P, _I, _I, *(_P,) * 3, _I, *(_P,) * 4),
+    "number": ctypes.CFUNCTYPE(_I, _P, _I, _P, _P, _P, _I, _I, *(_P,) * 7, _I, _P, _P, _I, _P, _I, *(_P,) * 3),
     "arrange": ctypes.CFUNCTYPE(None, _P, _P, _P, _P),
     "forget": ctypes.CFUNCTYPE(None, _P, _I, _P, _P, _P, _P),
     "tidy": ctypes.CFUNCTYPE(_I, _P, _P, _P, _P, _P),
     "pack": ctypes.CFUNCTYPE(_I, _P, _I, _I, _P, _P, _P, _I),
 }
-_CALLED = ("exp2", "memcpy", "memmove", "memset", "pow")  # of the C library
+_CALLED = ("exp", "exp2", "memcpy", "memmove", "memset", "pow")  # of the C library
 # Named by the code for exceptions, which it never raises. Each has to have an address, or no name gets one.
 _NEVER_CALLED = (
     "NRT_Free",
@@ -53,9 +55,15 @@ _FAILURES = {
     kernel.WAITING_FULL: "too many things wait for their moment",
     kernel.OUTPUTS_OVER: "one event made too many predictions or label versions",
 }
-_SOURCES = ("kernel.py", "compile.py", "forest.py", "scan.py")
+_SOURCES = ("kernel.py", "compile.py", "forest.py", "linear.py", "scan.py")
 # Every x86-64 server since 2013, by the ABI's level 3; on others the name of their plainest kind.
 _LEVEL_3 = "avx avx2 bmi bmi2 cx16 f16c fma fxsr lzcnt mmx movbe popcnt sahf sse sse2 sse3 sse4.1 sse4.2 ssse3 xsave"
+
+
+def go_on(about: Sequence[int], count: int, first: int, until: int) -> int:
+    """`kernel.run`, of the addresses of the plan, of words and reals, and of so many rows; -2 if it failed."""
+    found: int = load()["run"](*about, count, first, until)
+    return found
 
 
 def run(
@@ -68,10 +76,15 @@ def run(
 ) -> int:
     """`kernel.run`. Raises MemoryError when a limit of the state is reached; it is of no use afterwards."""
     arrays = (plan, words, reals, *rows)
-    found: int = load()["run"](*(array.ctypes.data for array in arrays), len(rows.kind), first, until)
+    found = go_on([array.ctypes.data for array in arrays], len(rows.kind), first, until)
     if found == -2:
-        raise MemoryError(_FAILURES[int(words[kernel.FAILED])])
+        raise failure(words)
     return found
+
+
+def failure(words: NDArray[np.int64]) -> MemoryError:
+    """Why `kernel.run` failed."""
+    return MemoryError(_FAILURES[int(words[kernel.FAILED])])
 
 
 def ask(
@@ -111,6 +124,13 @@ def add_up(
     load()["add_up"](x.ctypes.data, *x.shape, roots.ctypes.data, depths.ctypes.data, len(roots), *places)
 
 
+def weigh(x: NDArray[np.float64], columns: tuple[int, ...], start: float, *, logistic: bool) -> NDArray[np.float64]:
+    """`linear.weigh`. `columns` are the addresses of what is known about them, and how many there are."""
+    out = np.empty(len(x))
+    load()["weigh"](x.ctypes.data, *x.shape, *columns, start, logistic, out.ctypes.data)
+    return out
+
+
 def read(text: bytes, at: int, fields: tuple[int, int, bytes], table: int, count: int) -> int:
     """`scan.scan`: how many of the records are not plain.
 
@@ -135,6 +155,30 @@ def identify(
     return found
 
 
+def settle(
+    text: bytes,
+    fields: tuple[int, int, bytes],
+    table: int,
+    about: tuple[int, int, int, int],
+    columns: tuple[int, int, int],
+    rows: Sequence[int],
+    *,
+    count: int,
+) -> int:
+    """`scan.settle`, of a table as `read` makes it: how many records are out of range.
+
+    `about` are the identity's field, the stream, horizon and ahead; `columns` their address, how many there are, and
+    the width of a row; `rows` the addresses of places, now, kind, stream, time, identities and values.
+    """
+    lengths = table + 8 * fields[1] * count
+    places, now, kind, *others = rows
+    found: int = load()["settle"](
+        *(text, count, *fields[:2], table, table, lengths, lengths + (lengths - table), *about, *columns),
+        *(places, now, kind, kernel.EVENT, *others),
+    )
+    return found
+
+
 def number(
     text: bytes,
     columns: tuple[int, int, int, int],
@@ -144,18 +188,20 @@ def number(
     count: int,
     adds: bool,
     free: int,
-) -> NDArray[np.int64]:
+    rows: tuple[int, int, int, bool, int, int],
+) -> int:
     """`scan.number`, of the addresses of words, lengths and the key's fields, and how many these are.
 
-    `about` are the addresses of what is known of keys, and of room to work; `free` is that of the free numbers.
+    `about` are the addresses of what is known of keys, and of room to work; `free` is that of the free numbers; `rows`
+    says where the numbers go, and who notes their moments.
     """
-    found = np.empty(count, np.int64)
-    facts, index, starts, keys, room, scratch = about
-    load()["number"](
-        *(text, count, *columns, space, facts, index, starts, keys, room, room, scratch, found.ctypes.data),
-        *(int(adds), free),
+    facts, index, starts, keys, room, scratch, used = about
+    found, stride, places, notes, moment, now = rows
+    failed: int = load()["number"](
+        *(text, count, *columns, space, facts, index, starts, keys, room, room, scratch, int(adds), free),
+        *(found, stride, places, int(notes), used, moment, now),
     )
-    return found
+    return failed
 
 
 def arrange(about: Sequence[int]) -> None:

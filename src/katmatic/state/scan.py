@@ -30,8 +30,9 @@ F_KIND, F_OPTIONAL, F_DEFAULT, F_WORD, F_LENGTH, F_NAME, F_BYTES, F_FIRST, F_MAS
 FIELDS_MOST = 62
 PADDING = 16  # bytes after a text that may be looked at
 POWERS = np.array([10.0**i for i in range(23)])  # exact
-# Words about keys: how many there are, the words they take, the places of the index less 1.
-K_COUNT, K_USED, K_MASK, K_FREE, K_GARBAGE, KEY_FACTS = range(6)
+# Words about keys: how many there are, the words they take, the places of the index less 1, how many numbers are free,
+# how many words are of keys whose number another one has; and for how many words and numbers there is room.
+K_COUNT, K_USED, K_MASK, K_FREE, K_GARBAGE, K_ROOM, K_STARTS, KEY_FACTS = range(8)
 NUMBER = (1 << 31) - 1  # of the head of a key; the bit above says that it was forgotten
 FORGOTTEN = 1 << 31
 KEY_HEAD = 5  # bytes of the longest head of a text in MessagePack
@@ -573,23 +574,82 @@ def _of_text(found, text, at, size):
 def identify(text, count, fields, field_count, words, lengths, time, identity, seed, found):
     """64 bits per record that are equal for equal identities: the field `identity`, or else (-1) all of the content."""
     for i in range(count):
-        mixed = _mixed(_P5, seed)
-        if identity >= 0:
-            mixed = _of_text(mixed, text, words[identity * count + i], lengths[identity * count + i])
-        else:
-            mixed = _mixed(mixed, time[i])
-            for f in range(field_count):
-                kind, size = fields[f * FIELD_WORDS + F_KIND], lengths[f * count + i]
-                if kind == TIME:
-                    continue
-                if size == NULL:
-                    mixed = _mixed(mixed, NULL) + _P3
-                elif kind >= TEXT:
-                    mixed = _of_text(mixed, text, words[f * count + i], size)
-                else:
-                    mixed = _mixed(mixed, words[f * count + i])
-        mixed = _stirred(mixed)
-        found[i] = mixed if mixed != 0 else 1
+        found[i] = _identity(text, i, count, fields, field_count, words, lengths, time, identity, seed)
+
+
+@jit
+def _identity(text, i, count, fields, field_count, words, lengths, time, identity, seed):
+    mixed = _mixed(_P5, seed)
+    if identity >= 0:
+        mixed = _of_text(mixed, text, words[identity * count + i], lengths[identity * count + i])
+    else:
+        mixed = _mixed(mixed, time[i])
+        for f in range(field_count):
+            kind, size = fields[f * FIELD_WORDS + F_KIND], lengths[f * count + i]
+            if kind == TIME:
+                continue
+            if size == NULL:
+                mixed = _mixed(mixed, NULL) + _P3
+            elif kind >= TEXT:
+                mixed = _of_text(mixed, text, words[f * count + i], size)
+            else:
+                mixed = _mixed(mixed, words[f * count + i])
+    mixed = _stirred(mixed)
+    return mixed if mixed != 0 else 1
+
+
+def settle(
+    text,
+    count,
+    fields,
+    field_count,
+    words,
+    reals,
+    lengths,
+    time,
+    identity,
+    seed,
+    horizon,
+    ahead,
+    columns,
+    column_count,
+    width,
+    places,
+    now,
+    kind,
+    event,
+    stream,
+    moment,
+    identities,
+    values,
+):
+    """Put records of the stream `seed` into their rows, unless some are out of range; how many are.
+
+    `places` are their rows, `columns` the fields that are their numbers (-1: put there by others), `width` is that of
+    a row of `values`. A time has to lie after 1970, and from `horizon` before the row's moment up to `ahead` after it.
+    """
+    strays = 0
+    for i in range(count):
+        at = now[places[i]]
+        if time[i] < 0 or time[i] > at + ahead or time[i] < at - horizon:
+            strays += 1
+    if strays > 0:
+        return strays
+    for i in range(count):
+        row = places[i]
+        kind[row], stream[row], moment[row] = event, seed, time[i]
+        identities[row] = _identity(text, i, count, fields, field_count, words, lengths, time, identity, seed)
+        for c in range(column_count):
+            f = columns[c]
+            if f < 0:
+                continue
+            if lengths[f * count + i] == NULL:
+                values[row * width + c] = np.nan
+            elif fields[f * FIELD_WORDS + F_KIND] == REAL:
+                values[row * width + c] = reals[f * count + i]
+            else:
+                values[row * width + c] = np.float64(words[f * count + i])
+    return 0
 
 
 # ----------------------------------------------------------------------------------------------------------------- keys
@@ -657,15 +717,32 @@ def number(
     room,
     letters,
     scratch,
-    found,
     adds,
     free,
+    found,
+    stride,
+    places,
+    notes,
+    used,
+    moment,
+    now,
 ):
-    """The numbers of the keys of records; new keys get the next ones (`adds`), or -1.
+    """The numbers of the keys of records; new keys get the next ones (`adds`), or -1. 1 if there is no room for these.
 
     `parts` are the fields of a key. `room` is for these keys in words (`letters` is the same memory), `scratch` for two
-    words for each of them. `free` are numbers of the space that were forgotten: the last goes to a new key first.
+    words for each of them. `free` are numbers of the space that were forgotten: the last goes to a new key first. The
+    numbers go to `found`, `stride` apart, in the rows that `places` says; if somebody `notes` it, `used` has per number
+    the last moment of a row that names it: its own, or `now` if that is later.
     """
+    at = 0
+    for r in range(count):
+        for part in range(part_count):
+            at += lengths[parts[part] * count + r] + KEY_HEAD
+        at += 16
+    if adds != 0:
+        more = facts[K_COUNT] + count
+        if facts[K_USED] + (at >> 3) > facts[K_ROOM] or more > facts[K_STARTS] or 2 * more > facts[K_MASK] + 1:
+            return 1
     at = 0
     for r in range(count):
         start = at
@@ -716,7 +793,10 @@ def number(
                     keys[to + j] = room[at + j]
                 keys[to] |= known
                 facts[K_USED] = to + size
-            found[r] = known
+            found[places[r] * stride] = known
+            if notes != 0:
+                used[known] = max(used[known], moment[places[r]], now[places[r]])
+    return 0
 
 
 def arrange(facts, index, starts, keys):

@@ -1,0 +1,232 @@
+"""Rows in: the records of some batches are read, checked and numbered, and lie ready for the kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from katmatic.engine import validate
+from katmatic.engine.plan import Column, Plan, micros
+from katmatic.engine.validate import Columns, Dead, Reader
+from katmatic.log.base import Batch
+from katmatic.log.codec import decode
+from katmatic.records import DECISIONS, DeadLetter
+from katmatic.spec.event import Event
+from katmatic.state import kernel, loop
+from katmatic.state.columns import Store
+from katmatic.state.keys import Destination, KeyNumbers
+
+ROOM_FIRST = 64  # rows that there is room for at first
+
+
+@dataclass
+class Given:
+    """What was read of the batches, by stream, and what could not be."""
+
+    columns: list[tuple[int, Columns, NDArray[np.int64]]]  # stream, its records, their rows
+    dead: list[DeadLetter]
+    records: int
+    heartbeats: int = 0
+    raised: int = 0
+    said: dict[str, str] = field(default_factory=dict)
+
+
+class Intake:
+    """Makes rows of batches, in memory that the next ones take again, and lets the kernel run over them."""
+
+    def __init__(self, plan: Plan, store: Store, *, notes: bool) -> None:
+        self._plan, self._store, self._notes = plan, store, notes
+        self.readers = [Reader(stream.schema, plan.zone) for stream in plan.streams]
+        self._streams = [_Stream(plan, s, reader) for s, reader in enumerate(self.readers)]
+        self._arena = tuple(array.ctypes.data for array in (plan.tables, store.words, store.reals))
+        self._make(ROOM_FIRST)
+
+    def _make(self, room: int) -> None:
+        columns, conditions, _ = self._plan.widths
+        spaces = len(self._plan.spaces)
+        self._room = kernel.Rows(
+            kind=np.empty(room, np.int64),
+            stream=np.zeros(room, np.int64),
+            time=np.zeros(room, np.int64),
+            now=np.empty(room, np.int64),
+            pos=np.empty(room, np.int64),
+            identity=np.zeros(room, np.int64),
+            keys=np.empty((room, max(spaces, 1)), np.int64),
+            values=np.empty((room, columns)),
+            masks=np.empty((room, conditions), np.uint8),
+            fate=np.empty(room, np.uint8),
+        )
+        self._places = np.empty(room, np.int64)
+        at = {name: int(array.ctypes.data) for name, array in self._room._asdict().items()}  # where these lie
+        self._run_at = (*self._arena, *at.values())
+        self._places_at = int(self._places.ctypes.data)
+        names = "now", "kind", "stream", "time", "identity", "values"
+        self._settled_at = (self._places_at, *(at[name] for name in names))
+        self._keys_at = [
+            Destination(at["keys"] + 8 * space, max(spaces, 1), self._places_at, self._notes, at["time"], at["now"])
+            for space in range(spaces)
+        ]
+
+    def rows(self, batches: Sequence[Batch]) -> tuple[kernel.Rows, Given]:
+        """The rows of some batches: a record each, and one for the moment at which a batch was read."""
+        count = sum(len(batch) for batch in batches) + len(batches)
+        if count > len(self._room.kind):
+            self._make(max(count, 2 * len(self._room.kind)))
+        rows = self._room.first(count)
+        rows.kind.fill(kernel.PASSING)
+        rows.keys.fill(-1)
+        rows.values.fill(np.nan)
+        rows.masks.fill(1)
+        rows.fate.fill(kernel.NO_EVENT)
+        by_stream: dict[int, tuple[list[bytes], list[NDArray[np.int64]]]] = {}
+        decisions: list[tuple[int, bytes]] = []
+        row = records = 0
+        for batch in batches:
+            first = row
+            for piece in batch.slices:
+                stop = row + len(piece.values)
+                stream = self._plan.by_topic.get(piece.topic)
+                if stream is not None:
+                    values, places = by_stream.setdefault(stream, ([], []))
+                    values.extend(piece.values)
+                    places.append(np.arange(row, stop))
+                    records += len(piece.values)
+                elif piece.topic == DECISIONS:
+                    decisions += zip(range(row, stop), piece.values, strict=True)
+                rows.pos[row:stop] = np.arange(piece.first, piece.first + len(piece.values))
+                row = stop
+            rows.pos[row] = 0
+            row += 1
+            rows.now[first:row] = batch.now
+        given = Given([], [], records)
+        for stream, (values, parts) in by_stream.items():
+            self._fill(rows, given, stream, values, parts[0] if len(parts) == 1 else np.concatenate(parts))
+        for row, value in decisions:
+            self._decide(rows, row, value)
+        self._store.check()
+        return rows, given
+
+    def run(self, count: int, first: int, until: int) -> int:
+        """Let the kernel go on over so many rows, from `first` on: `kernel.run`. Raises MemoryError if it failed."""
+        found = loop.go_on(self._run_at, count, first, until)
+        if found == -2:
+            raise loop.failure(self._store.words)
+        return found
+
+    # ------------------------------------------------------------------------------------------------------ one stream
+
+    def _fill(
+        self, rows: kernel.Rows, given: Given, stream: int, values: list[bytes], places: NDArray[np.int64]
+    ) -> None:
+        """Read the records of one stream into their rows."""
+        its, store = self._streams[stream], self._store
+        columns = its.reader.read(values)
+        if len(columns.heartbeats):
+            beats = places[columns.heartbeats]
+            rows.kind[beats] = kernel.HEARTBEAT
+            rows.stream[beats] = stream
+            given.heartbeats += len(beats)
+        at = places if len(columns) == len(values) else places[columns.index]
+        dead: list[Dead] = list(columns.dead)
+        if self._settle(its, columns, at):
+            strays = validate.in_range(columns, rows.now[at], its.horizon, its.ahead, its.facts.schema)
+            dead += strays
+            kept = np.flatnonzero(~np.isin(columns.index, [stray.index for stray in strays]))
+            columns, at = validate.take(columns, kept), at[kept]
+            self._settle(its, columns, at)
+        given.dead += [_letter(its, rows, int(places[each.index]), values[each.index], each) for each in dead]
+        if not len(columns):
+            return
+        for space in its.facts.spaces:
+            numbers(store.keys, space, self._plan.spaces[space], columns, rows=self._keys_at[space])
+        for j, column in its.others:
+            rows.values[at, j] = _values(store, column, columns)
+        if its.facts.masks:
+            masks, raised, said = validate.conditions(its.facts.masks, its.reader.events(columns))
+            rows.masks[at, : len(its.facts.masks)] = masks[:, : len(its.facts.masks)]
+            given.raised += raised
+            if said:
+                given.said[f"where of {its.facts.schema.topic}"] = said
+        given.columns.append((stream, columns, at))
+        if its.asked_again:
+            for i, row in zip(columns.index.tolist(), at.tolist(), strict=True):
+                store.pending[int(rows.pos[row])] = (stream, values[i], its.asked_again)
+
+    def _settle(self, its: _Stream, columns: Columns, at: NDArray[np.int64]) -> int:
+        """Put records into the rows `at`, unless some are out of range; how many are."""
+        self._places[: len(at)] = at
+        about = columns.layout.fields, columns.address, its.about, its.columns
+        return loop.settle(columns.text, *about, self._settled_at, count=len(columns))
+
+    def _decide(self, rows: kernel.Rows, row: int, value: bytes) -> None:
+        """An action of the user's keeps the truth from being seen: the kernel lets its label go."""
+        plan, decision = self._plan, decode(DECISIONS, value)
+        if not decision.censored:
+            return
+        for i, (_, label) in enumerate(plan.labels):
+            question = next((q for q in plan.questions if q.name == decision.predictor), None)
+            if question is None or question.label != i:
+                continue
+            rows.kind[row] = kernel.DECISION
+            rows.stream[row] = i
+            rows.time[row] = decision.anchor
+            join = plan.spaces.index(label.join)
+            keys = next(s.schema.keys for s in plan.streams if s.schema.event is question.predictor.anchor)
+            anchor_keys = dict(zip(keys, decision.key, strict=True))
+            wanted = tuple(anchor_keys[name] for name in label.join)
+            rows.keys[row, join] = self._store.keys.find(join, wanted[0] if len(wanted) == 1 else wanted)
+
+
+class _Stream:
+    """How the records of a stream become rows."""
+
+    def __init__(self, plan: Plan, stream: int, reader: Reader) -> None:
+        self.facts, self.reader = plan.streams[stream], reader
+        self.horizon, self.ahead = micros(self.facts.policy.horizon), micros(self.facts.policy.ahead)
+        layout = reader.layout
+        fields = [-1 if each.coded else layout.places[each.field] for each in self.facts.columns]
+        self._fields = np.array(fields, np.int64)
+        self.columns = self._fields.ctypes.data, len(fields), plan.widths[0]
+        self.about = layout.identity, stream, self.horizon, self.ahead
+        self.others = [(j, each) for j, each in enumerate(self.facts.columns) if fields[j] < 0]
+        # Of how many labels an anchor is asked at other moments than its arrival:
+        mine: type[Event] = self.facts.schema.event
+        self.asked_again = len({q.label for q in plan.questions if q.predictor.lead and q.predictor.anchor is mine})
+
+
+def numbers(
+    keys: KeyNumbers,
+    space: int,
+    names: tuple[str, ...],
+    columns: Columns,
+    *,
+    adds: bool = True,
+    rows: Destination | None = None,
+) -> NDArray[np.int64]:
+    """The numbers of the keys of some records, or (`rows`) put there; new ones get the next, or (not `adds`) -1."""
+    layout, count = columns.layout, len(columns)
+    at = columns.address, columns.address + 8 * len(layout.names) * count, layout.parts(names), len(names)
+    size = len(columns.text) + count * len(layout.defaults)  # a default may be in every record
+    return keys.number(space, columns.text, at, count=count, size=size, adds=adds, rows=rows)
+
+
+def _values(store: Store, column: Column, columns: Columns) -> list[float]:
+    numbering = store.codes[column]
+    return [np.nan if value is None else numbering[value] for value in columns.fields[column.field]]
+
+
+def _letter(its: _Stream, rows: kernel.Rows, row: int, payload: bytes, dead: Dead) -> DeadLetter:
+    e = dead.error
+    return DeadLetter(
+        topic=its.facts.schema.topic,
+        position=int(rows.pos[row]),
+        payload=payload,
+        where=e.where,
+        found=e.found,
+        expected=e.expected,
+        do=e.do,
+        now=int(rows.now[row]),
+    )
