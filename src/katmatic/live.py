@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import heapq
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from katmatic.clock import monotonic_seconds, to_datetime
 from katmatic.duration import micros, parse
 from katmatic.engine.ask import ask, candidates
 from katmatic.errors import LogFull, ModelError
-from katmatic.labels.join import Joiner
+from katmatic.labels.join import Joiner, as_declared
 from katmatic.labels.ripe import ripens_after
+from katmatic.log.base import Slice
 from katmatic.log.codec import decode, decode_labels, decode_predictions
 from katmatic.monitoring import gauges
 from katmatic.monitoring.alerts import SEVERITIES, UNDER_BASELINE, Facts, Rules, from_decision
@@ -40,7 +40,7 @@ from katmatic.records import (
     Alert,
     DeadLetter,
     Decision,
-    ExampleBlock,
+    Example,
     LabelBlock,
     ModelVersion,
     Prediction,
@@ -63,6 +63,7 @@ TOLD_EVERY = 86_400_000_000  # and between two alerts about one function of the 
 GATHERED_OVER = 50_000  # microseconds of the log's time over which predictions and labels are taken in together,
 GATHERED_ROWS = 64  # or so many: more at once would hold up the next turn
 UNKNOWN_FIELDS_LIMIT = 100  # names of fields that no event declares, that are told
+_names = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode  # of the fields of an event
 
 
 class Live:
@@ -81,7 +82,12 @@ class Live:
         self._ripe = dict.fromkeys(app.predictors, 0)
         self._unripe: dict[str, dict[int, int]] = {name: {} for name in app.predictors}  # moment -> rows
         self._moments: dict[str, list[int]] = {name: [] for name in app.predictors}  # of these, a heap
-        self._joiners = {name: Joiner(predictor) for name, predictor in app.predictors.items()}
+        self._joiners = {name: Joiner() for name in app.predictors}
+        self._columns = {name: tuple(predictor.features) for name, predictor in app.predictors.items()}
+        self._fields = {
+            topic: {field.name for field in pipeline.plan.streams[stream].schema.fields}
+            for topic, stream in pipeline.plan.by_topic.items()
+        }
         self._rankings = {
             name: Ranking(predictor) for name, predictor in app.predictors.items() if predictor.rank is not None
         }
@@ -123,46 +129,33 @@ class Live:
 
     def turn(self, turn: Turn) -> None:
         """Take note of a turn."""
+        now = turn.batch.now
         with self._lock:
-            self._pulse.counted(turn.changes.counts)
-            dead: dict[str, int] = {}
-            for letter in turn.changes.dead:
-                self._dead.appendleft(letter)
-                dead[letter.topic] = dead.get(letter.topic, 0) + 1
-            for piece in turn.batch.slices:
-                if piece.topic in self._pipeline.plan.by_topic:
-                    events = len(piece.values) - sum(not value for value in piece.values)
-                    self._pulse.heard(piece.topic, events, turn.batch.now, dead=dead.pop(piece.topic, 0))
-                    self._look(piece.topic, piece.values[-1], turn.batch.now)
-            for name, number in turn.changes.errors.items():
-                self._pulse.raised(name, number)
-            self._tell_errors(turn.changes.said, turn.batch.now)
-            for block in turn.predictions:
-                self._pulse.predicted(block.predictor, len(block))
-            for versions in turn.labels:
-                self._pulse.labelled(versions.label, len(versions))
-            if turn.models or _asks_again(turn):  # what came before counts for what is asked about anchors from before
+            if turn.models or turn.changes.again:  # what came before counts for what is asked about anchors from before
                 self._take_in()
             self._trained += turn.models
             for record in turn.models:
                 self._changed(record)
             self._gathered.append(turn)
             self._rows_gathered += sum(map(len, turn.predictions)) + sum(map(len, turn.labels))
-            is_much = self._rows_gathered >= GATHERED_ROWS or turn.batch.now - self._taken_in >= GATHERED_OVER
+            is_much = self._rows_gathered >= GATHERED_ROWS or now - self._taken_in >= GATHERED_OVER
             if turn.decisions or is_much:
                 self._take_in()
-                self._taken_in = turn.batch.now
             for alert in turn.alerts:
                 self._raised(alert)
         self._publish(turn)
-        if turn.batch.now - self._checked >= self._rules_every:
-            self._checked = turn.batch.now
+        if now - self._checked >= self._rules_every:
+            self._checked = now
             self._check(turn)
 
     def _take_in(self) -> None:
-        """Let all that looks at rows see those of the turns that were gathered."""
+        """Let all that counts, or looks at rows, see the turns that were gathered."""
         with self._lock:
             turns, self._gathered, self._rows_gathered = self._gathered, [], 0
+            if not turns:
+                return
+            self._taken_in = turns[-1].batch.now
+            self._count(turns)
             for block in joined_predictions(block for turn in turns for block in turn.predictions):
                 self._predicted(block)
             for versions in joined_labels(versions for turn in turns for versions in turn.labels):
@@ -171,14 +164,39 @@ class Live:
                 if turn.decisions:
                     self._decided(turn.decisions)
 
+    def _count(self, turns: Sequence[Turn]) -> None:
+        """What became of the events of these turns, and what still waits."""
+        counts: dict[str, int] = {}
+        heard: dict[str, list[Slice]] = {}
+        for turn in turns:
+            for name, number in turn.changes.counts.items():
+                counts[name] = counts.get(name, 0) + number
+            for piece in turn.batch.slices:
+                if piece.topic in self._fields:
+                    heard.setdefault(piece.topic, []).append(piece)
+            for where, number in turn.changes.errors.items():
+                self._pulse.raised(where, number)
+            self._tell_errors(turn.changes.said, turn.batch.now)
+            self._dead.extendleft(turn.changes.dead)
+        dead = Counter(letter.topic for turn in turns for letter in turn.changes.dead)
+        now = turns[-1].batch.now
+        self._pulse.counted(counts)
+        for topic, pieces in heard.items():
+            events = sum(len(piece.values) - piece.values.count(b"") for piece in pieces)
+            self._pulse.heard(topic, events, now, dead=dead[topic])
+            self._look(topic, pieces[-1].values[-1], now)
+        oldest = next(iter(self._waiting.values()), None)
+        lags = [(now - since) / 1e6 for topic, since, _ in turns[-1].batch.came if topic in self._fields]
+        lags += [monotonic_seconds() - oldest[1]] if oldest else [0.0]
+        waiting = sum(records for records, _ in self._waiting.values())
+        self._pulse.waits(max(waiting, self._pipeline.log.waiting), max(lags))
+
     def _look(self, topic: str, value: bytes, now: int) -> None:
-        """Does one event of a batch have fields that are not declared? They are ignored; each name is told once."""
+        """Does the newest event have fields that are not declared? They are ignored; each name is told once."""
         try:
-            names = set(msgspec.json.decode(value, type=dict[str, msgspec.Raw]))
+            names = _names(value).keys() - self._fields[topic]
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return
-        plan = self._pipeline.plan
-        names -= {field.name for field in plan.streams[plan.by_topic[topic]].schema.fields}
         if names:
             self.metrics.add("unknown_fields_total", topic=topic)
         for name in sorted(names):
@@ -226,10 +244,8 @@ class Live:
             )
             for _, _, each in told:
                 if isinstance(each, PredictionBlock):
-                    self._pulse.predicted(each.predictor, len(each))
                     self._predicted(each)
                 elif isinstance(each, LabelBlock):
-                    self._pulse.labelled(each.label, len(each))
                     self._labelled(each)
                 elif isinstance(each, Decision):
                     self._decided([each])
@@ -240,15 +256,18 @@ class Live:
             self._pulse.remembered(self._pipeline.state.store.counts)
 
     def _predicted(self, block: PredictionBlock) -> None:
+        name = block.predictor
+        self._pulse.predicted(name, len(block))
         self._board.predictions(block)
-        if block.predictor in self._rankings:
-            self._rankings[block.predictor].know(block)
-        self._watches[block.predictor].predictions(block)
-        self._matured(block.predictor, self._joiners[block.predictor].predictions(block))
+        if name in self._rankings:
+            self._rankings[name].know(block)
+        self._watches[name].predictions(as_declared(block, self._columns[name]))
+        self._matured(name, self._joiners[name].predictions(block))
         if len(block):
-            self._background[block.predictor] = block
+            self._background[name] = block
 
     def _labelled(self, block: LabelBlock) -> None:
+        self._pulse.labelled(block.label, len(block))
         self._board.labels(block)
         for name, label in self._labels.items():
             if label == block.label:
@@ -261,18 +280,19 @@ class Live:
             if mine:
                 self._matured(name, joiner.decisions(mine))
 
-    def _matured(self, name: str, examples: ExampleBlock | None) -> None:
-        if examples is None or not len(examples.anchor):
+    def _matured(self, name: str, examples: Sequence[Example]) -> None:
+        if not examples:
             return
         self._quality[name].examples(examples)
-        self._watches[name].outcomes(examples.key, examples.label)
-        unripe, moments = self._unripe[name], self._moments[name]
-        for time, count in zip(*np.unique(examples.time[~np.isnan(examples.label)], return_counts=True), strict=True):
-            moment = int(time) + self._ripens[name]
-            if moment not in unripe:
-                unripe[moment] = 0
-                heapq.heappush(moments, moment)
-            unripe[moment] += int(count)
+        self._watches[name].outcomes((example.key, example.label) for example in examples)
+        unripe, moments, ripens = self._unripe[name], self._moments[name], self._ripens[name]
+        for example in examples:
+            if example.label == example.label:
+                moment = example.time + ripens
+                if moment not in unripe:
+                    unripe[moment] = 0
+                    heapq.heappush(moments, moment)
+                unripe[moment] += 1
 
     @property
     def quality(self) -> Mapping[str, Quality]:
@@ -304,17 +324,9 @@ class Live:
             self.hub.publish("alert", answers.alert(self.app, alert))
 
     def _publish(self, turn: Turn) -> None:
-        with self._lock:
-            oldest = next(iter(self._waiting.values()), None)
-            waiting = sum(records for records, _ in self._waiting.values())
-        waiting = max(waiting, self._pipeline.log.waiting)
-        lag = monotonic_seconds() - oldest[1] if oldest else 0.0
-        now = self._pipeline.clock.now()
         for topic, since, records in turn.batch.came:
-            if topic in self._pipeline.plan.by_topic:
-                lag = max(lag, (turn.batch.now - since) / 1e6)
-                self._pulse.answered(max(now - since, 0) / 1e6, records)
-        self._pulse.waits(waiting, lag)
+            if topic in self._fields:
+                self._pulse.answered(max(self._pipeline.clock.now() - since, 0) / 1e6, records)
         if not self.hub.listeners:
             return
         for block in turn.predictions:
@@ -510,6 +522,7 @@ class Live:
     def dead(self, limit: int) -> Sequence[DeadLetter]:
         """The newest dead letters, newest first."""
         with self._lock:
+            self._take_in()
             return list(self._dead)[:limit]
 
     def subscribe(self) -> Listener:
@@ -523,12 +536,6 @@ def _predictions(app: App, block: PredictionBlock) -> Iterator[dict[str, Any]]:
 
 def _labels(app: App, block: LabelBlock) -> Iterator[dict[str, Any]]:
     return (answers.label(app, block.row(i)) for i in range(len(block)))
-
-
-def _asks_again(turn: Turn) -> bool:
-    """Whether predictions of a turn are about anchors that came before it: their labels may be known."""
-    first = min((piece.first for piece in turn.batch.slices), default=None)
-    return any(len(block) and (first is None or int(block.anchor.min()) < first) for block in turn.predictions)
 
 
 def _moment(block: PredictionBlock | LabelBlock) -> int:

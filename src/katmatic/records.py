@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -63,19 +63,17 @@ class LabelVersion(msgspec.Struct, frozen=True, kw_only=True):
     evidence: int | None = None  # time of the event that settled it
 
 
-class Example(msgspec.Struct, frozen=True, kw_only=True):
-    """A prediction that met its truth: the features that were served, and the label."""
+class Example(NamedTuple):
+    """A prediction that met its truth, or met another one: what figures are made from."""
 
-    predictor: str
     anchor: int
-    at: int
-    lead: int | None
-    features: dict[str, Any]
-    label: float
+    key: tuple[str, ...]  # the anchor's key fields
+    time: int  # the anchor's own time
+    at: int  # the moment the prediction is about
+    label: float  # NaN: the label is void after all, forget the row
     label_now: int  # when the label became known
-    weight: float
-    score: float | None
-    version: int
+    score: float  # NaN: none
+    weight: float  # how much the row counts; 0: censored
 
 
 class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
@@ -314,29 +312,6 @@ class LabelBlock:
             now=int(self.now[i]),
             evidence=None if self.evidence[i] == NOTHING else int(self.evidence[i]),
         )
-
-
-@dataclass(frozen=True)
-class ExampleBlock:
-    """Predictions of one predictor that met their truth, or met another one, as columns; n rows, F features."""
-
-    predictor: str
-    columns: tuple[str, ...]
-    anchor: NDArray[np.int64]
-    key: list[tuple[str, ...]]
-    time: NDArray[np.int64]  # the anchors' own times
-    at: NDArray[np.int64]
-    lead: NDArray[np.int64]  # NOTHING: on arrival
-    values: NDArray[np.float64]  # (n, F), as served
-    texts: dict[str, list[Any]]
-    label: NDArray[np.float64]  # NaN: the label is void after all, forget the row
-    label_now: NDArray[np.int64]  # when the label became known
-    weight: NDArray[np.float64]
-    score: NDArray[np.float64]  # NaN: none
-    version: NDArray[np.int64]  # of the model that answered; 0: none
-
-    def __len__(self) -> int:
-        return len(self.anchor)
 
 
 def _known(number: np.float64) -> float | None:

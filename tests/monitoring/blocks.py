@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
-from types import SimpleNamespace
 
 import numpy as np
 
 from katmatic import App, Event, Key, Time, future, past
 from katmatic.moment import to_micros
-from katmatic.records import NOTHING, LabelBlock, LabelState, PredictionBlock
+from katmatic.records import NOTHING, Example, LabelBlock, LabelState, PredictionBlock
 
 MINUTE = 60_000_000
 
@@ -84,13 +83,9 @@ def labels(anchors, keys, state, values, *, time, evidence=None, now=None):
 
 def examples(anchors, keys, labels, scores, *, time, label_now, at=None, weight=None):
     n = len(anchors)
-    return SimpleNamespace(
-        anchor=np.array(anchors, np.int64),
-        key=list(keys),
-        time=np.full(n, time),
-        at=np.full(n, time if at is None else at),
-        label=np.array(labels, np.float64),
-        label_now=np.full(n, label_now),
-        score=None if scores is None else np.array(scores, np.float64),
-        weight=np.ones(n) if weight is None else np.array(weight, np.float64),
-    )
+    about = time if at is None else at
+    columns = [np.nan] * n if scores is None else scores, [1.0] * n if weight is None else weight
+    return [
+        Example(anchor, key, time, about, float(label), label_now, float(score), float(weighs))
+        for anchor, key, label, score, weighs in zip(anchors, keys, labels, *columns, strict=True)
+    ]

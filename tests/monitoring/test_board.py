@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import random
-from datetime import UTC, date, datetime, timedelta
-from zoneinfo import ZoneInfo
+from datetime import date, timedelta
 
 import numpy as np
 import pytest
 
-from katmatic.moment import to_datetime, to_micros
 from katmatic.monitoring import board as module
-from katmatic.monitoring.board import Board, Standing, _Days
+from katmatic.monitoring.board import Board, Standing
 from katmatic.records import Decision
 from tests.monitoring.blocks import MINUTE, bell, labels, predictions, school
 
@@ -183,13 +180,3 @@ def test_others_are_none_of_ours(board):
         )
     )
     assert board.roll("absence", bell()) == before
-
-
-@pytest.mark.parametrize("zone", ["Europe/Berlin", "Asia/Kathmandu", "America/Sao_Paulo", "Pacific/Apia", "UTC"])
-def test_the_day_of_a_moment_is_that_of_the_wall_clock_also_where_clocks_change_at_midnight(zone):
-    zone, rng = ZoneInfo(zone), random.Random(4)
-    days = _Days(zone)
-    moment = to_micros(datetime(2011, 10, 1, tzinfo=UTC))  # in that year Apia left out a day
-    for _ in range(5_000):
-        moment += rng.choice((1, 1_000_000, 3_600_000_000, 7 * 3_600_000_000, -1_800_000_000))
-        assert days.of(moment) == to_datetime(moment).astimezone(zone).date()

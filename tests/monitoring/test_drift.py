@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from katmatic.monitoring import drift as module
 from katmatic.monitoring.drift import DAY, MATTERS, OUTCOME, SCORE, Sample, Watch, chi_squared, measure
 from tests.monitoring.blocks import bell, predictions
 
@@ -88,7 +91,7 @@ def test_a_watch_compares_with_what_the_champion_was_trained_on():
     assert watch.shifts() == []
     for day in range(14):
         watch.predictions(block(rng, day))
-    watch.outcomes([(f"p{i}",) for i in range(600)], np.zeros(600))
+    watch.outcomes(((f"p{i}",), 0.0) for i in range(600))
     assert watch.shifts() == [], "there is no champion yet"
     watch.promoted()
     for day in range(14, 22):
@@ -96,7 +99,7 @@ def test_a_watch_compares_with_what_the_champion_was_trained_on():
         assert names(watch) == set(), "a new champion may score as it likes, and every day has its weekday"
     for day in range(22, 29):
         watch.predictions(block(rng, day, shift=1.0, score=0.1))
-    watch.outcomes([(f"p{i}",) for i in range(600)], np.ones(600))
+    watch.outcomes(((f"p{i}",), 1.0) for i in range(600))
     assert names(watch) == {"rate", SCORE, OUTCOME}
     watch.promoted()
     assert names(watch) == set()
@@ -121,6 +124,39 @@ def test_a_busy_day_is_thinned_evenly():
     watch = Watch()
     for _ in range(100):
         watch.predictions(block(rng, 0, n=1000))
-    kept = np.concatenate([each.values[:, 0] for each in watch._days[min(watch._days)].blocks])
+    kept = watch._days[min(watch._days)].figures[:, 0]
     assert 500 <= len(kept) <= 1000
     assert abs(kept.mean()) < 0.2
+
+
+@given(st.lists(st.integers(0, 400), max_size=30), st.integers(1, 60))
+def test_of_a_busy_day_every_so_manyth_row_is_kept_however_they_come(sizes, limit):
+    """What stays is what would, had all of them come at once."""
+    day, number = Watch(), 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "DAY_ROWS_LIMIT", limit)
+        for size in sizes:
+            rows = range(number, number + size)
+            block = predictions(
+                rows, [(f"p{i}", "9b") for i in rows], None if number % 2 else [float(i) for i in rows],
+                time=bell(1), values=np.array([[float(i)] for i in rows]).reshape(size, 1),
+                texts={"gate": [f"g{i}" for i in rows]} if number % 3 else None,
+            )  # fmt: skip
+            day.predictions(block)
+            number += size
+    stride = 1
+    while len(range(0, number, stride)) > limit:
+        stride *= 2
+    kept = list(range(0, number, stride))
+    starts = {
+        i: start
+        for start, size in zip(np.cumsum([0, *sizes]).tolist(), sizes, strict=False)
+        for i in range(start, start + size)
+    }
+    for found in day._days.values():
+        assert found.figures[:, 0].tolist() == kept
+        assert found.keys == [(f"p{i}",) for i in kept]
+        scores = [i if starts[i] % 2 == 0 else None for i in kept]
+        assert [s if is_scored else None for s, is_scored in found.figures[:, 1:].tolist()] == scores
+        texts = [f"g{i}" if starts[i] % 3 else None for i in kept]
+        assert found.texts.get("gate", [None] * len(kept)) == texts

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
 from datetime import date
 
 import numpy as np
@@ -10,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from katmatic.monitoring import quality as module
-from katmatic.monitoring.quality import Quality, auc, binary_scores, calibration, number_scores
+from katmatic.monitoring.quality import Quality, _Rows, auc, binary_scores, calibration, number_scores
 from tests.monitoring.blocks import MINUTE, bell, examples, school
 
 RIPE = 25 * MINUTE  # 15 minutes of the window and 10 of lateness
@@ -121,6 +123,31 @@ def test_it_is_bounded(monkeypatch):
     for i in range(1000):
         quality.examples(examples([i], [("p", "9b")], [0.0], [0.1], time=bell(1), label_now=bell(1)))
     assert len(quality._ripening) <= 50
+
+
+def test_the_newest_rows_are_kept_and_one_that_comes_again_takes_a_new_place():
+    rng, limit = random.Random(3), 50
+    rows, naive = _Rows(limit), []  # of the naive ones the newest last; None where one was taken out
+    for _ in range(5_000):
+        name = rng.randrange(80), rng.randrange(3)
+        day = date(2025, 4, 1 + rng.randrange(5))
+        known = next((one for one in naive if one is not None and one[0] == name), None)
+        assert rows.take_out(name) == (known and known[1])
+        naive = [None if one is known else one for one in naive]
+        if rng.random() < 0.8:
+            leaving = naive[0] if len(naive) == limit else None
+            assert rows.leaving == (leaving and leaving[1])
+            figures = tuple(rng.random() for _ in range(5))
+            rows.put(name, day, figures)
+            naive = [*naive, (name, day, figures)][-limit:]
+    here = [one for one in naive if one is not None]
+    assert 20 < len(here) < limit
+    assert sorted(rows.all().tolist()) == sorted([*figures] for _, _, figures in here)
+    assert rows.days == Counter(day for _, day, _ in here)
+    for day in rows.days:
+        assert sorted(rows.of(day).tolist()) == sorted([*figures] for _, its, figures in here if its == day)
+    newest = [[*figures] for name, _, figures in here if name[1] >= 1][-7:]
+    assert rows.since(1, 7).tolist() == newest
 
 
 @given(st.lists(st.tuples(st.booleans(), st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0])), min_size=1, max_size=30))

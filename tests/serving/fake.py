@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
 from datetime import date, datetime, timedelta
-from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -30,6 +29,7 @@ from katmatic.records import (
     Alert,
     DeadLetter,
     Decision,
+    Example,
     LabelBlock,
     LabelState,
     ModelVersion,
@@ -370,18 +370,12 @@ class FakePipeline:
 
     def _measure(self, pupils: list[str], value: float) -> None:
         found = [(pupil, self._board.latest("absence", (pupil, self.pupils[pupil]))) for pupil in pupils]
-        rows = [(pupil, row) for pupil, row in found if row is not None]
+        rows = [row for _, row in found if row is not None]
         self._quality.examples(
-            SimpleNamespace(
-                anchor=np.array([row.anchor for _, row in rows], np.int64),
-                key=[row.key for _, row in rows],
-                time=np.array([row.time for _, row in rows], np.int64),
-                at=np.array([row.at for _, row in rows], np.int64),
-                label=np.full(len(rows), value),
-                label_now=np.full(len(rows), self.now),
-                score=np.array([np.nan if row.score is None else row.score for _, row in rows]),
-                weight=np.ones(len(rows)),
+            Example(
+                row.anchor, row.key, row.time, row.at, value, self.now, np.nan if row.score is None else row.score, 1.0
             )
+            for row in rows
         )
 
     def _day(self, day: date) -> None:

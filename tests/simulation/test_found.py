@@ -257,8 +257,8 @@ def test_an_action_that_was_decided_and_not_read_again_yet_weighs_after_a_crash(
         again = Live(pipeline)
         again.rebuild()
         weights = [
-            {anchor: len(known.decisions) for anchor, known in each._joiners["fraud"]._anchors.items()}
-            for each in (live, again)
+            {anchor: len(anchors[anchor].decisions) for anchor in anchors}
+            for anchors in (each._joiners["fraud"]._anchors for each in (live, again))
         ]
         assert weights[0] == weights[1]
     assert held_out > 3

@@ -6,18 +6,18 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from enum import StrEnum
 from itertools import islice
-from zoneinfo import ZoneInfo
 
-from katmatic.moment import to_datetime, to_micros
+from katmatic.monitoring.days import Days, day_of
+from katmatic.parts import Fifo
 from katmatic.records import NOTHING, Decision, LabelBlock, LabelState, Prediction, PredictionBlock
 from katmatic.spec.app import App, Predictor
 
 ANCHORS_LIMIT = 50_000  # anchors kept per predictor, newest first: a school of 600 for four months of school days
 LATEST_LIMIT = 20_000  # keys whose latest prediction is kept per predictor
-PIECE_ROWS = 16  # a kept row keeps no more of its block alive
+PIECE_ROWS = 32  # a kept row keeps no more of its block alive
 NEWEST_LIMIT = 200  # newest predictions and actions kept per predictor
 DAYS_LIMIT = 400  # days kept in the trend of a predictor
 OVER = 0.9  # share of a day's anchors whose labels are known before it counts: those known early are not like the rest
@@ -144,9 +144,10 @@ class _Sheet:
     """All that is kept of one predictor."""
 
     predictor: Predictor
-    cells: OrderedDict[int, _Cell] = field(default_factory=OrderedDict)  # of a dict, to find the oldest is slow
-    days: dict[date, dict[int, None]] = field(default_factory=dict)
+    cells: Fifo[int, _Cell] = field(default_factory=Fifo)  # by anchor
+    days: dict[date, deque[int]] = field(default_factory=dict)  # the anchors of each, in the order of `cells`
     tallies: dict[tuple[date, str], _Tally] = field(default_factory=dict)
+    # Of a dict, to find the oldest is slow.
     latest: OrderedDict[tuple[str, ...], tuple[PredictionBlock, int]] = field(default_factory=OrderedDict)
     firsts: dict[str, tuple[str, ...]] = field(default_factory=dict)  # a first key -> the newest whole key with it
     newest: deque[tuple[PredictionBlock, int]] = field(default_factory=lambda: deque(maxlen=NEWEST_LIMIT))
@@ -159,7 +160,7 @@ class _Sheet:
     def group(self, key: tuple[str, ...]) -> str:
         return key[1] if len(key) > 1 and self.has_roll else ""
 
-    def add(self, anchor: int, key: tuple[str, ...], time: int, days: _Days) -> _Cell:
+    def add(self, anchor: int, key: tuple[str, ...], time: int, days: Days) -> _Cell:
         """Begin to keep an anchor."""
         day = days.of(time)
         name = day, self.group(key)
@@ -169,7 +170,7 @@ class _Sheet:
             self.forget_days()
         tally.anchors += 1
         cell = self.cells[anchor] = _Cell(key, time, day, tally)
-        self.days.setdefault(day, {})[anchor] = None
+        self.days.setdefault(day, deque()).append(anchor)
         return cell
 
     def answered(self, keys: Iterable[tuple[str, ...]], rows: Sequence[tuple[PredictionBlock, int]]) -> None:
@@ -178,7 +179,7 @@ class _Sheet:
         for key, row in zip(keys, rows, strict=True):
             latest[key] = row
             latest.move_to_end(key)
-            if key:
+            if len(key) > 1:
                 firsts[key[0]] = key
         self.newest.extend(rows[-NEWEST_LIMIT:])
 
@@ -189,11 +190,11 @@ class _Sheet:
             if oldest and self.firsts.get(oldest[0]) == oldest:
                 del self.firsts[oldest[0]]
         while len(self.cells) > ANCHORS_LIMIT:
-            anchor, cell = self.cells.popitem(last=False)
-            day = cell.day
-            del self.days[day][anchor]
-            if not self.days[day]:
-                del self.days[day]
+            _, cell = self.cells.pop_oldest()
+            anchors = self.days[cell.day]
+            anchors.popleft()  # the same: both are in the order in which anchors came
+            if not anchors:
+                del self.days[cell.day]
 
     def forget_days(self) -> None:
         days = {day for day, _ in self.tallies}
@@ -212,7 +213,7 @@ class Board:
 
     def __init__(self, app: App) -> None:
         self._zone = app.timezone
-        self._days = _Days(app.timezone)
+        self._days = Days(app.timezone)
         self._sheets = {name: _Sheet(predictor) for name, predictor in app.predictors.items()}
         self._of_label = {
             name: [sheet for sheet in self._sheets.values() if sheet.predictor.label is label]
@@ -274,7 +275,7 @@ class Board:
         """The newest day on which something was expected, up to the day of `now`; of one group, or of all."""
         sheet = self._sheets[predictor]
         threshold = likely_from(sheet.predictor)
-        today = _day(now, self._zone)
+        today = day_of(now, self._zone)
         with self._lock:
             past = [day for day in sheet.days if day <= today]
             day = max(past, default=min(sheet.days, default=None))
@@ -362,31 +363,6 @@ def _cut(block: PredictionBlock) -> list[PredictionBlock]:
 def likely_from(predictor: Predictor) -> float:
     """The chance from which on an answer counts as likely: the lowest threshold of the predictor's actions."""
     return min((a.above for a in predictor.actions if a.above is not None), default=LIKELY)
-
-
-def _day(moment: int, zone: ZoneInfo) -> date:
-    return to_datetime(moment).astimezone(zone).date()
-
-
-class _Days:
-    """The days of moments, of which those that follow each other are mostly the same."""
-
-    def __init__(self, zone: ZoneInfo) -> None:
-        self._zone = zone
-        self._start = self._stop = 0  # of the day that was looked up last
-        self._day = date.min
-
-    def of(self, moment: int) -> date:
-        """The day of a moment."""
-        if not self._start <= moment < self._stop:
-            self._day = _day(moment, self._zone)
-            self._start = _begin(self._day, self._zone)
-            self._stop = _begin(self._day + timedelta(days=1), self._zone) if self._day < date.max else self._start
-        return self._day
-
-
-def _begin(day: date, zone: ZoneInfo) -> int:
-    return to_micros(datetime(day.year, day.month, day.day, tzinfo=zone))
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:

@@ -126,45 +126,56 @@ def _index(old: NDArray[np.float64], new: NDArray[np.float64]) -> float:
 class _Day:
     """An even sample of one day's rows: every row, then every second, every fourth, ..."""
 
-    def __init__(self) -> None:
-        self.blocks: list[PredictionBlock] = []
-        self._stride, self._seen, self._kept = 1, 0, 0
+    def __init__(self, columns: tuple[str, ...]) -> None:
+        self.columns = columns
+        self.keys: list[tuple[str, ...]] = []  # of the rows that are kept
+        self.texts: dict[str, list[Any]] = {}  # by name, of each of these rows; None is unknown, or a number
+        self._figures = np.empty((DAY_ROWS_LIMIT, len(columns) + 2))  # values, score, and whether there is a score
+        self._stride, self._seen = 1, 0
+
+    @property
+    def figures(self) -> NDArray[np.float64]:
+        """The values of each row that is kept, its score, and 1 if there was a model that gave one."""
+        return self._figures[: len(self.keys)]
 
     def add(self, block: PredictionBlock) -> None:
-        part = _rows(block, np.arange(-self._seen % self._stride, len(block), self._stride))
-        self._seen += len(block)
-        if len(part):
-            self.blocks.append(part)
-            self._kept += len(part)
-        while self._kept > DAY_ROWS_LIMIT:
-            odd, thinned = 0, []
-            for each in self.blocks:
-                thinned.append(_rows(each, np.arange(odd, len(each), 2)))
-                odd = (odd + len(each)) % 2
-            self.blocks = [each for each in thinned if len(each)]
-            self._kept = sum(len(each) for each in self.blocks)
-            self._stride *= 2
+        """Take in rows, of which those stay whose number is a multiple of the stride."""
+        before, self._seen = self._seen, self._seen + len(block)
+        while self._seen > DAY_ROWS_LIMIT * self._stride:
+            self._thin()
+        rows = slice(-before % self._stride, None, self._stride)
+        new = self._figures[len(self.keys) :][: len(block.anchor[rows])]
+        if not len(new):
+            return
+        new[:, :-2] = block.values[rows]
+        new[:, -2:] = (np.nan, 0) if block.score is None else np.column_stack([block.score[rows], np.ones(len(new))])
+        for name in block.texts.keys() | self.texts.keys():
+            known = self.texts.setdefault(name, [None] * len(self.keys))
+            known += block.texts[name][rows] if name in block.texts else [None] * len(new)
+        self.keys += [key[:1] for key in block.key[rows]]
 
-
-def _rows(block: PredictionBlock, rows: NDArray[np.int64]) -> PredictionBlock:
-    """Some rows of a block, in their order; the block itself if they are all of it."""
-    return block if len(rows) == len(block) else block.take(rows)
+    def _thin(self) -> None:
+        self._stride *= 2
+        half = self.figures[::2].copy()
+        self._figures[: len(half)] = half
+        for column in (self.keys, *self.texts.values()):
+            del column[1::2]
 
 
 def _sample(days: Iterable[_Day]) -> Sample:
-    blocks = [block for day in days for block in day.blocks]
-    if not blocks:
+    days = [day for day in days if day.keys]
+    if not days:
         return Sample({}, ())
-    first = blocks[0]
     columns: dict[str, Any] = {}
-    for j, name in enumerate(first.columns):
-        if any(name in block.texts for block in blocks):  # of a function, a block without one knows of none
-            columns[name] = [v for block in blocks for v in block.texts.get(name) or [None] * len(block)]
+    figures = np.concatenate([day.figures for day in days])
+    for name, column in zip(days[0].columns, figures.T, strict=False):
+        if any(name in day.texts for day in days):  # of a function, a day without one knows of none
+            columns[name] = [v for day in days for v in day.texts.get(name) or [None] * len(day.keys)]
         else:
-            columns[name] = np.concatenate([block.values[:, j] for block in blocks])
-    if all(block.score is not None for block in blocks):
-        columns[SCORE] = np.concatenate([block.score for block in blocks if block.score is not None])
-    return Sample(columns, [key[:1] for block in blocks for key in block.key])
+            columns[name] = column
+    if figures[:, -1].all():
+        columns[SCORE] = figures[:, -2]
+    return Sample(columns, [key for day in days for key in day.keys])
 
 
 class Watch:
@@ -187,20 +198,22 @@ class Watch:
 
     def predictions(self, block: PredictionBlock) -> None:
         """Take in new predictions."""
-        for number in np.unique(block.at // DAY).tolist():
-            part = _rows(block, np.flatnonzero(block.at // DAY == number))
-            self._days.setdefault(number, _Day()).add(part)
+        days = block.at // DAY
+        numbers = sorted(set(days.tolist()))
+        for number in numbers:
+            part = block if len(numbers) == 1 else block.take(np.flatnonzero(days == number))
+            _add(self._days, number, part)
             if self._promoted is not None:
                 if len(self._reference) < CYCLE_DAYS:
                     self._reference.setdefault(number, self._days[number])
                 if number in self._answered or len(self._answered) < CYCLE_DAYS:
-                    self._answered.setdefault(number, _Day()).add(part)
+                    _add(self._answered, number, part)
         while len(self._days) > REFERENCE_DAYS:
             del self._days[min(self._days)]
 
-    def outcomes(self, keys: Sequence[tuple[str, ...]], labels: NDArray[np.float64]) -> None:
-        """Take in labels that became known; NaN is a void one, and does not count."""
-        known = [(key[:1], label) for key, label in zip(keys, labels.tolist(), strict=True) if label == label]
+    def outcomes(self, labels: Iterable[tuple[tuple[str, ...], float]]) -> None:
+        """Take in labels that became known, with their keys; NaN is a void one, and does not count."""
+        known = [(key[:1], label) for key, label in labels if label == label]
         self._outcomes.extend(known)
         self._since += len(known)
 
@@ -225,6 +238,12 @@ class Watch:
             )
         new = list(self._outcomes)[-min(self._since, OUTCOMES) :] if self._since else []
         return found + measure(self._old_outcomes, _outcomes(new), alpha=alpha)
+
+
+def _add(days: dict[int, _Day], number: int, block: PredictionBlock) -> None:
+    if number not in days:
+        days[number] = _Day(block.columns)
+    days[number].add(block)
 
 
 def _without_score(sample: Sample) -> Sample:

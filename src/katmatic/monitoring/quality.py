@@ -12,18 +12,17 @@ from __future__ import annotations
 import heapq
 import threading
 from bisect import bisect_left
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
-from itertools import islice
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from katmatic.duration import NO_TIME, micros
-from katmatic.moment import to_datetime
+from katmatic.monitoring.days import Days
+from katmatic.parts import Fifo, Parts
+from katmatic.records import Example
 from katmatic.spec.app import App, Predictor
 
 ROWS_LIMIT = 50_000  # newest examples kept per predictor for the rolling figures
@@ -37,50 +36,7 @@ RIPENING_LIMIT = 50_000  # examples that wait to be ripe; beyond it every second
 STEPS_LIMIT = 512  # past points kept of a rate
 
 Floats = NDArray[np.float64]
-
-
-class Examples(Protocol):
-    """What is read of a block of examples: predictions that met their truth."""
-
-    @property
-    def anchor(self) -> NDArray[np.int64]:
-        """Positions of the anchors."""
-        ...
-
-    @property
-    def key(self) -> Sequence[tuple[str, ...]]:
-        """Keys of the anchors."""
-        ...
-
-    @property
-    def time(self) -> NDArray[np.int64]:
-        """The anchors' own times."""
-        ...
-
-    @property
-    def at(self) -> NDArray[np.int64]:
-        """The moments that the predictions are about."""
-        ...
-
-    @property
-    def label(self) -> Floats:
-        """What came true; NaN: void."""
-        ...
-
-    @property
-    def label_now(self) -> NDArray[np.int64]:
-        """The moments when it became known."""
-        ...
-
-    @property
-    def score(self) -> Floats | None:
-        """What was predicted; NaN or None: nothing."""
-        ...
-
-    @property
-    def weight(self) -> Floats:
-        """How much each row counts; 0: censored."""
-        ...
+_Name = tuple[int, int]  # of a row: its anchor, and the moment that it is about
 
 
 @dataclass(frozen=True)
@@ -137,61 +93,39 @@ class Report:
         return None if mine is None or not known else all(mine < other for other in known)
 
 
-@dataclass(frozen=True, slots=True)
-class _Example:
-    anchor: int
-    key: tuple[str, ...]
-    time: int
-    at: int
-    label: float
-    label_now: int
-    score: float
-    weight: float
-
-
 class Quality:
     """Keeps one predictor's newest examples and what the baselines would have said. Safe to read while it is fed."""
 
     def __init__(self, app: App, predictor: Predictor) -> None:
-        self._zone, self._predictor = app.timezone, predictor
+        self._predictor, self._days = predictor, Days(app.timezone)
         self._is_binary = predictor.label.is_binary
         self._ripens = _ripening(app, predictor)
         self._now = 0
-        self._ripening: dict[tuple[int, int], _Example] = {}
-        self._ripe_at: list[tuple[int, tuple[int, int]]] = []  # a heap: when, and what; it may be gone since
+        self._ripening: Parts[_Name, Example] = Parts()
+        self._ripe_at: list[tuple[int, _Name]] = []  # a heap: when, and what; it may be gone since
         self._every = 1  # anchors are taken whose position is a multiple of it, by a hash
-        # Of a dict, to find the oldest is slow.
-        self._rows: OrderedDict[tuple[int, int], tuple[date, float, float, float, float, float]] = OrderedDict()
-        self._days: dict[date, dict[tuple[int, int], None]] = {}
+        self._rows = _Rows(ROWS_LIMIT)
         self._measured: dict[date, Daily] = {}
         self._base = _Rate()
         self._own: dict[str, _Rate] = {}
-        self._known: OrderedDict[int, float] = OrderedDict()
+        self._known: Fifo[int, float | None] = Fifo()  # by anchor; None: void after all
         self._reported: dict[int, Report] = {}  # by days; empty once something changed
         self._lock = threading.Lock()
 
-    def examples(self, block: Examples) -> None:
+    def examples(self, found: Iterable[Example]) -> None:
         """Take in predictions whose truth became known, or became another."""
-        scores = np.full(len(block.anchor), np.nan) if block.score is None else block.score
-        columns = (block.anchor, block.key, block.time, block.at, block.label, block.label_now, scores, block.weight)
-        rows = zip(*(c.tolist() if isinstance(c, np.ndarray) else c for c in columns), strict=True)
         with self._lock:
-            for row in rows:
-                example = _Example(*row)
-                name = (example.anchor, example.at)
+            for example in found:
+                name = example.anchor, example.at
                 self._now = max(self._now, example.label_now)
                 if name in self._ripening:  # what was known until now was known, whether or not somebody looked
                     self._ripen(example.label_now - 1)
-                self._ripening.pop(name, None)
+                    self._ripening.pop(name)
                 if self._takes(example.anchor):
                     self._ripening[name] = example
                     heapq.heappush(self._ripe_at, (example.time + self._ripens, name))
-            if len(self._ripening) > RIPENING_LIMIT:
-                self._every *= 2
-                self._ripening = {name: e for name, e in self._ripening.items() if self._takes(e.anchor)}
-            if len(self._ripe_at) > 2 * len(self._ripening) + STEPS_LIMIT:  # many were replaced
-                self._ripe_at = [(e.time + self._ripens, name) for name, e in self._ripening.items()]
-                heapq.heapify(self._ripe_at)
+            if len(self._ripe_at) > RIPENING_LIMIT:
+                self._thin()
             self._ripen(self._now - 1)  # of this moment more may come; whoever looks next finds little left to do
 
     def report(self, now: int | None = None, *, days: int = 60) -> Report:
@@ -200,12 +134,12 @@ class Quality:
             self._ripen(max(self._now, now or 0))
             if days in self._reported:
                 return self._reported[days]
-            for day in [day for day in self._days if day not in self._measured]:
+            for day in [day for day in self._rows.days if day not in self._measured]:
                 self._measured[day] = self._measure(day)
             shown = tuple(self._measured[day] for day in sorted(self._measured)[-days:])
-            rows = list(self._rows.values())
+            rows = self._rows.all()
             model, base, rule = self._scores(rows)
-            bins = calibration(*_columns(rows)[:2]) if self._is_binary and rows else ()
+            bins = calibration(*rows.T[:2]) if self._is_binary and len(rows) else ()
             report = Report(self._predictor.name, self._is_binary, model, base, rule, shown, bins)
             self._reported[days] = report
             return report
@@ -214,89 +148,157 @@ class Quality:
         """The figures over the newest rows ripe at `now` that are about `start` or later, without days and bins."""
         with self._lock:
             self._ripen(max(self._now, now))
-            mine = (row for (_, at), row in reversed(self._rows.items()) if at >= start)
-            rows = list(islice(mine, NEWEST_LIMIT))
-            return Report(self._predictor.name, self._is_binary, *self._scores(rows), (), ())
+            rows = self._rows.since(start, NEWEST_LIMIT)
+        return Report(self._predictor.name, self._is_binary, *self._scores(rows), (), ())
 
     def _takes(self, anchor: int) -> bool:
-        return (anchor * 0x9E3779B97F4A7C15 >> 32) % self._every == 0
+        return self._every == 1 or (anchor * 0x9E3779B97F4A7C15 >> 32) % self._every == 0
+
+    def _thin(self) -> None:
+        """Let go of every second anchor that waits, if these are too many; and of what was replaced since."""
+        if len(self._ripening) > RIPENING_LIMIT:
+            self._every *= 2
+            for name in [name for name in self._ripening if not self._takes(name[0])]:
+                self._ripening.pop(name)
+        if len(self._ripe_at) > 2 * len(self._ripening):
+            waiting = [(self._ripening[name].time + self._ripens, name) for name in self._ripening]
+            heapq.heapify(waiting)
+            self._ripe_at = waiting
 
     def _ripen(self, now: int) -> None:
         found = []
         while self._ripe_at and self._ripe_at[0][0] <= now:
             _, name = heapq.heappop(self._ripe_at)
-            if name in self._ripening:
-                found.append(self._ripening.pop(name))
-        if found:
-            self._reported.clear()
-        for e in found:
-            self._learn(e.anchor, e.key, e.label, max(e.label_now, e.time + self._ripens))
-        for e in found:
-            self._put(e.anchor, e.key, e.at, e.label, e.score, e.weight)
-        self._forget()
+            example = self._ripening.pop(name)
+            if example is not None:
+                found.append(example)
+        if not found:
+            return
+        self._reported.clear()
+        for example in found:
+            self._learn(example)
+        for example in found:
+            self._put(example)
+        while len(self._known) > 2 * ROWS_LIMIT:
+            self._known.pop_oldest()
+        while len(self._measured) > DAYS_LIMIT:
+            del self._measured[min(self._measured)]
 
-    def _learn(self, anchor: int, key: tuple[str, ...], label: float, label_now: int) -> None:
+    def _learn(self, example: Example) -> None:
         """Let the baselines know an anchor's label; a changed mind takes back the old one."""
+        anchor, key, label = example.anchor, example.key, example.label
         old, is_void = self._known.get(anchor), label != label
         if old is not None and old == label:
             return
+        moment = max(example.label_now, example.time + self._ripens)
         rates = [self._base]
-        if key and (key[0] in self._own or len(self._own) < KEYS_LIMIT):
-            rates.append(self._own.setdefault(key[0], _Rate()))
+        if key:
+            own = self._own.get(key[0])
+            if own is None and len(self._own) < KEYS_LIMIT:
+                own = self._own[key[0]] = _Rate()
+            if own is not None:
+                rates.append(own)
         for rate in rates:
             if old is not None:
-                rate.add(label_now, -1, -old)
+                rate.add(moment, -1, -old)
             if not is_void:
-                rate.add(label_now, 1, label)
-        if is_void:
-            self._known.pop(anchor, None)
-        else:
+                rate.add(moment, 1, label)
+        if not is_void:
             self._known[anchor] = label
+        elif old is not None:
+            self._known[anchor] = None
 
-    def _put(self, anchor: int, key: tuple[str, ...], at: int, label: float, score: float, weight: float) -> None:
-        name = (anchor, at)
-        old = self._rows.pop(name, None)
+    def _put(self, example: Example) -> None:
+        key, at, label, score = example.key, example.at, example.label, example.score
+        name = example.anchor, at
+        old = self._rows.take_out(name)
         if old is not None:
-            del self._days[old[0]][name]
-            if not self._days[old[0]]:
-                del self._days[old[0]]
-            self._measured.pop(old[0], None)
-        if score != score or label != label or not weight:
+            self._measured.pop(old, None)
+        if score != score or label != label or not example.weight:
             return
         number, total = self._base.before(at)
         if not number:  # nothing was known then, so there is nothing to be compared with
             return
         base = total / number
-        own_number, own_total = self._own[key[0]].before(at) if key and key[0] in self._own else (0, 0.0)
+        own = self._own.get(key[0]) if key else None
+        own_number, own_total = own.before(at) if own is not None else (0, 0.0)
         rule = (own_total + PRIOR * base) / (own_number + PRIOR)
-        day = to_datetime(at).astimezone(self._zone).date()
-        self._rows[name] = (day, label, score, base, rule, weight)
-        self._days.setdefault(day, {})[name] = None
+        oldest = self._rows.leaving
+        if oldest is not None and oldest not in self._measured and oldest != max(self._rows.days):
+            self._measured[oldest] = self._measure(oldest)  # the day's figures stay when its rows go
+        day = self._days.of(at)
+        self._rows.put(name, day, (label, score, base, rule, example.weight))
         self._measured.pop(day, None)
 
-    def _forget(self) -> None:
-        newest = max(self._days, default=None)
-        while len(self._rows) > ROWS_LIMIT:
-            name = next(iter(self._rows))
-            day = self._rows[name][0]
-            if day not in self._measured and day != newest:  # the day's figures stay when its rows go
-                self._measured[day] = self._measure(day)
-            del self._rows[name], self._days[day][name]
-            if not self._days[day]:
-                del self._days[day]
-        while len(self._known) > 2 * ROWS_LIMIT:
-            self._known.popitem(last=False)
-        while len(self._measured) > DAYS_LIMIT:
-            del self._measured[min(self._measured)]
-
     def _measure(self, day: date) -> Daily:
-        return Daily(day, *self._scores([self._rows[name] for name in self._days[day]]))
+        return Daily(day, *self._scores(self._rows.of(day)))
 
-    def _scores(self, rows: list[tuple[date, float, float, float, float, float]]) -> tuple[Scores, Scores, Scores]:
-        label, *answers, weight = _columns(rows)
+    def _scores(self, rows: Floats) -> tuple[Scores, Scores, Scores]:
+        label, *answers, weight = rows.T
         rate = binary_scores if self._is_binary else number_scores
         model, base, rule = (rate(label, answer, weight) for answer in answers)
         return model, base, rule
+
+
+class _Rows:
+    """The newest rows by anchor and moment, as columns in a ring: a new one takes the place of the oldest."""
+
+    def __init__(self, limit: int) -> None:
+        self.days: dict[date, int] = {}  # how many rows of each are here
+        self._limit, self._next = limit, 0
+        self._places: Parts[_Name, int] = Parts()
+        self._names: list[_Name] = []  # by place
+        self._day, self._at = np.zeros(limit, np.int64), np.zeros(limit, np.int64)  # no day: nothing is here
+        self._figures = np.zeros((limit, 5))  # label, score, base, rule, weight
+
+    @property
+    def leaving(self) -> date | None:
+        """The day of the row whose place the next one takes; None if that is free."""
+        return self._day_of(self._next % self._limit)
+
+    def put(self, name: _Name, day: date, figures: tuple[float, ...]) -> None:
+        """Have a row, which is not here yet."""
+        place = self._next % self._limit
+        self._next += 1
+        if place == len(self._names):
+            self._names.append(name)
+        elif self._day[place]:
+            self.take_out(self._names[place])
+        self._names[place] = name
+        self._places[name] = place
+        self._day[place], self._at[place], self._figures[place] = day.toordinal(), name[1], figures
+        self.days[day] = self.days.get(day, 0) + 1
+
+    def take_out(self, name: _Name) -> date | None:
+        """Have a row no longer: its day, if it was here."""
+        place = self._places.pop(name)
+        day = None if place is None else self._day_of(place)
+        if day is not None:
+            self._day[place] = 0
+            self.days[day] -= 1
+            if not self.days[day]:
+                del self.days[day]
+        return day
+
+    def all(self) -> Floats:
+        """The figures of every row."""
+        return self._figures[self._day > 0]
+
+    def of(self, day: date) -> Floats:
+        """The figures of the rows of a day."""
+        mine: NDArray[np.bool_] = self._day == day.toordinal()
+        return self._figures[mine]
+
+    def since(self, start: int, limit: int) -> Floats:
+        """The figures of the newest rows about `start` or later."""
+        order = np.arange(self._next - len(self._names), self._next) % self._limit
+        mine = order[(self._day[order] > 0) & (self._at[order] >= start)]
+        newest: Floats = self._figures[mine[-limit:]]
+        return newest
+
+    def _day_of(self, place: int) -> date | None:
+        day = int(self._day[place])
+        return date.fromordinal(day) if day else None
 
 
 class _Rate:
@@ -385,11 +387,6 @@ def calibration(label: Floats, chance: Floats) -> tuple[Bin, ...]:
         for i in range(BINS)
         if (mine := place == i).any()
     )
-
-
-def _columns(rows: Sequence[tuple[date, float, float, float, float, float]]) -> list[Floats]:
-    """Columns label, score, base, rule, weight."""
-    return list(np.array([row[1:] for row in rows], dtype=np.float64).reshape(len(rows), 5).T)
 
 
 def _mean(values: NDArray[np.float64] | NDArray[np.bool_], weight: Floats) -> float:

@@ -25,7 +25,7 @@ HELP = {
     "ready": "1 while events are taken in and answered, 0 while nothing can be committed.",
     "waiting_events": "Events that are accepted and not read yet.",
     "lag_seconds": "For how long the oldest of the waiting events has been waiting.",
-    "unknown_fields_total": "How often the newest event of a batch had fields that are not declared, by topic.",
+    "unknown_fields_total": "How often the newest of some events had fields that are not declared, by topic.",
     "answer_seconds": "From the arrival of an event to its logged prediction.",
     "model_quality": "How good the newest answers are, by metric; who: the model, the base_rate or the own_past_rate.",
     "model_judged_rows": "Labelled answers that the quality is measured by.",
