@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -11,7 +12,7 @@ from typing import Any, Protocol
 import msgspec
 
 from katmatic.aside import Aside
-from katmatic.clock import Clock
+from katmatic.clock import Clock, monotonic_seconds
 from katmatic.engine.plan import Plan, compile
 from katmatic.engine.step import Changes, State, step
 from katmatic.errors import KatmaticError, ModelError
@@ -105,17 +106,19 @@ class Pipeline:
         self._labels = {question.name: self.plan.labels[question.label][0] for question in self.plan.questions}
         self._alerts: list[Alert] = []  # raised outside of a turn: written with the next one
         self._records = self._batches = 0  # since the last checkpoint
-        self._uncommitted: Turn | None = None  # applied to the state, not yet durable
+        self._uncommitted: Turn | None = None  # applied to the state, not in the log yet
+        self._untold: deque[Turn] = deque()  # in the log, perhaps not durable yet
 
     # ----------------------------------------------------------------------------------------------------- live
 
-    def turn(self, timeout: float = 0.0, *, limit: int = BATCH_LIMIT) -> Turn:
+    def turn(self, timeout: float = 0.0, *, limit: int = BATCH_LIMIT, ahead: bool = False) -> Turn:
         """Wait at most `timeout` seconds for records, and apply what is there; of nothing, time passes.
 
-        Raises LogError if what was made cannot be committed; the next call tries again to commit the same.
+        With `ahead` it does not wait until the turn is durable: watchers are told later, by one of the next turns or by
+        `finish`. Raises LogError if what was made cannot be committed; the next call tries again to commit the same.
         """
         if timeout > 0:
-            self.log.wait(timeout)
+            self._wait(timeout)
         with self.lock:
             if self._uncommitted is None:
                 now = max(self.clock.now(), self.state.now)  # which a checkpoint may know better than the clock
@@ -125,15 +128,29 @@ class Pipeline:
             # A replay has to hold a label at the moment at which it was held, though nothing was written then.
             self.log.commit(turn.batch, *_written(turn), keep=turn.changes.held)
             self._uncommitted = None
-        for watcher in self.watchers:
-            try:
-                watcher.turn(turn)
-            except Exception as error:  # a watcher's mistake is its own
-                self._warn("watcher-failed", f"{type(watcher).__name__}: {error!r}")
+        self._untold.append(turn)
         self._records += len(turn.batch)
         self._batches += 1
+        self.finish(wait=not ahead)
         self._save_now_and_then()
         return turn
+
+    def finish(self, *, wait: bool = True) -> None:
+        """Tell watchers of the turns that are durable; with `wait`, of all, once they are. LogLost if they cannot."""
+        durable = self.log.durable(wait=wait)
+        while self._untold and self._untold[0].batch.sequence <= durable:
+            turn = self._untold.popleft()
+            for watcher in self.watchers:
+                try:
+                    watcher.turn(turn)
+                except Exception as error:  # a watcher's mistake is its own
+                    self._warn("watcher-failed", f"{type(watcher).__name__}: {error!r}")
+
+    def _wait(self, timeout: float) -> None:
+        """Until records wait, or the time is over; who watches is told of what becomes durable meanwhile."""
+        until = monotonic_seconds() + timeout
+        while self.log.wait(max(0.0, until - monotonic_seconds())) and self._untold and not self.log.waiting:
+            self.finish(wait=False)
 
     def drain(self) -> int:
         """Take turns until nothing waits to be read; how many records were applied."""
@@ -282,9 +299,10 @@ class Pipeline:
     def _saving(self) -> Callable[[], None] | None:
         """What saves the state as it is when it is called; None if it is not to be saved."""
         self._records = self._batches = 0
-        checkpoints, sequence = self.checkpoints, self.log.sequence()
+        checkpoints = self.checkpoints
         if checkpoints is None or self._uncommitted is not None:  # the state is ahead of the log
             return None
+        sequence = self.log.durable(wait=True)  # a checkpoint must not know more than a log after a power cut
 
         def saving() -> None:
             with self.lock:

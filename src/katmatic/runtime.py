@@ -9,6 +9,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -85,7 +86,7 @@ def _place(path: Path, error: Exception) -> str:
 def open_log(app: App, settings: Settings) -> tuple[Log, Checkpoints]:
     """The application's log, owned from now on, and the checkpoints of its state."""
     if not settings.log:
-        return SqliteLog(settings.folder / "log.db", moves_beside=True), FileCheckpoints(
+        return SqliteLog(settings.folder / "log.db", works_beside=True), FileCheckpoints(
             settings.folder / "checkpoints"
         )
     _check_kafka(settings.log)
@@ -269,7 +270,7 @@ class Runtime:
                     asked = now
                 self._append(self.said(published, now))
                 published = now
-                turn = self.pipeline.turn(wait, limit=self.settings.batch)
+                turn = self.pipeline.turn(wait, limit=self.settings.batch, ahead=True)
                 collector.turn(worked=len(turn.batch) > 0)
             except LogLost as error:
                 self.live.trouble = str(error)
@@ -279,6 +280,8 @@ class Runtime:
                 stop.wait(COMMIT_RETRY_SECONDS)
             else:
                 self.live.trouble = ""
+        with suppress(LogError):  # which the next start will meet again
+            self.pipeline.finish()
 
     def follow(self, stop: threading.Event) -> None:
         """Apply what the owner commits until `stop`; for a thread of its own.
