@@ -20,23 +20,23 @@ from katmatic.clock import sleep
 from katmatic.errors import LogError
 from katmatic.log.base import Batch, Slice
 from katmatic.log.sqlite_file import (
-    MOVED_WAL_BYTES,
     PAGE_BYTES,
     WAL_BYTES,
     Damage,
+    Explained,
     Mover,
+    Transaction,
     check_form,
     connect,
     create,
-    explained,
     own,
     shaped,
-    transaction,
 )
 from katmatic.log.sqlite_rows import (
     FORGOTTEN_AT_ONCE,
     POSITION_BITS,
     POSITIONS,
+    Piece,
     Topic,
     batch_checksum,
     check_inbox,
@@ -44,7 +44,7 @@ from katmatic.log.sqlite_rows import (
     end_of,
     forget_batches,
     insert_batch,
-    insert_records,
+    insert_pieces,
     piece_checksum,
     put_waiting,
     read_facts,
@@ -86,6 +86,7 @@ class SqliteHistory:
 
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
+        self._explained = Explained(self._path)
         self._past_lock = threading.Lock()
         if not self._path.exists():
             raise LogError(
@@ -95,7 +96,7 @@ class SqliteHistory:
         self._topics_there: dict[str, Topic] = {}
         self._names: dict[int, str] = {}
         try:
-            with explained(self._path), shaped():
+            with self._explained, shaped():
                 check_form(self._past, self._path)
         except LogError:
             self._past.close()
@@ -168,7 +169,7 @@ class SqliteHistory:
         checked(topic, values)
         writer = connect(self._path)
         try:
-            with transaction(writer, self._path):
+            with Transaction(writer, self._path):
                 check_inbox(writer, self._path, len(values))
                 register(writer, self._path, topic, READ)
                 put_waiting(writer, topic, values)
@@ -282,7 +283,7 @@ class SqliteHistory:
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
         """One view of the file, for a short while."""
-        with self._past_lock, explained(self._path), shaped():
+        with self._past_lock, self._explained, shaped():
             self._past.execute("BEGIN")
             try:
                 yield self._past
@@ -322,7 +323,7 @@ class SqliteLog(SqliteHistory):
         tail_records_limit: int = TAIL_RECORDS_LIMIT,
         tail_bytes_limit: int = TAIL_BYTES_LIMIT,
         file_bytes_limit: int | None = None,
-        wal_bytes: int | None = None,
+        wal_bytes: int = WAL_BYTES,
         works_beside: bool = False,
     ) -> None:
         path = Path(path)
@@ -337,12 +338,12 @@ class SqliteLog(SqliteHistory):
         self._owner = own(path)
         with ExitStack() as undo:
             undo.callback(os.close, self._owner)
-            wal_bytes = wal_bytes or (MOVED_WAL_BYTES if works_beside else WAL_BYTES)
             self._connection = create(path, tables(), wal_bytes=wal_bytes)
             undo.callback(self._connection.close)
+            self._transaction = Transaction(self._connection, path)
             super().__init__(path)
             undo.callback(super().close)
-            with explained(path), shaped():
+            with self._explained, shaped():
                 if file_bytes_limit is not None:
                     self._connection.execute(f"PRAGMA max_page_count = {max(file_bytes_limit // PAGE_BYTES, 1)}")
                 self._resume()
@@ -377,7 +378,7 @@ class SqliteLog(SqliteHistory):
         while True:
             if self._tail.wait(min(max(timeout, 0.0), INBOX_LOOK_SECONDS), until=self._is_more_durable):
                 return True
-            with self._lock, explained(self._path):
+            with self._lock, self._explained:
                 self._check_open()
                 self._look()
             timeout -= INBOX_LOOK_SECONDS
@@ -386,7 +387,7 @@ class SqliteLog(SqliteHistory):
 
     def read(self, now: int, *, limit: int) -> Batch:
         """The next batch, at most `limit` records; a tick if nothing waits."""
-        with self._lock, explained(self._path):
+        with self._lock, self._explained:
             self._check_open()
             self._look()
             slices, inbox = self._tail.take(self._position, limit)
@@ -418,7 +419,7 @@ class SqliteLog(SqliteHistory):
             kept = bool(batch.slices or made or feeds or keep)
             is_written = kept or batch.sequence > self._reserved
             if is_written:
-                with transaction(self._connection, self._path):
+                with self._transaction:
                     topics, fed_from = self._write(batch, made, feeds, kept=kept)
                 if self._mover is not None:
                     self._mover.committed()
@@ -462,7 +463,7 @@ class SqliteLog(SqliteHistory):
         while True:
             with self._lock:
                 self._check_open()
-                with transaction(self._connection, self._path) as connection:
+                with self._transaction as connection:
                     gone = forget_batches(connection, before)
             total += gone
             if gone < FORGOTTEN_AT_ONCE:
@@ -476,7 +477,7 @@ class SqliteLog(SqliteHistory):
             if self._mover is not None:
                 self._mover.close()
             broken = self._syncer.close() if self._syncer is not None else []
-            with suppress(LogError), transaction(self._connection, self._path):
+            with suppress(LogError), self._transaction:
                 newest = self._connection.execute("SELECT max(sequence) FROM batches").fetchone()[0] or 0
                 set_facts(self._connection, reserved=max(self._sequence, newest))  # no gap after an orderly end
             super().close()
@@ -532,27 +533,27 @@ class SqliteLog(SqliteHistory):
     ) -> tuple[dict[str, Topic], int]:
         """Put all into the transaction; the topics as they are then, and the number of the first record fed."""
         assert self._given is not None
-        run = self._connection.execute
         if batch.sequence > self._reserved:
             set_facts(self._connection, reserved=batch.sequence + RESERVED - 1)
         if not kept:
             return {}, 0
-        topics: dict[str, Topic] = {}
-        for topic, values in made.items():
-            found = self._topic(topic, WRITTEN)
-            stop = found.end + len(values)
-            topics[topic] = insert_records(
-                self._connection, found, found.end, values, stop=stop, sequence=batch.sequence
-            )
-        for topic, piece in _pieces(batch.slices).items():
-            found = self._topic(topic, READ)
-            topics[topic] = insert_records(
-                self._connection, found, piece.first, piece.values, stop=piece.stop, sequence=batch.sequence
-            )
-        runs = [(topics[piece.topic].number, len(piece.values)) for piece in batch.slices]
+        pieces: dict[str, Piece] = {}
+        for name, values in made.items():
+            found = self._topic(name, WRITTEN)
+            pieces[name] = Piece(found, found.end, found.end + len(values), values)
+        for each in batch.slices:
+            stop = each.first + len(each.values)
+            if each.topic in pieces:
+                pieces[each.topic].stop = stop
+                pieces[each.topic].values.extend(each.values)
+            else:
+                pieces[each.topic] = Piece(self._topic(each.topic, READ), each.first, stop, list(each.values))
+        insert_pieces(self._connection, batch.sequence, pieces.values())
+        topics = {name: Topic(piece.topic.number, piece.topic.way, piece.stop) for name, piece in pieces.items()}
+        runs = [(topics[each.topic].number, len(each.values)) for each in batch.slices]
         insert_batch(self._connection, batch.sequence, batch.now, self._position, runs)
         if self._given.inbox:
-            run("DELETE FROM inbox WHERE number <= ?", (self._given.inbox,))
+            self._connection.execute("DELETE FROM inbox WHERE number <= ?", (self._given.inbox,))
         fed_from = 0
         if feeds:
             self._collect()  # nobody can post between this and the commit, so the numbers of what is fed are its own
@@ -574,24 +575,3 @@ class SqliteLog(SqliteHistory):
     def _check_open(self) -> None:
         if self._owner < 0:
             raise closed(str(self._path))
-
-
-@dataclass
-class _Piece:
-    """What a batch has of one topic: records from position `first` on, the last at `stop` - 1."""
-
-    first: int
-    stop: int
-    values: list[bytes]
-
-
-def _pieces(slices: Sequence[Slice]) -> dict[str, _Piece]:
-    found: dict[str, _Piece] = {}
-    for piece in slices:
-        stop = piece.first + len(piece.values)
-        if piece.topic in found:
-            found[piece.topic].stop = stop
-            found[piece.topic].values.extend(piece.values)
-        else:
-            found[piece.topic] = _Piece(piece.first, stop, list(piece.values))
-    return found

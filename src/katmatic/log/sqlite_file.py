@@ -17,15 +17,14 @@ APPLICATION = 0x6B61746D  # "katm": how the file says whose it is
 FORM = 1  # of the tables
 PAGE_BYTES = 8192  # 4096 costs a fifth more CPU in large batches, 16384 gains nothing: bench/log.py
 WAL_BYTES = 16 * 2**20  # after so much, pages move from the side file into the main one: some 20 ms
-MOVED_WAL_BYTES = 64 * 2**20  # and if most of them are moved by a thread beside it: some ms
-MOVED_SECONDS = 0.1  # between two moves of that thread
+MOVED_SECONDS = 0.25  # between two moves of that thread: fewer than one in a hundred quick commits meet one
 CACHE_BYTES = 8 * 2**20
 BUSY_SECONDS = 30.0  # how long to wait for the short transaction of another process
 
 
 def own(path: Path) -> int:
     """Become the one owner: an open file that is locked until it is closed, even by SIGKILL."""
-    with explained(path):
+    with Explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -46,7 +45,7 @@ def own(path: Path) -> int:
 
 def create(path: Path, tables: str, *, wal_bytes: int = WAL_BYTES) -> sqlite3.Connection:
     """A connection that may write; in a new file it makes the tables."""
-    with explained(path):
+    with Explained(path):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # people's data: for the owner's eyes
         sync_folder(path.parent)
     connection = connect(
@@ -59,7 +58,7 @@ def create(path: Path, tables: str, *, wal_bytes: int = WAL_BYTES) -> sqlite3.Co
         f"PRAGMA cache_size = -{CACHE_BYTES // 1024}",
     )
     try:
-        with explained(path), shaped():
+        with Explained(path), shaped():
             if path.stat().st_size == 0 or connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0:
                 form = f"PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORM};"
                 connection.executescript(f"BEGIN; {tables} {form} COMMIT;")
@@ -72,7 +71,7 @@ def create(path: Path, tables: str, *, wal_bytes: int = WAL_BYTES) -> sqlite3.Co
 
 def connect(path: Path, *pragmas: str) -> sqlite3.Connection:
     """A connection to the file, whose commits survive a power cut."""
-    with explained(path), shaped():
+    with Explained(path), shaped():
         connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         try:
             # FULL: the side file is synced at each commit, so that what was acknowledged survives a power cut.
@@ -99,7 +98,8 @@ class Mover:
 
     def committed(self) -> None:
         """There is something to move."""
-        self._committed.set()
+        if not self._committed.is_set():
+            self._committed.set()
 
     def close(self) -> None:
         """Move no more."""
@@ -130,18 +130,27 @@ def check_form(connection: sqlite3.Connection, path: Path) -> None:
         )
 
 
-@contextmanager
-def transaction(connection: sqlite3.Connection, path: Path) -> Iterator[sqlite3.Connection]:
+class Transaction:
     """All that happens inside, or nothing."""
-    with explained(path):
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield connection
-            connection.execute("COMMIT")
-        except BaseException:
-            with suppress(sqlite3.Error):  # SQLite may have rolled back by itself
-                connection.execute("ROLLBACK")
-            raise
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self._connection, self._explained = connection, Explained(path)
+
+    def __enter__(self) -> sqlite3.Connection:
+        with self._explained:
+            self._connection.execute("BEGIN IMMEDIATE")
+        return self._connection
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        with self._explained:
+            try:
+                if error is not None:
+                    raise error
+                self._connection.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):  # SQLite may have rolled back by itself
+                    self._connection.execute("ROLLBACK")
+                raise
 
 
 _ADVICE = {
@@ -172,25 +181,33 @@ class Damage(Exception):
     """What stands at a place is not what was committed there."""
 
 
-@contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Errors of SQLite, of the file system and of what stands in the file, in four parts."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        found, expected, do = _ADVICE.get(
-            code, ("a transaction that fails", "one that does not", "see the error above")
-        )
-        raise LogError(str(path), found=f"{found} ({error})", expected=expected, do=do) from error
-    except OSError as error:
-        raise LogError(
-            str(path), found=str(error), expected="a file that can be opened", do="check its folder and permissions"
-        ) from error
-    except Damage as error:
-        raise LogError(
-            f"{path}: {error}",
-            found="bytes that do not agree with their checksum",
-            expected="the bytes that were committed",
-            do="check the disk, and restore the log from a backup",
-        ) from error
+class Explained:
+    """Errors of SQLite, of the file system and of what stands in the file, in four parts. May be entered again."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, sqlite3.Error):
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            found, expected, do = _ADVICE.get(
+                code, ("a transaction that fails", "one that does not", "see the error above")
+            )
+            raise LogError(str(self._path), found=f"{found} ({error})", expected=expected, do=do) from error
+        if isinstance(error, OSError):
+            raise LogError(
+                str(self._path),
+                found=str(error),
+                expected="a file that can be opened",
+                do="check its folder and permissions",
+            ) from error
+        if isinstance(error, Damage):
+            raise LogError(
+                f"{self._path}: {error}",
+                found="bytes that do not agree with their checksum",
+                expected="the bytes that were committed",
+                do="check the disk, and restore the log from a backup",
+            ) from error

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import xxhash
@@ -53,8 +55,7 @@ def tables() -> str:
     return f"{_SCHEMA} INSERT INTO facts VALUES (0, 0, {_facts_checksum((0, 0))});"
 
 
-@dataclass(frozen=True)
-class Topic:
+class Topic(NamedTuple):
     """A topic as it stands in the file; `end` is the position after its last record."""
 
     number: int
@@ -86,14 +87,23 @@ def insert_batch(
     connection.execute("INSERT INTO batches VALUES (?, ?, ?, ?, ?)", row)
 
 
-def insert_records(
-    connection: sqlite3.Connection, topic: Topic, first: int, values: list[bytes], *, stop: int, sequence: int
-) -> Topic:
-    """Put what a batch has of a topic into the table, the last record at `stop` - 1; the topic as it is then."""
-    place, data = topic.number << POSITION_BITS | stop - 1, _pack(values)
-    row = (place, first, sequence, piece_checksum(place, first, sequence, data), data)
-    connection.execute("INSERT INTO records VALUES (?, ?, ?, ?, ?)", row)
-    return Topic(topic.number, topic.way, stop)
+@dataclass(slots=True)
+class Piece:
+    """What a batch has of a topic: records from position `first` on, the last at `stop` - 1."""
+
+    topic: Topic  # as it was before
+    first: int
+    stop: int
+    values: list[bytes]
+
+
+def insert_pieces(connection: sqlite3.Connection, sequence: int, pieces: Iterable[Piece]) -> None:
+    """Put what a batch has of each topic into the table."""
+    rows = []
+    for piece in pieces:
+        place, first, data = piece.topic.number << POSITION_BITS | piece.stop - 1, piece.first, _pack(piece.values)
+        rows.append((place, first, sequence, piece_checksum(place, first, sequence, data), data))
+    connection.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?)", rows)
 
 
 def read_topics(connection: sqlite3.Connection) -> dict[str, Topic]:

@@ -38,7 +38,7 @@ class Syncer:
             self._came.notify_all()
 
     def durable(self, newest: int) -> int:
-        """Up to which sequence all is durable; `newest` is that of the last commit, whether it wrote something or not."""
+        """Up to which sequence all is durable; `newest` is that of the last commit, if it wrote something or not."""
         return self._durable if self._written else newest
 
     def wait(self) -> None:
