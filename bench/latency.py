@@ -1,9 +1,9 @@
 """From the event to its durable prediction at 2,000 events a second, in a running pipeline: `p50_ms, p99_ms, p999_ms`.
 
 The runtime of `katmatic run` with its log, checkpoints, live quality, proof and trainer, and a thread that hands card
-payments in, each at its moment: JSON in, the commit synced, 15 exact features, the prediction logged. It counts from
-the moment the schedule says, so that a wait that delays the next events is counted for these, too. A first model has
-been learnt before. `while_training`: the same while one training follows the other, each in a process beside it, and
+payments in, each at its moment: JSON in, 15 exact features, the prediction logged, the commit synced. It counts from
+the moment the schedule says, so that a wait that delays the next events is counted for these, too, until the commit
+that holds the prediction is durable and the sender is told so. A first model has been learnt before. `while_training`: the same while one training follows the other, each in a process beside it, and
 the new model answers next (`swaps`). `--seconds` says how long each of the two takes (600), `--rate` how many a second.
 """
 
@@ -75,7 +75,7 @@ class Load(threading.Thread):
         made = map(json.loads, payments(KINDS, 0, 0)[0])  # all but their times
         self._kinds = [(_untimed(each, "card", "category", "amount"), _untimed(each, "card")) for each in made]
         self.due: list[float] = []
-        self.places: list[int] = []  # the position that each got
+        self.kept: list[tuple[int, float]] = []  # the position that each got, and when it and its prediction were durable
         self.stop = threading.Event()
 
     def run(self) -> None:
@@ -88,7 +88,7 @@ class Load(threading.Thread):
             sleep(moment - monotonic_seconds())
             self.due.append(moment)
             self._log.append("payment", [payment % divmod(offset + i * spacing, 10**6)]).add_done_callback(
-                lambda done: self.places.append(done.result().start)
+                lambda done: self.kept.append((done.result().start, monotonic_seconds()))
             )
             if i % every == 0:
                 self._log.append("dispute", [dispute % divmod(offset + i * spacing + 1, 10**6)])
@@ -104,9 +104,9 @@ def run(seconds: float, rate: int, every: str | None) -> tuple[dict[str, Any], i
     with tempfile.TemporaryDirectory() as name:
         file = Path(name) / "app.py"
         file.write_text(APP.replace("EVERY", repr(every)), "utf-8")
-        durable, swaps, stop = Durable(), Swaps(), threading.Event()
+        predicted, swaps, stop = Durable(), Swaps(), threading.Event()
         with Runtime(load_app(file), file, Settings(data=f"{name}/data"), proves=True) as runtime:
-            runtime.pipeline.watchers += [durable, swaps]
+            runtime.pipeline.watchers += [predicted, swaps]
             worker = threading.Thread(target=runtime.work, args=(stop,), name="pipeline")
             load = Load(runtime, rate)
             worker.start()
@@ -126,9 +126,10 @@ def run(seconds: float, rate: int, every: str | None) -> tuple[dict[str, Any], i
                 sleep(SETTLED_SECONDS)
                 stop.set()
                 worker.join()
-        assert len(load.places) == len(load.due)
-        at = np.array([durable.at[place] for place in load.places[first:last]])
-        took = 1000 * (at - np.array(load.due[first:last]))
+        assert len(load.kept) == len(load.due)
+        places, at = zip(*load.kept[first:last], strict=True)
+        assert predicted.at.keys() >= set(places)
+        took = 1000 * (np.array(at) - np.array(load.due[first:last]))
     p50, p99, p999 = np.quantile(took, (0.5, 0.99, 0.999)).round(3).tolist()
     return {
         "events": last - first,

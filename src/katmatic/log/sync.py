@@ -42,7 +42,7 @@ class Syncer:
         return self._durable if self._written else newest
 
     def wait(self) -> None:
-        """Until all that was written is durable."""
+        """Until all that was written is durable, and the promises are kept."""
         with self._came:
             self._came.wait_for(lambda: self._failed is not None or not self._written)
         self.check()
@@ -83,20 +83,21 @@ class Syncer:
             if file >= 0:
                 os.close(file)
 
-    def _next(self) -> int:
-        """How many commits were written and are not durable, once there are some; 0 at the end."""
+    def _next(self) -> list[tuple[int, Kept]]:
+        """The commits that were written and are not durable, once there are some; none at the end."""
         with self._came:
             self._came.wait_for(lambda: self._written or self._is_over)
-            return len(self._written)
+            return list(self._written)
 
-    def _is_durable(self, some: int) -> None:
-        with self._came:
-            kept = [self._written.popleft() for _ in range(some)]
-            self._durable = kept[-1][0]
-            self._came.notify_all()
-        for _, promises in kept:
+    def _is_durable(self, some: list[tuple[int, Kept]]) -> None:
+        for sequence, promises in some:
+            self._durable = sequence
             for promise, positions in promises:
                 promise.set_result(positions)
+        with self._came:
+            for _ in some:
+                self._written.popleft()
+            self._came.notify_all()
         self._after()
 
 
