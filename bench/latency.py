@@ -3,8 +3,9 @@
 The runtime of `katmatic run` with its log, checkpoints, live quality, proof and trainer, and a thread that hands card
 payments in, each at its moment: JSON in, 15 exact features, the prediction logged, the commit synced. It counts from
 the moment the schedule says, so that a wait that delays the next events is counted for these, too, until the commit
-that holds the prediction is durable and the sender is told so. A first model has been learnt before. `while_training`: the same while one training follows the other, each in a process beside it, and
-the new model answers next (`swaps`). `--seconds` says how long each of the two takes (600), `--rate` how many a second.
+that holds the prediction is durable and the sender is told so. A first model has been learnt before. `while_training`:
+the same while one training follows the other, each in a process beside it, and the new model answers next (`swaps`).
+`--seconds` says how long each of the two takes (600), `--rate` how many a second.
 """
 
 from __future__ import annotations
@@ -75,7 +76,9 @@ class Load(threading.Thread):
         made = map(json.loads, payments(KINDS, 0, 0)[0])  # all but their times
         self._kinds = [(_untimed(each, "card", "category", "amount"), _untimed(each, "card")) for each in made]
         self.due: list[float] = []
-        self.kept: list[tuple[int, float]] = []  # the position that each got, and when it and its prediction were durable
+        self.kept: list[
+            tuple[int, float]
+        ] = []  # the position that each got, and when it and its prediction were durable
         self.stop = threading.Event()
 
     def run(self) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import random
 from collections import OrderedDict
 
-from katmatic.parts import PARTS, Fifo, Parts
+import pytest
+
+from katmatic.parts import PART, Fifo, Parts
 
 
 def test_parts_are_a_map():
     rng, found, naive = random.Random(1), Parts(), {}
     for _ in range(20_000):
-        key = rng.randrange(2_000), rng.randrange(2)
+        key = rng.randrange(4_000)
         if rng.random() < 0.4:
             assert found.pop(key) == naive.pop(key, None)
         else:
@@ -24,17 +26,32 @@ def test_parts_are_a_map():
 def test_what_came_first_goes_first():
     rng, found, naive = random.Random(2), Fifo(), OrderedDict()
     for _ in range(20_000):
-        key = rng.randrange(5_000)
-        found[key] = naive[key] = rng.choice([None, 1, 2])
+        key, value = rng.randrange(5_000), rng.choice([None, 1, 2])
+        assert (key in found) == (key in naive)
+        if key in naive:
+            found[key] = value
+        else:
+            found.add(key, value)
+        naive[key] = value
         while len(naive) > 1_000:
             assert found.pop_oldest() == naive.popitem(last=False)
         assert len(found) == len(naive)
     assert [(key, found[key]) for key in found] == list(naive.items())
 
 
-def test_positions_spread_over_the_parts_also_where_every_so_manyth_is_one_of_ours():
-    for step in (1, 2, 10, 64, 1_000):
-        found = Parts()
-        for position in range(0, 50_000 * step, step):
-            found[position] = None
-        assert max(map(len, found._parts)) <= 50_000 // PARTS + 1
+def test_no_part_is_large_and_none_is_kept_empty():
+    found = Fifo()
+    for position in range(0, 50_000, 3):
+        found.add(position, None)
+        if len(found) > 10_000:
+            found.pop_oldest()
+    parts = found._values._parts
+    assert max(map(len, parts.values())) <= PART
+    assert len(parts) <= 30_000 // PART + 2
+
+
+def test_only_what_is_there_can_be_changed():
+    found = Fifo()
+    with pytest.raises(KeyError):
+        found[7] = 1
+    assert len(found) == 0

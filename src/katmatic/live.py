@@ -15,6 +15,7 @@ import msgspec
 from katmatic.clock import monotonic_seconds, to_datetime
 from katmatic.duration import micros, parse
 from katmatic.engine.ask import ask, candidates
+from katmatic.engine.step import Changes
 from katmatic.errors import LogFull, ModelError
 from katmatic.labels.join import Joiner, as_declared
 from katmatic.labels.ripe import ripens_after
@@ -80,8 +81,7 @@ class Live:
         self._watches = {name: Watch() for name in app.predictors}
         self._ripens = {name: ripens_after(app, predictor.label) for name, predictor in app.predictors.items()}
         self._ripe = dict.fromkeys(app.predictors, 0)
-        self._unripe: dict[str, dict[int, int]] = {name: {} for name in app.predictors}  # moment -> rows
-        self._moments: dict[str, list[int]] = {name: [] for name in app.predictors}  # of these, a heap
+        self._unripe: dict[str, list[int]] = {name: [] for name in app.predictors}  # rows: when each is, a heap
         self._joiners = {name: Joiner() for name in app.predictors}
         self._columns = {name: tuple(predictor.features) for name, predictor in app.predictors.items()}
         self._fields = {
@@ -169,15 +169,16 @@ class Live:
         counts: dict[str, int] = {}
         heard: dict[str, list[Slice]] = {}
         for turn in turns:
-            for name, number in turn.changes.counts.items():
-                counts[name] = counts.get(name, 0) + number
+            changes = turn.changes
+            for name, number in changes.counts.items():
+                if number:
+                    counts[name] = counts.get(name, 0) + number
             for piece in turn.batch.slices:
                 if piece.topic in self._fields:
                     heard.setdefault(piece.topic, []).append(piece)
-            for where, number in turn.changes.errors.items():
-                self._pulse.raised(where, number)
-            self._tell_errors(turn.changes.said, turn.batch.now)
-            self._dead.extendleft(turn.changes.dead)
+            if changes.errors or changes.said:
+                self._tell_errors(changes, turn.batch.now)
+            self._dead.extendleft(changes.dead)
         dead = Counter(letter.topic for turn in turns for letter in turn.changes.dead)
         now = turns[-1].batch.now
         self._pulse.counted(counts)
@@ -205,9 +206,11 @@ class Live:
                 text = f"{topic} has a field {name!r} that is not declared: it is ignored"
                 self._pipeline.raise_alert(Alert(name="unknown-field", severity="info", text=text, now=now))
 
-    def _tell_errors(self, said: Mapping[str, str], now: int) -> None:
+    def _tell_errors(self, changes: Changes, now: int) -> None:
         """A function of the user's raised: it is told once a day, with what it said."""
-        for where, text in said.items():
+        for where, number in changes.errors.items():
+            self._pulse.raised(where, number)
+        for where, text in changes.said.items():
             if where not in self._said or now - self._said[where] >= TOLD_EVERY:
                 self._said[where] = now
                 what = "the event does not count" if where.startswith("where ") else "its rows are marked"
@@ -285,14 +288,11 @@ class Live:
             return
         self._quality[name].examples(examples)
         self._watches[name].outcomes((example.key, example.label) for example in examples)
-        unripe, moments, ripens = self._unripe[name], self._moments[name], self._ripens[name]
+        unripe, ripens = self._unripe[name], self._ripens[name]
         for example in examples:
             if example.label == example.label:
-                moment = example.time + ripens
-                if moment not in unripe:
-                    unripe[moment] = 0
-                    heapq.heappush(moments, moment)
-                unripe[moment] += 1
+                heapq.heappush(unripe, example.time + ripens)
+        self.rows(name)  # what is ripe need not wait there until somebody asks
 
     @property
     def quality(self) -> Mapping[str, Quality]:
@@ -304,9 +304,10 @@ class Live:
         """How many labelled rows of a predictor are ripe, as of a moment ago: what a model could be trained on."""
         now = self._now()
         with self._lock:
-            unripe, moments = self._unripe[name], self._moments[name]
-            while moments and moments[0] <= now:
-                self._ripe[name] += unripe.pop(heapq.heappop(moments))
+            unripe = self._unripe[name]
+            while unripe and unripe[0] <= now:
+                heapq.heappop(unripe)
+                self._ripe[name] += 1
             return self._ripe[name]
 
     def _changed(self, record: ModelVersion) -> None:

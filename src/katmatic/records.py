@@ -202,6 +202,10 @@ class Keys(Sequence[tuple[str, ...]]):
         """Some of the rows, by their index."""
 
     @abstractmethod
+    def followed_by(self, others: Sequence[Any]) -> Keys:
+        """These, then others of their kind."""
+
+    @abstractmethod
     def packed(self) -> memoryview:
         """As MessagePack has a list of lists of texts."""
 

@@ -51,7 +51,7 @@ class Joiner:
 
     def __init__(self, limit: int = ANCHORS_LIMIT) -> None:
         self._limit = limit
-        self._anchors: Fifo[int, _Anchor] = Fifo()
+        self._anchors: Fifo[_Anchor] = Fifo()
 
     def predictions(self, block: PredictionBlock) -> list[Example]:
         """Take in predictions."""
@@ -96,7 +96,8 @@ class Joiner:
         return [example for position, anchor in changed.items() for example in anchor.examples(position)]
 
     def _add(self, position: int) -> _Anchor:
-        anchor = self._anchors[position] = _Anchor()
+        anchor = _Anchor()
+        self._anchors.add(position, anchor)
         return anchor
 
     def _forget(self) -> None:

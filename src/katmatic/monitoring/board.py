@@ -144,7 +144,7 @@ class _Sheet:
     """All that is kept of one predictor."""
 
     predictor: Predictor
-    cells: Fifo[int, _Cell] = field(default_factory=Fifo)  # by anchor
+    cells: Fifo[_Cell] = field(default_factory=Fifo)  # by anchor
     days: dict[date, deque[int]] = field(default_factory=dict)  # the anchors of each, in the order of `cells`
     tallies: dict[tuple[date, str], _Tally] = field(default_factory=dict)
     # Of a dict, to find the oldest is slow.
@@ -169,7 +169,8 @@ class _Sheet:
             tally = self.tallies[name] = _Tally()
             self.forget_days()
         tally.anchors += 1
-        cell = self.cells[anchor] = _Cell(key, time, day, tally)
+        cell = _Cell(key, time, day, tally)
+        self.cells.add(anchor, cell)
         self.days.setdefault(day, deque()).append(anchor)
         return cell
 

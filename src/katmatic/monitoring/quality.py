@@ -32,8 +32,9 @@ KEYS_LIMIT = 50_000  # keys whose own past rate is kept; of others the base rate
 PRIOR = 2.0  # how many labels the base rate weighs in a key's own past rate
 LOG_LOSS_CLIP = 1e-6  # a certain answer that was wrong costs at most 13.8
 BINS = 10  # of the calibration
-RIPENING_LIMIT = 50_000  # examples that wait to be ripe; beyond it every second anchor is left out
+RIPENING_LIMIT = 50_000  # anchors that wait to be ripe; beyond it every second one is left out
 STEPS_LIMIT = 512  # past points kept of a rate
+_NOTHING_KNOWN = (0, 0, 0.0)
 
 Floats = NDArray[np.float64]
 _Name = tuple[int, int]  # of a row: its anchor, and the moment that it is about
@@ -101,14 +102,14 @@ class Quality:
         self._is_binary = predictor.label.is_binary
         self._ripens = _ripening(app, predictor)
         self._now = 0
-        self._ripening: Parts[_Name, Example] = Parts()
-        self._ripe_at: list[tuple[int, _Name]] = []  # a heap: when, and what; it may be gone since
+        self._ripening: Parts[dict[int, Example]] = Parts()  # by anchor, then by the moment that it is about
+        self._ripe_at: list[tuple[int, int]] = []  # a heap: when, and which anchor
         self._every = 1  # anchors are taken whose position is a multiple of it, by a hash
         self._rows = _Rows(ROWS_LIMIT)
         self._measured: dict[date, Daily] = {}
         self._base = _Rate()
         self._own: dict[str, _Rate] = {}
-        self._known: Fifo[int, float | None] = Fifo()  # by anchor; None: void after all
+        self._known: Fifo[float | None] = Fifo()  # by anchor; None: void after all
         self._reported: dict[int, Report] = {}  # by days; empty once something changed
         self._lock = threading.Lock()
 
@@ -116,14 +117,16 @@ class Quality:
         """Take in predictions whose truth became known, or became another."""
         with self._lock:
             for example in found:
-                name = example.anchor, example.at
                 self._now = max(self._now, example.label_now)
-                if name in self._ripening:  # what was known until now was known, whether or not somebody looked
+                mine = self._ripening.get(example.anchor)
+                if mine and example.at in mine:  # what was known until now was known, whether or not somebody looked
                     self._ripen(example.label_now - 1)
-                    self._ripening.pop(name)
-                if self._takes(example.anchor):
-                    self._ripening[name] = example
-                    heapq.heappush(self._ripe_at, (example.time + self._ripens, name))
+                    mine = self._ripening.get(example.anchor)
+                if mine:
+                    mine[example.at] = example
+                elif self._takes(example.anchor):
+                    self._ripening[example.anchor] = {example.at: example}
+                    heapq.heappush(self._ripe_at, (example.time + self._ripens, example.anchor))
             if len(self._ripe_at) > RIPENING_LIMIT:
                 self._thin()
             self._ripen(self._now - 1)  # of this moment more may come; whoever looks next finds little left to do
@@ -155,23 +158,20 @@ class Quality:
         return self._every == 1 or (anchor * 0x9E3779B97F4A7C15 >> 32) % self._every == 0
 
     def _thin(self) -> None:
-        """Let go of every second anchor that waits, if these are too many; and of what was replaced since."""
-        if len(self._ripening) > RIPENING_LIMIT:
-            self._every *= 2
-            for name in [name for name in self._ripening if not self._takes(name[0])]:
-                self._ripening.pop(name)
-        if len(self._ripe_at) > 2 * len(self._ripening):
-            waiting = [(self._ripening[name].time + self._ripens, name) for name in self._ripening]
-            heapq.heapify(waiting)
-            self._ripe_at = waiting
+        """Let go of every second anchor that waits."""
+        self._every *= 2
+        for _, anchor in self._ripe_at:
+            if not self._takes(anchor):
+                self._ripening.pop(anchor)
+        self._ripe_at = [(moment, anchor) for moment, anchor in self._ripe_at if self._takes(anchor)]
+        heapq.heapify(self._ripe_at)
 
     def _ripen(self, now: int) -> None:
-        found = []
+        found: list[Example] = []
         while self._ripe_at and self._ripe_at[0][0] <= now:
-            _, name = heapq.heappop(self._ripe_at)
-            example = self._ripening.pop(name)
-            if example is not None:
-                found.append(example)
+            _, anchor = heapq.heappop(self._ripe_at)
+            mine = self._ripening.pop(anchor) or {}
+            found += mine.values() if len(mine) < 2 else [mine[at] for at in sorted(mine)]
         if not found:
             return
         self._reported.clear()
@@ -203,10 +203,10 @@ class Quality:
                 rate.add(moment, -1, -old)
             if not is_void:
                 rate.add(moment, 1, label)
-        if not is_void:
-            self._known[anchor] = label
-        elif old is not None:
-            self._known[anchor] = None
+        if anchor in self._known:
+            self._known[anchor] = None if is_void else label
+        elif not is_void:
+            self._known.add(anchor, label)
 
     def _put(self, example: Example) -> None:
         key, at, label, score = example.key, example.at, example.label, example.score
@@ -246,7 +246,7 @@ class _Rows:
     def __init__(self, limit: int) -> None:
         self.days: dict[date, int] = {}  # how many rows of each are here
         self._limit, self._next = limit, 0
-        self._places: Parts[_Name, int] = Parts()
+        self._places: Parts[dict[int, int]] = Parts()  # by anchor, then by the moment that it is about
         self._names: list[_Name] = []  # by place
         self._day, self._at = np.zeros(limit, np.int64), np.zeros(limit, np.int64)  # no day: nothing is here
         self._figures = np.zeros((limit, 5))  # label, score, base, rule, weight
@@ -254,7 +254,8 @@ class _Rows:
     @property
     def leaving(self) -> date | None:
         """The day of the row whose place the next one takes; None if that is free."""
-        return self._day_of(self._next % self._limit)
+        day = int(self._day[self._next % self._limit])
+        return date.fromordinal(day) if day else None
 
     def put(self, name: _Name, day: date, figures: tuple[float, ...]) -> None:
         """Have a row, which is not here yet."""
@@ -265,19 +266,28 @@ class _Rows:
         elif self._day[place]:
             self.take_out(self._names[place])
         self._names[place] = name
-        self._places[name] = place
-        self._day[place], self._at[place], self._figures[place] = day.toordinal(), name[1], figures
+        anchor, at = name
+        mine = self._places.get(anchor)
+        if mine is None:
+            mine = self._places[anchor] = {}
+        mine[at] = place
+        self._day[place], self._at[place], self._figures[place] = day.toordinal(), at, figures
         self.days[day] = self.days.get(day, 0) + 1
 
     def take_out(self, name: _Name) -> date | None:
         """Have a row no longer: its day, if it was here."""
-        place = self._places.pop(name)
-        day = None if place is None else self._day_of(place)
-        if day is not None:
-            self._day[place] = 0
-            self.days[day] -= 1
-            if not self.days[day]:
-                del self.days[day]
+        anchor, at = name
+        mine = self._places.get(anchor)
+        if mine is None or at not in mine:
+            return None
+        place = mine.pop(at)
+        if not mine:
+            self._places.pop(anchor)
+        day = date.fromordinal(int(self._day[place]))
+        self._day[place] = 0
+        self.days[day] -= 1
+        if not self.days[day]:
+            del self.days[day]
         return day
 
     def all(self) -> Floats:
@@ -296,39 +306,35 @@ class _Rows:
         newest: Floats = self._figures[mine[-limit:]]
         return newest
 
-    def _day_of(self, place: int) -> date | None:
-        day = int(self._day[place])
-        return date.fromordinal(day) if day else None
-
 
 class _Rate:
     """How many labels were known at each moment, and their sum."""
 
-    __slots__ = ("moments", "numbers", "totals")
+    __slots__ = ("steps",)
 
     def __init__(self) -> None:
-        self.moments: list[int] = []
-        self.numbers: list[int] = []
-        self.totals: list[float] = []
+        self.steps: list[tuple[int, int, float]] = []  # from a moment on: how many, and their sum
 
     def add(self, moment: int, number: int, total: float) -> None:
         """Labels that became known at `moment`, which may be before others that came earlier."""
-        i = bisect_left(self.moments, moment)
-        if i == len(self.moments) or self.moments[i] != moment:
-            before = (self.numbers[i - 1], self.totals[i - 1]) if i else (0, 0.0)
-            self.moments.insert(i, moment)
-            self.numbers.insert(i, before[0])
-            self.totals.insert(i, before[1])
-        for j in range(i, len(self.moments)):
-            self.numbers[j] += number
-            self.totals[j] += total
-        if len(self.moments) > 2 * STEPS_LIMIT:
-            del self.moments[:STEPS_LIMIT], self.numbers[:STEPS_LIMIT], self.totals[:STEPS_LIMIT]
+        steps = self.steps
+        if not steps or moment > steps[-1][0]:
+            i, (_, known, sums) = len(steps), steps[-1] if steps else _NOTHING_KNOWN
+            steps.append((moment, known, sums))
+        else:
+            i = bisect_left(steps, (moment,))
+            if steps[i][0] != moment:
+                steps.insert(i, (moment, *(steps[i - 1] if i else _NOTHING_KNOWN)[1:]))
+        for j in range(i, len(steps)):
+            when, known, sums = steps[j]
+            steps[j] = when, known + number, sums + total
+        if len(steps) > 2 * STEPS_LIMIT:
+            del steps[:STEPS_LIMIT]
 
     def before(self, moment: int) -> tuple[int, float]:
         """Number and sum of the labels that were known before `moment`: at the moment itself, more may come."""
-        i = bisect_left(self.moments, moment)
-        return (self.numbers[i - 1], self.totals[i - 1]) if i else (0, 0.0)
+        i = bisect_left(self.steps, (moment,))
+        return (self.steps[i - 1] if i else _NOTHING_KNOWN)[1:]
 
 
 def _ripening(app: App, predictor: Predictor) -> int:

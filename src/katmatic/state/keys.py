@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -258,6 +258,10 @@ class _Rows(Keys):
     def take(self, rows: Ints) -> Keys:
         """Some of the rows, by their index."""
         return _Rows(self._keys, self._numbers[rows])
+
+    def followed_by(self, others: Sequence[Any]) -> Keys:
+        """These, then others of their kind."""
+        return _Rows(self._keys, np.concatenate([each._numbers for each in (self, *others)]))
 
     def packed(self) -> memoryview:
         """As MessagePack has them."""
