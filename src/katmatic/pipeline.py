@@ -135,6 +135,11 @@ class Pipeline:
         self._save_now_and_then()
         return turn
 
+    @property
+    def untold(self) -> int:
+        """How many turns watchers are still to be told of, but for the one that they are told of now."""
+        return len(self._untold)
+
     def finish(self, *, wait: bool = True) -> None:
         """Tell watchers of the turns that are durable; with `wait`, of all, once they are. LogLost if they cannot."""
         durable = self.log.durable(wait=wait)

@@ -86,7 +86,7 @@ def _place(path: Path, error: Exception) -> str:
 def open_log(app: App, settings: Settings) -> tuple[Log, Checkpoints]:
     """The application's log, owned from now on, and the checkpoints of its state."""
     if not settings.log:
-        return SqliteLog(settings.folder / "log.db", works_beside=True), FileCheckpoints(
+        return SqliteLog(settings.folder / "log.db", moves_beside=True, syncs_beside=True), FileCheckpoints(
             settings.folder / "checkpoints"
         )
     _check_kafka(settings.log)

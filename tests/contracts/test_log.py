@@ -25,7 +25,8 @@ def make(request, tmp_path):
         if request.param == "memory":
             logs[name] = MemoryLog(logs.get(name))
             return logs[name]
-        return SqliteLog(tmp_path / name / "log.db", works_beside=request.param == "sqlite-beside")
+        beside = request.param == "sqlite-beside"
+        return SqliteLog(tmp_path / name / "log.db", moves_beside=beside, syncs_beside=beside)
 
     return make
 

@@ -512,7 +512,7 @@ def test_room_that_was_forgotten_is_used_again(path):
 
 def test_a_thread_beside_it_moves_what_was_committed_into_the_main_file(tmp_path):
     path = tmp_path / "log.db"
-    log = SqliteLog(path, works_beside=True)
+    log = SqliteLog(path, moves_beside=True)
     log.append("gate", [b"x" * 1000] * 500)
     log.commit(log.read(1, limit=1000), {})
     deadline = time.monotonic() + 20
@@ -522,6 +522,6 @@ def test_a_thread_beside_it_moves_what_was_committed_into_the_main_file(tmp_path
     threads = {thread.name for thread in threading.enumerate()}
     log.close()
     gone = threads - {thread.name for thread in threading.enumerate()}
-    assert gone == {"katmatic-log-mover", "katmatic-log-sync"}
+    assert gone == {"katmatic-log-mover"}
     with closing(SqliteLog(path)) as log:
         assert log.end("gate") == 500

@@ -49,7 +49,7 @@ def commit(log, now, *values):
 
 
 def test_a_promise_is_kept_once_what_was_committed_is_durable(tmp_path, disk):
-    with closing(SqliteLog(tmp_path / "log.db", works_beside=True)) as log:
+    with closing(SqliteLog(tmp_path / "log.db", syncs_beside=True)) as log:
         disk.is_open.clear()
         promises = [commit(log, now, b"A") for now in range(3)]
         assert (log.sequence(), log.durable()) == (3, 0)
@@ -64,7 +64,7 @@ def test_a_promise_is_kept_once_what_was_committed_is_durable(tmp_path, disk):
 
 
 def test_an_empty_tick_after_it_is_durable_with_it(tmp_path, disk):
-    with closing(SqliteLog(tmp_path / "log.db", works_beside=True)) as log:
+    with closing(SqliteLog(tmp_path / "log.db", syncs_beside=True)) as log:
         disk.is_open.clear()
         commit(log, 1, b"A")
         log.commit(log.read(2, limit=10), {})
@@ -74,7 +74,7 @@ def test_an_empty_tick_after_it_is_durable_with_it(tmp_path, disk):
 
 
 def test_a_sync_that_fails_is_the_end(tmp_path, disk):
-    log = SqliteLog(tmp_path / "log.db", works_beside=True)
+    log = SqliteLog(tmp_path / "log.db", syncs_beside=True)
     assert commit(log, 1, b"A").result(20) == range(1)
     disk.error = OSError(5, "Input/output error")
     promise = commit(log, 2, b"B")
@@ -94,7 +94,7 @@ def test_a_sync_that_fails_is_the_end(tmp_path, disk):
 def test_a_power_cut_takes_nothing_that_was_acknowledged(tmp_path, disk):
     """The side file as it was at the last sync is what a power cut leaves at least."""
     here, there = tmp_path / "here", tmp_path / "there"
-    with closing(SqliteLog(here / "log.db", works_beside=True)) as log:
+    with closing(SqliteLog(here / "log.db", syncs_beside=True)) as log:
         kept = [commit(log, now, b"%d" % now) for now in range(50)]
         assert log.durable(wait=True) == 50
         disk.is_open.clear()
@@ -119,7 +119,7 @@ class Told:
 
 def test_a_pipeline_goes_on_meanwhile_and_tells_of_a_turn_once_it_is_durable(tmp_path, disk):
     clock, told = ManualClock(NOON), Told()
-    with closing(SqliteLog(tmp_path / "log.db", works_beside=True)) as log:
+    with closing(SqliteLog(tmp_path / "log.db", syncs_beside=True)) as log:
         pipeline = Pipeline(door(), log, clock, watchers=[told])
         disk.is_open.clear()
         for now, topic, value in visits(5):
@@ -139,7 +139,7 @@ def test_a_pipeline_goes_on_meanwhile_and_tells_of_a_turn_once_it_is_durable(tmp
 
 def test_who_waits_for_records_is_told_of_what_becomes_durable(tmp_path, disk):
     clock, told = ManualClock(NOON), Told()
-    with closing(SqliteLog(tmp_path / "log.db", works_beside=True)) as log:
+    with closing(SqliteLog(tmp_path / "log.db", syncs_beside=True)) as log:
         pipeline = Pipeline(door(), log, clock, watchers=[told])
         disk.is_open.clear()
         now, topic, value = next(iter(visits(1)))
@@ -154,7 +154,7 @@ def test_who_waits_for_records_is_told_of_what_becomes_durable(tmp_path, disk):
 def test_a_checkpoint_knows_no_more_than_what_is_durable(tmp_path, disk):
     clock = ManualClock(NOON)
     checkpoints = FileCheckpoints(tmp_path / "checkpoints")
-    with closing(SqliteLog(tmp_path / "log.db", works_beside=True)) as log:
+    with closing(SqliteLog(tmp_path / "log.db", syncs_beside=True)) as log:
         pipeline = Pipeline(door(), log, clock, checkpoints=checkpoints)
         for now, topic, value in visits(5):
             clock.move_to(now)

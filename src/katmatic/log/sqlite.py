@@ -312,8 +312,8 @@ class SqliteLog(SqliteHistory):
     (range(0, 2), [(0, b'A123 is late')])
     >>> log.close(); folder.cleanup()
 
-    One that `works_beside` has two threads: what was committed is synced by one while the next batch is made, so it is
-    durable a little later (`durable`); the other tidies up the files.
+    One that `syncs_beside` has a thread that syncs what was committed while the next batch is made: it is durable a
+    little later (`durable`). One that `moves_beside` has a thread that tidies up its files.
     """
 
     def __init__(
@@ -324,7 +324,8 @@ class SqliteLog(SqliteHistory):
         tail_bytes_limit: int = TAIL_BYTES_LIMIT,
         file_bytes_limit: int | None = None,
         wal_bytes: int = WAL_BYTES,
-        works_beside: bool = False,
+        moves_beside: bool = False,
+        syncs_beside: bool = False,
     ) -> None:
         path = Path(path)
         self._lock = threading.RLock()
@@ -347,13 +348,11 @@ class SqliteLog(SqliteHistory):
                 if file_bytes_limit is not None:
                     self._connection.execute(f"PRAGMA max_page_count = {max(file_bytes_limit // PAGE_BYTES, 1)}")
                 self._resume()
-            self._mover: Mover | None = None
-            self._syncer: Syncer | None = None
-            if works_beside:
-                self._mover = Mover(path)
+            self._mover = Mover(path) if moves_beside else None
+            self._syncer = self._beside(path.with_name(f"{path.name}-wal")) if syncs_beside else None
+            if self._syncer is not None:
                 # The side file is synced by SQLite before its pages are moved, and by us for what was committed.
                 self._connection.execute("PRAGMA synchronous = NORMAL")
-                self._syncer = Syncer(path.with_name(f"{path.name}-wal"), self._sequence, self._tail.wake)
             self._known_durable = self._sequence
             undo.pop_all()
 
@@ -406,7 +405,7 @@ class SqliteLog(SqliteHistory):
     ) -> None:
         """Make the batch and what was made of it durable, in one transaction; then keep the promises of its records.
 
-        A log that `works_beside` does so a little later: see `durable`.
+        A log that `syncs_beside` does so a little later: see `durable`.
         """
         with self._lock:
             self._check_open()
@@ -565,6 +564,10 @@ class SqliteLog(SqliteHistory):
 
     def _topic(self, name: str, way: int) -> Topic:
         return self._topics.get(name) or Topic(register(self._connection, self._path, name, way), way, 0)
+
+    def _beside(self, file: Path) -> Syncer:
+        """What syncs the side file. An earlier process may have ended before it did: what it left is synced first."""
+        return Syncer(file, self._sequence, self._tail.wake)
 
     def _durable(self) -> int:
         return self._sequence if self._syncer is None else self._syncer.durable(self._sequence)

@@ -24,6 +24,9 @@ class Syncer:
 
     def __init__(self, path: Path, sequence: int, after: Callable[[], None]) -> None:
         self._path, self._durable, self._after = path, sequence, after
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        sync_folder(path.parent)
+        sync(self._file)
         self._written: deque[tuple[int, Kept]] = deque()
         self._came = threading.Condition()  # something was written, or this is the end; or what was written is durable
         self._failed: OSError | None = None
@@ -63,25 +66,19 @@ class Syncer:
             self._is_over = True
             self._came.notify_all()
         self._thread.join()
+        os.close(self._file)
         return [promise for _, kept in self._written for promise, _ in kept]
 
     def _work(self) -> None:
-        file = -1
         try:
             while some := self._next():
-                if file < 0:
-                    file = os.open(self._path, os.O_RDWR)
-                    sync_folder(self._path.parent)  # the file may be new
-                sync(file)
+                sync(self._file)
                 self._is_durable(some)
         except OSError as error:
             with self._came:
                 self._failed = error
                 self._came.notify_all()
             self._after()
-        finally:
-            if file >= 0:
-                os.close(file)
 
     def _next(self) -> list[tuple[int, Kept]]:
         """The commits that were written and are not durable, once there are some; none at the end."""
