@@ -7,7 +7,7 @@ from collections import OrderedDict
 
 import pytest
 
-from katmatic.parts import PART, Fifo, Parts
+from katmatic.parts import PART, Fifo, Lru, Parts
 
 
 def test_parts_are_a_map():
@@ -55,3 +55,16 @@ def test_only_what_is_there_can_be_changed():
     with pytest.raises(KeyError):
         found[7] = 1
     assert len(found) == 0
+
+
+def test_what_was_set_longest_ago_goes_first():
+    rng, found, naive = random.Random(3), Lru(), OrderedDict()
+    for _ in range(20_000):
+        key = f"key {rng.randrange(2_000)}", rng.randrange(2)
+        found[key] = naive[key] = rng.random()
+        naive.move_to_end(key)
+        if len(naive) > 500:
+            assert found.pop_oldest() == naive.popitem(last=False)
+        assert (len(found), found.get(key)) == (len(naive), naive[key])
+    assert found.get(("nobody", 0)) is None
+    assert [found.pop_oldest() for _ in range(len(found))] == list(naive.items())

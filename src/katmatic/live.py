@@ -450,6 +450,9 @@ class Live:
     def status(self) -> Status:
         """How all of it is."""
         self._take_in()
+        reports = {  # which take their time: no turn waits for them
+            name: quality.report(self._now()) for name, quality in self._quality.items() if self._answers(name)
+        }
         with self._lock:
             return Status(
                 self._now(),
@@ -457,7 +460,7 @@ class Live:
                 self.trouble or ("" if self.ready else "the log is being read again"),
                 self._pulse.vitals(),
                 {name: self._card(name) for name in self.app.predictors},
-                {name: quality.report(self._now()) for name, quality in self._quality.items() if self._answers(name)},
+                reports,
                 tuple(sorted(self._pipeline.state.silent(self._pipeline.plan))),
                 self._rules.open,
                 self._skew,

@@ -41,6 +41,8 @@ class _Course:
     """One predictor's trainings so far."""
 
     predictor: Predictor
+    every: int = 0  # microseconds between two trainings; 0: none is due by time
+    window: int = 0  # in which a decline is seen; 0: none is looked for
     tried: int | None = None  # the moment of the last training
     rows: int = 0  # labelled rows then
     not_before: int = 0
@@ -84,7 +86,7 @@ class Trainer:
         self._pipeline, self._command, self._rows = pipeline, command, rows
         self._has_drifted, self._has_declined = has_drifted, has_declined
         self._told, self._by_itself, self.waits = told, by_itself, waits
-        self._courses = {name: _Course(pipeline.app.predictors[name]) for name in pipeline.scorers}
+        self._courses = {name: _course(pipeline.app.predictors[name]) for name in pipeline.scorers}
         self._running: _Training | None = None
         self._telling: tuple[str, int, subprocess.Popen[bytes]] | None = None  # the registry, who answers again
         self._untold: dict[str, int] = {}  # predictor -> version
@@ -157,8 +159,9 @@ class Trainer:
             if process.returncode:  # it said why; what has been decided since goes before it
                 self._untold.setdefault(name, version)
                 self._tell_after = monotonic_seconds() + TELL_PAUSE_SECONDS
-        is_time = monotonic_seconds() >= self._tell_after
-        if self._telling is None and self._untold and self._told is not None and is_time:
+        if self._telling is not None or not self._untold or self._told is None:
+            return
+        if monotonic_seconds() >= self._tell_after:
             name, version = self._untold.popitem()
             with contextlib.suppress(OSError):
                 process = subprocess.Popen(self._told(name, version), stdin=subprocess.DEVNULL)
@@ -168,20 +171,22 @@ class Trainer:
         """Why a model is to be trained now; empty if it is not."""
         if not self._by_itself:
             return ""
-        policy, rows = course.predictor.retrain, self._rows(name)
+        policy = course.predictor.retrain
         since = RETRY_PAUSE + DRIFT_PAUSE if course.tried is None else now - course.tried
-        is_wanted = policy.every or policy.labels or policy.on_drift or not self._pipeline.scorers[name].version
+        has_model = self._pipeline.scorers[name].version > 0
+        is_wanted = course.every or policy.labels or policy.on_drift or not has_model
         pause = RETRY_PAUSE * 2 ** min(course.failures - 1, RETRY_DOUBLINGS)
-        if course.failures and is_wanted and rows >= policy.rows and since >= pause:
+        if course.failures and is_wanted and since >= pause and self._rows(name) >= policy.rows:
             return "the last one failed"
-        if not self._pipeline.scorers[name].version:
+        if not has_model:
+            rows = self._rows(name)
             is_more = rows >= policy.rows and rows > course.rows * RETRY_GROWTH
             is_much_more = rows >= 2 * course.rows
             is_time = now >= course.not_before if course.not_before else is_much_more or since >= RETRY_PAUSE
             return "the first model" if is_more and is_time else ""
-        if policy.every is not None and since >= duration.micros(duration.parse(policy.every)):
+        if course.every and since >= course.every:
             return f"every {policy.every}"
-        if policy.labels is not None and rows - course.rows >= policy.labels:
+        if policy.labels is not None and self._rows(name) - course.rows >= policy.labels:
             return f"{policy.labels} new labels"
         if policy.on_drift and since >= DRIFT_PAUSE and now - course.looked >= DRIFT_EVERY:
             course.looked = now
@@ -189,10 +194,9 @@ class Trainer:
         return ""
 
     def _declines(self, name: str, course: _Course, now: int) -> bool:
-        window = course.predictor.retrain.on_decline
-        if window is None or not self._by_itself or not self._pipeline.scorers[name].version:
+        if not course.window or not self._by_itself or not self._pipeline.scorers[name].version:
             return False
-        pause = duration.micros(duration.parse(window)) // PAUSES_IN_WINDOW
+        pause = course.window // PAUSES_IN_WINDOW
         return (course.tried is None or now - course.tried >= pause) and self._has_declined(name)
 
     def _start(self, name: str, why: str, course: _Course, now: int, *, is_review: bool) -> None:
@@ -240,6 +244,14 @@ class Trainer:
     def _broken(self, name: str, reason: str, now: int) -> None:
         record = ModelVersion(predictor=name, version=0, action="failed", reason=reason, now=now)
         self._pipeline.log.append(MODELS, [encode(record)])
+
+
+def _course(predictor: Predictor) -> _Course:
+    every, window = (
+        duration.micros(duration.parse(text)) if text else 0
+        for text in (predictor.retrain.every, predictor.retrain.on_decline)
+    )
+    return _Course(predictor, every, window)
 
 
 def _record(said: bytes, predictor: str) -> ModelVersion | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
@@ -11,7 +11,7 @@ from enum import StrEnum
 from itertools import islice
 
 from katmatic.monitoring.days import Days, day_of
-from katmatic.parts import Fifo
+from katmatic.parts import Fifo, Lru
 from katmatic.records import NOTHING, Decision, LabelBlock, LabelState, Prediction, PredictionBlock
 from katmatic.spec.app import App, Predictor
 
@@ -147,8 +147,7 @@ class _Sheet:
     cells: Fifo[_Cell] = field(default_factory=Fifo)  # by anchor
     days: dict[date, deque[int]] = field(default_factory=dict)  # the anchors of each, in the order of `cells`
     tallies: dict[tuple[date, str], _Tally] = field(default_factory=dict)
-    # Of a dict, to find the oldest is slow.
-    latest: OrderedDict[tuple[str, ...], tuple[PredictionBlock, int]] = field(default_factory=OrderedDict)
+    latest: Lru[tuple[str, ...], tuple[PredictionBlock, int]] = field(default_factory=Lru)
     firsts: dict[str, tuple[str, ...]] = field(default_factory=dict)  # a first key -> the newest whole key with it
     newest: deque[tuple[PredictionBlock, int]] = field(default_factory=lambda: deque(maxlen=NEWEST_LIMIT))
     decisions: deque[Decision] = field(default_factory=lambda: deque(maxlen=NEWEST_LIMIT))
@@ -179,7 +178,6 @@ class _Sheet:
         latest, firsts = self.latest, self.firsts
         for key, row in zip(keys, rows, strict=True):
             latest[key] = row
-            latest.move_to_end(key)
             if len(key) > 1:
                 firsts[key[0]] = key
         self.newest.extend(rows[-NEWEST_LIMIT:])
@@ -187,7 +185,7 @@ class _Sheet:
     def forget(self) -> None:
         """Let go of the oldest keys and anchors."""
         while len(self.latest) > LATEST_LIMIT:
-            oldest, _ = self.latest.popitem(last=False)
+            oldest, _ = self.latest.pop_oldest()
             if oldest and self.firsts.get(oldest[0]) == oldest:
                 del self.firsts[oldest[0]]
         while len(self.cells) > ANCHORS_LIMIT:
@@ -320,8 +318,9 @@ class Board:
         if sheet is None:
             return None
         with self._lock:
-            whole = key if key in sheet.latest or len(key) != 1 else sheet.firsts.get(key[0], key)
-            found = sheet.latest.get(whole)
+            found = sheet.latest.get(key)
+            if found is None and len(key) == 1 and key[0] in sheet.firsts:
+                found = sheet.latest.get(sheet.firsts[key[0]])
         return found[0].row(found[1]) if found else None
 
     def newest(self, predictor: str, limit: int = 50) -> list[Prediction]:

@@ -111,6 +111,7 @@ class Quality:
         self._own: dict[str, _Rate] = {}
         self._known: Fifo[float | None] = Fifo()  # by anchor; None: void after all
         self._reported: dict[int, Report] = {}  # by days; empty once something changed
+        self._changes = 0  # how often something did
         self._lock = threading.Lock()
 
     def examples(self, found: Iterable[Example]) -> None:
@@ -137,15 +138,18 @@ class Quality:
             self._ripen(max(self._now, now or 0))
             if days in self._reported:
                 return self._reported[days]
-            for day in [day for day in self._rows.days if day not in self._measured]:
-                self._measured[day] = self._measure(day)
-            shown = tuple(self._measured[day] for day in sorted(self._measured)[-days:])
-            rows = self._rows.all()
-            model, base, rule = self._scores(rows)
-            bins = calibration(*rows.T[:2]) if self._is_binary and len(rows) else ()
-            report = Report(self._predictor.name, self._is_binary, model, base, rule, shown, bins)
-            self._reported[days] = report
-            return report
+            rows, changes = self._rows.all(), self._changes
+            changed = {day: self._rows.of(day) for day in self._rows.days if day not in self._measured}
+            measured = dict(self._measured)
+        measured |= {day: Daily(day, *self._scores(mine)) for day, mine in changed.items()}  # nobody waits for this
+        shown = tuple(measured[day] for day in sorted(measured)[-days:])
+        model, base, rule = self._scores(rows)
+        bins = calibration(*rows.T[:2]) if self._is_binary and len(rows) else ()
+        report = Report(self._predictor.name, self._is_binary, model, base, rule, shown, bins)
+        with self._lock:
+            if changes == self._changes:
+                self._measured, self._reported[days] = measured, report
+        return report
 
     def since(self, start: int, now: int) -> Report:
         """The figures over the newest rows ripe at `now` that are about `start` or later, without days and bins."""
@@ -175,6 +179,7 @@ class Quality:
         if not found:
             return
         self._reported.clear()
+        self._changes += 1
         for example in found:
             self._learn(example)
         for example in found:
