@@ -105,6 +105,16 @@ def test_an_event_that_was_handed_in_is_answered_and_timed():
     assert vitals.waiting == 0
 
 
+def test_a_sender_is_answered_once_what_it_sent_can_be_seen_and_may_have_gone_away():
+    world = World()
+    seen, promises = [], [world.live.submit("ring", [ring(f"v{i}", NOON)]) for i in range(3)]
+    promises[0].add_done_callback(lambda _: seen.append(world.live.latest("open", ("v0",))))
+    assert not promises[1].cancel()
+    world.pipeline.turn()
+    assert [promise.result(0) for promise in promises] == [range(1), range(1, 2), range(2, 3)]
+    assert seen[0].anchor == 0
+
+
 def test_what_others_put_into_the_log_is_timed_too():
     world = World(Posted())
     world.log.seconds = 90

@@ -115,6 +115,7 @@ class Live:
         self._history: dict[str, list[ModelVersion]] = {name: [] for name in app.predictors}
         self._background: dict[str, PredictionBlock] = {}
         self._waiting: dict[int, tuple[int, float]] = {}  # handed in and not durable yet: records, and since when
+        self._unanswered: deque[tuple[range, Future[range]]] = deque()  # durable, and not told of yet
         self._unknown: set[tuple[str, str]] = set()
         self._skew: SkewReport | None = None
         self._said: dict[str, int] = {}  # what raised -> when it was told last
@@ -129,6 +130,21 @@ class Live:
 
     def turn(self, turn: Turn) -> None:
         """Take note of a turn."""
+        try:
+            self._note(turn)
+        finally:
+            self._answer(turn)
+
+    def _answer(self, turn: Turn) -> None:
+        """Who handed in what was told is answered now, so that whoever asks then sees it."""
+        if not turn.batch.slices:
+            return
+        stop = turn.batch.slices[-1].first + len(turn.batch.slices[-1].values)
+        while self._unanswered and self._unanswered[0][0].stop <= stop:
+            positions, answer = self._unanswered.popleft()
+            answer.set_result(positions)
+
+    def _note(self, turn: Turn) -> None:
         now = turn.batch.now
         with self._lock:
             if turn.models or turn.changes.again:  # what came before counts for what is asked about anchors from before
@@ -392,22 +408,30 @@ class Live:
     # -------------------------------------------------------------------------------------------- asked from outside
 
     def submit(self, topic: str, values: list[bytes]) -> Future[range]:
-        """Hand in events; the future gives their positions once they are durable."""
-        arrived = monotonic_seconds()
+        """Hand in events; the future gives their positions once they are durable, and to be seen here."""
+        arrived, answer = monotonic_seconds(), Future[range]()
+        answer.set_running_or_notify_cancel()  # a sender that goes away does not take its records back
         try:
             found = self._pipeline.log.append(topic, values)
         except LogFull as error:
             raise QueueFull(error.where, found=error.found, expected=error.expected) from error
         with self._lock:
             self._waiting[id(found)] = (len(values), arrived)
-        found.add_done_callback(self._durable)
-        return found
+        found.add_done_callback(partial(self._durable, answer))
+        return answer
 
-    def _durable(self, promise: Future[range]) -> None:
-        with self._lock:
-            records, arrived = self._waiting.pop(id(promise))
-        if not promise.cancelled() and promise.exception() is None:
-            self._pulse.answered(monotonic_seconds() - arrived, records)
+    def _durable(self, answer: Future[range], promise: Future[range]) -> None:
+        records, arrived = self._waiting.pop(id(promise))
+        error = promise.exception()
+        if error is not None:
+            answer.set_exception(error)
+            return
+        self._pulse.answered(monotonic_seconds() - arrived, records)
+        positions = promise.result()
+        if positions.stop > 0:
+            self._unanswered.append((positions, answer))
+        else:  # of nothing; or it is another's log, who tells nobody here
+            answer.set_result(positions)
 
     def latest(self, predictor: str, key: tuple[str, ...]) -> Prediction | None:
         """The newest prediction about `key`."""

@@ -88,9 +88,9 @@ class Syncer:
 
     def _is_durable(self, some: list[tuple[int, Kept]]) -> None:
         for sequence, promises in some:
-            self._durable = sequence
             for promise, positions in promises:
                 promise.set_result(positions)
+            self._durable = sequence
         with self._came:
             for _ in some:
                 self._written.popleft()
