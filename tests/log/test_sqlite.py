@@ -515,7 +515,7 @@ def test_the_side_file_stays_at_its_limit_while_commits_follow_each_other(path):
         for now in range(100):
             log.append("gate", [EVENT])
             turn(log, now, {"katmatic.labels": [b"l"]})
-        pages = os.path.getsize(f"{path}-wal") / sqlite.PAGE_BYTES
+        pages = Path(f"{path}-wal").stat().st_size / sqlite.PAGE_BYTES
         assert 20 <= pages < 30  # and each of the hundred wrote at least three
 
 
