@@ -510,6 +510,15 @@ def test_room_that_was_forgotten_is_used_again(path):
         assert pages * sqlite.PAGE_BYTES < 20 * 50_000
 
 
+def test_the_side_file_stays_at_its_limit_while_commits_follow_each_other(path):
+    with closing(SqliteLog(path, wal_bytes=20 * sqlite.PAGE_BYTES)) as log:
+        for now in range(100):
+            log.append("gate", [EVENT])
+            turn(log, now, {"katmatic.labels": [b"l"]})
+        pages = Path(f"{path}-wal").stat().st_size / sqlite.PAGE_BYTES
+        assert 20 <= pages < 30  # and each of the hundred wrote at least three
+
+
 def test_a_thread_beside_it_moves_what_was_committed_into_the_main_file(tmp_path):
     path = tmp_path / "log.db"
     log = SqliteLog(path, moves_beside=True)

@@ -431,8 +431,9 @@ class SqliteLog(SqliteHistory):
                     self._seen = fed_from - 1
             self._given = None
             self._sequence, self._now = batch.sequence, batch.now
-            kept_promises = self._tail.settle(len(batch), self._position)
-            self._position += len(batch)
+            count = len(batch)
+            kept_promises = self._tail.settle(count, self._position)
+            self._position += count
         if self._syncer is not None and is_written:
             self._syncer.written(batch.sequence, kept_promises)
             return
