@@ -7,7 +7,7 @@ from collections import OrderedDict
 
 import pytest
 
-from katmatic.parts import PART, Fifo, Lru, Parts
+from katmatic.parts import BITS, Fifo, Lru, Parts
 
 
 def test_parts_are_a_map():
@@ -46,8 +46,8 @@ def test_no_part_is_large_and_none_is_kept_empty():
         if len(found) > 10_000:
             found.pop_oldest()
     parts = found._values._parts
-    assert max(map(len, parts.values())) <= PART
-    assert len(parts) <= 30_000 // PART + 2
+    assert max(map(len, parts.values())) <= 2**BITS
+    assert len(parts) <= 30_000 / 2**BITS + 2
 
 
 def test_only_what_is_there_can_be_changed():

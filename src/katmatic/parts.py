@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Hashable, Iterator
 from typing import Any, Generic, TypeVar
 
-PART = 1_024  # positions, moved in 20 µs; those that follow each other lie beside each other
+BITS = 10  # of a position within its part: 1,024 are moved in 20 µs, and those that come together lie together
 
 SHARES = 8  # of a map by any key; of 20,000 keys each has 2,500
 
@@ -32,28 +32,28 @@ class Parts(Generic[V]):
             yield from part
 
     def __contains__(self, position: int) -> bool:
-        return position in self._parts.get(position // PART, ())
+        return position in self._parts.get(position >> BITS, ())
 
     def __getitem__(self, position: int) -> V:
-        return self._parts[position // PART][position]
+        return self._parts[position >> BITS][position]
 
     def __setitem__(self, position: int, value: V) -> None:
-        part = self._parts.get(position // PART)
+        part = self._parts.get(position >> BITS)
         if part is None:
-            part = self._parts[position // PART] = {}
+            part = self._parts[position >> BITS] = {}
         part[position] = value
 
     def get(self, position: int) -> V | None:
         """The value at a position; None if there is none."""
-        part = self._parts.get(position // PART)
+        part = self._parts.get(position >> BITS)
         return None if part is None else part.get(position)
 
     def pop(self, position: int) -> V | None:
         """Take out the value at a position; None if there is none."""
-        part = self._parts.get(position // PART, {})
+        part = self._parts.get(position >> BITS, {})
         value = part.pop(position, None)
         if not part:
-            self._parts.pop(position // PART, None)
+            self._parts.pop(position >> BITS, None)
         return value
 
 

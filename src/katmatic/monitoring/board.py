@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
@@ -145,7 +145,7 @@ class _Sheet:
 
     predictor: Predictor
     cells: Fifo[_Cell] = field(default_factory=Fifo)  # by anchor
-    days: dict[date, deque[int]] = field(default_factory=dict)  # the anchors of each, in the order of `cells`
+    days: defaultdict[date, deque[int]] = field(default_factory=lambda: defaultdict(deque))  # anchors, as in `cells`
     tallies: dict[tuple[date, str], _Tally] = field(default_factory=dict)
     latest: Lru[tuple[str, ...], tuple[PredictionBlock, int]] = field(default_factory=Lru)
     firsts: dict[str, tuple[str, ...]] = field(default_factory=dict)  # a first key -> the newest whole key with it
@@ -170,7 +170,7 @@ class _Sheet:
         tally.anchors += 1
         cell = _Cell(key, time, day, tally)
         self.cells.add(anchor, cell)
-        self.days.setdefault(day, deque()).append(anchor)
+        self.days[day].append(anchor)
         return cell
 
     def answered(self, keys: Iterable[tuple[str, ...]], rows: Sequence[tuple[PredictionBlock, int]]) -> None:

@@ -324,15 +324,13 @@ class _Rate:
         """Labels that became known at `moment`, which may be before others that came earlier."""
         steps = self.steps
         if not steps or moment > steps[-1][0]:
-            i, (_, known, sums) = len(steps), steps[-1] if steps else _NOTHING_KNOWN
-            steps.append((moment, known, sums))
+            _, known, sums = steps[-1] if steps else _NOTHING_KNOWN
+            steps.append((moment, known + number, sums + total))
         else:
             i = bisect_left(steps, (moment,))
             if steps[i][0] != moment:
                 steps.insert(i, (moment, *(steps[i - 1] if i else _NOTHING_KNOWN)[1:]))
-        for j in range(i, len(steps)):
-            when, known, sums = steps[j]
-            steps[j] = when, known + number, sums + total
+            steps[i:] = [(when, known + number, sums + total) for when, known, sums in steps[i:]]
         if len(steps) > 2 * STEPS_LIMIT:
             del steps[:STEPS_LIMIT]
 
