@@ -77,7 +77,8 @@ def test_turns_that_are_taken_in_together_show_the_same_as_one_by_one(monkeypatc
         roll, keys = world.live.board().trend("open"), [f"v{i}" for i in range(12)]
         latest = [world.live.latest("open", (key,)) for key in keys]
         figures = (asdict(status.quality["open"]), status.vitals.counts, status.vitals.predictions, status.models)
-        return figures, roll, [each and (each.anchor, each.score, each.at) for each in latest]
+        counted = [found for found in world.live.metrics.values() if found[0].endswith("_total")]
+        return (*figures, counted), roll, [each and (each.anchor, each.score, each.at) for each in latest]
 
     one_by_one = shown(0)
     assert sum(each is not None for each in one_by_one[2]) > 5

@@ -77,6 +77,24 @@ def test_those_who_are_known_early_wait_for_the_others():
     assert quality.report(bell(11) + RIPE).model.rows == before.model.rows + 1
 
 
+def test_a_report_holds_nobody_up_and_is_not_kept_if_something_changed_meanwhile():
+    quality = fed(5)
+    late = examples([9000], [("p0", "9b")], [1.0], [0.9], time=bell(6), label_now=bell(6) + RIPE + 1)
+    score, came = quality._scores, [late]
+
+    def scores(rows):
+        while came:
+            quality.examples(came.pop())  # as another thread does
+        return score(rows)
+
+    quality._scores = scores
+    before = quality.report(bell(5) + RIPE)
+    after = quality.report()
+    assert (before.model.rows, after.model.rows) == (160, 161)
+    assert [day.model.rows for day in after.days] == [40, 40, 40, 40, 1]
+    assert quality.report() is after
+
+
 def test_a_baseline_knows_only_what_was_known():
     app = school()
     quality = Quality(app, app.predictors["absence"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from enum import StrEnum
@@ -173,14 +173,14 @@ class _Sheet:
         self.days[day].append(anchor)
         return cell
 
-    def answered(self, keys: Iterable[tuple[str, ...]], rows: Sequence[tuple[PredictionBlock, int]]) -> None:
-        """These are the newest answers about these keys."""
-        latest, firsts = self.latest, self.firsts
-        for key, row in zip(keys, rows, strict=True):
-            latest[key] = row
+    def answered(self, block: PredictionBlock) -> None:
+        """These are the newest answers about their keys."""
+        rows = [(block, i) for i in range(len(block))]
+        for key, row in zip(block.key, rows, strict=True):
+            self.latest[key] = row
             if len(key) > 1:
-                firsts[key[0]] = key
-        self.newest.extend(rows[-NEWEST_LIMIT:])
+                self.firsts[key[0]] = key
+        self.newest.extend(rows)
 
     def forget(self) -> None:
         """Let go of the oldest keys and anchors."""
@@ -238,7 +238,8 @@ class Board:
                     if cell.value is not None:
                         _count(cell, 1, of_label=False)
                 cell.chance, cell.at, cell.version, cell.failed = score, at, version, failed
-            sheet.answered(block.key, [(piece, i) for piece in pieces for i in range(len(piece))])
+            for piece in pieces:
+                sheet.answered(piece)
             sheet.forget()
 
     def labels(self, block: LabelBlock) -> None:

@@ -109,7 +109,7 @@ class Quality:
         self._measured: dict[date, Daily] = {}
         self._base = _Rate()
         self._own: dict[str, _Rate] = {}
-        self._known: Fifo[float | None] = Fifo()  # by anchor; None: void after all
+        self._known: Fifo[float] = Fifo()  # by anchor; NaN: void after all
         self._reported: dict[int, Report] = {}  # by days; empty once something changed
         self._changes = 0  # how often something did
         self._lock = threading.Lock()
@@ -193,8 +193,12 @@ class Quality:
         """Let the baselines know an anchor's label; a changed mind takes back the old one."""
         anchor, key, label = example.anchor, example.key, example.label
         old, is_void = self._known.get(anchor), label != label
-        if old is not None and old == label:
+        if old == label or (old is None and is_void):
             return
+        if old is None:
+            self._known.add(anchor, label)
+        else:
+            self._known[anchor] = label
         moment = max(example.label_now, example.time + self._ripens)
         rates = [self._base]
         if key:
@@ -204,14 +208,10 @@ class Quality:
             if own is not None:
                 rates.append(own)
         for rate in rates:
-            if old is not None:
+            if old is not None and old == old:
                 rate.add(moment, -1, -old)
             if not is_void:
                 rate.add(moment, 1, label)
-        if anchor in self._known:
-            self._known[anchor] = None if is_void else label
-        elif not is_void:
-            self._known.add(anchor, label)
 
     def _put(self, example: Example) -> None:
         key, at, label, score = example.key, example.at, example.label, example.score
