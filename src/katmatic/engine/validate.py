@@ -35,7 +35,7 @@ class Dead:
     error: InputError
 
 
-@dataclass(frozen=True)
+@dataclass
 class Columns:
     """Readable records of one stream, by field. `index` is each one's place among those that were given."""
 
@@ -45,6 +45,9 @@ class Columns:
     layout: Layout
     text: bytes  # in which the texts lie
     table: NDArray[np.int64]  # (2 * fields + 2, n): words, lengths, times, fates: see state/scan.py
+
+    def __post_init__(self) -> None:
+        self.address: int = self.table.ctypes.data
 
     def __len__(self) -> int:
         return len(self.index)
@@ -64,11 +67,6 @@ class Columns:
         """The moments of the records."""
         found: NDArray[np.int64] = self.table[-2]
         return found
-
-    @cached_property
-    def address(self) -> int:
-        """Of the table."""
-        return self.table.ctypes.data
 
     @cached_property
     def fields(self) -> Mapping[str, list[Any]]:
