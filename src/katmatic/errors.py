@@ -36,7 +36,7 @@ class LogFull(LogError):
 
 
 class LogLost(LogError):
-    """The log is another process's now, or does not keep what it is given; whoever has it can only stop."""
+    """Another process owns the log now; whoever had it before can only stop."""
 
 
 class ModelError(KatmaticError):

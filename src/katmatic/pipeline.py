@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -12,7 +11,7 @@ from typing import Any, Protocol
 import msgspec
 
 from katmatic.aside import Aside
-from katmatic.clock import Clock, monotonic_seconds
+from katmatic.clock import Clock
 from katmatic.engine.plan import Plan, compile
 from katmatic.engine.step import Changes, State, step
 from katmatic.errors import KatmaticError, ModelError
@@ -106,19 +105,17 @@ class Pipeline:
         self._labels = {question.name: self.plan.labels[question.label][0] for question in self.plan.questions}
         self._alerts: list[Alert] = []  # raised outside of a turn: written with the next one
         self._records = self._batches = 0  # since the last checkpoint
-        self._uncommitted: Turn | None = None  # applied to the state, not in the log yet
-        self._untold: deque[Turn] = deque()  # in the log, perhaps not durable yet
+        self._uncommitted: Turn | None = None  # applied to the state, not yet durable
 
     # ----------------------------------------------------------------------------------------------------- live
 
-    def turn(self, timeout: float = 0.0, *, limit: int = BATCH_LIMIT, ahead: bool = False) -> Turn:
+    def turn(self, timeout: float = 0.0, *, limit: int = BATCH_LIMIT) -> Turn:
         """Wait at most `timeout` seconds for records, and apply what is there; of nothing, time passes.
 
-        With `ahead` it does not wait until the turn is durable: watchers are told later, by one of the next turns or by
-        `finish`. Raises LogError if what was made cannot be committed; the next call tries again to commit the same.
+        Raises LogError if what was made cannot be committed; the next call tries again to commit the same.
         """
         if timeout > 0:
-            self._wait(timeout)
+            self.log.wait(timeout)
         with self.lock:
             if self._uncommitted is None:
                 now = max(self.clock.now(), self.state.now)  # which a checkpoint may know better than the clock
@@ -128,34 +125,15 @@ class Pipeline:
             # A replay has to hold a label at the moment at which it was held, though nothing was written then.
             self.log.commit(turn.batch, *_written(turn), keep=turn.changes.held)
             self._uncommitted = None
-        self._untold.append(turn)
+        for watcher in self.watchers:
+            try:
+                watcher.turn(turn)
+            except Exception as error:  # a watcher's mistake is its own
+                self._warn("watcher-failed", f"{type(watcher).__name__}: {error!r}")
         self._records += len(turn.batch)
         self._batches += 1
-        self.finish(wait=not ahead)
         self._save_now_and_then()
         return turn
-
-    @property
-    def untold(self) -> int:
-        """How many turns watchers are still to be told of, but for the one that they are told of now."""
-        return len(self._untold)
-
-    def finish(self, *, wait: bool = True) -> None:
-        """Tell watchers of the turns that are durable; with `wait`, of all, once they are. LogLost if they cannot."""
-        durable = self.log.durable(wait=wait)
-        while self._untold and self._untold[0].batch.sequence <= durable:
-            turn = self._untold.popleft()
-            for watcher in self.watchers:
-                try:
-                    watcher.turn(turn)
-                except Exception as error:  # a watcher's mistake is its own
-                    self._warn("watcher-failed", f"{type(watcher).__name__}: {error!r}")
-
-    def _wait(self, timeout: float) -> None:
-        """Until records wait, or the time is over; who watches is told of what becomes durable meanwhile."""
-        until = monotonic_seconds() + timeout
-        while self.log.wait(max(0.0, until - monotonic_seconds())) and self._untold and not self.log.waiting:
-            self.finish(wait=False)
 
     def drain(self) -> int:
         """Take turns until nothing waits to be read; how many records were applied."""
@@ -304,10 +282,9 @@ class Pipeline:
     def _saving(self) -> Callable[[], None] | None:
         """What saves the state as it is when it is called; None if it is not to be saved."""
         self._records = self._batches = 0
-        checkpoints = self.checkpoints
+        checkpoints, sequence = self.checkpoints, self.log.sequence()
         if checkpoints is None or self._uncommitted is not None:  # the state is ahead of the log
             return None
-        sequence = self.log.durable(wait=True)  # a checkpoint must not know more than a log after a power cut
 
         def saving() -> None:
             with self.lock:

@@ -9,7 +9,6 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
 DAY = 86_400_000_000
 CALENDAR_RETRY = 60_000_000  # microseconds until a calendar that failed is asked again
 COMMIT_RETRY_SECONDS = 1.0  # until a commit that failed is tried again
+DUE_SECONDS = 0.005  # what falls due waits so long for an event to come with: in a flood it needs no turns of its own
 
 
 def load_app(path: Path) -> App:
@@ -86,7 +86,7 @@ def _place(path: Path, error: Exception) -> str:
 def open_log(app: App, settings: Settings) -> tuple[Log, Checkpoints]:
     """The application's log, owned from now on, and the checkpoints of its state."""
     if not settings.log:
-        return SqliteLog(settings.folder / "log.db", moves_beside=True, syncs_beside=True), FileCheckpoints(
+        return SqliteLog(settings.folder / "log.db", moves_beside=True), FileCheckpoints(
             settings.folder / "checkpoints"
         )
     _check_kafka(settings.log)
@@ -263,14 +263,14 @@ class Runtime:
         asked = self.clock.now()
         while not stop.is_set():
             now = self.clock.now()
-            wait = min(self.settings.tick, max(0.0, (self.pipeline.state.next_due - now) / 1e6))
+            wait = min(self.settings.tick, max(DUE_SECONDS, (self.pipeline.state.next_due - now) / 1e6))
             try:
                 if now - asked >= CALENDAR_RETRY:
                     self._append(self.calendars.again())
                     asked = now
                 self._append(self.said(published, now))
                 published = now
-                turn = self.pipeline.turn(wait, limit=self.settings.batch, ahead=True)
+                turn = self.pipeline.turn(wait, limit=self.settings.batch)
                 collector.turn(worked=len(turn.batch) > 0)
             except LogLost as error:
                 self.live.trouble = str(error)
@@ -280,8 +280,6 @@ class Runtime:
                 stop.wait(COMMIT_RETRY_SECONDS)
             else:
                 self.live.trouble = ""
-        with suppress(LogError):  # which the next start will meet again
-            self.pipeline.finish()
 
     def follow(self, stop: threading.Event) -> None:
         """Apply what the owner commits until `stop`; for a thread of its own.

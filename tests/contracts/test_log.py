@@ -25,8 +25,7 @@ def make(request, tmp_path):
         if request.param == "memory":
             logs[name] = MemoryLog(logs.get(name))
             return logs[name]
-        beside = request.param == "sqlite-beside"
-        return SqliteLog(tmp_path / name / "log.db", moves_beside=beside, syncs_beside=beside)
+        return SqliteLog(tmp_path / name / "log.db", moves_beside=request.param == "sqlite-beside")
 
     return make
 

@@ -80,7 +80,7 @@ class Log(History, Protocol):
         ...
 
     def wait(self, timeout: float) -> bool:
-        """True as soon as something waits to be read, or became durable; False if neither within `timeout` seconds."""
+        """True as soon as something waits to be read; False if nothing came within `timeout` seconds."""
         ...
 
     def read(self, now: int, *, limit: int) -> Batch:
@@ -101,7 +101,6 @@ class Log(History, Protocol):
     ) -> None:
         """Make `batch` (its moment, its order, its records) and what was made of it durable: together or not at all.
 
-        It is durable when this returns, or soon after: `durable` says which are.
         `batch` is the one that was read last. `written` goes to the end of its topics; `fed` waits to be read, before
         all that was appended later. An empty tick (no slices, nothing written or fed) is passed too; it is not kept
         unless `keep` says that something depends on its moment. Raises LogError if it cannot be made durable; it may
@@ -111,11 +110,4 @@ class Log(History, Protocol):
 
     def sequence(self) -> int:
         """The sequence of the last batch that was committed, kept or not; 0 at first. A checkpoint stands for it."""
-        ...
-
-    def durable(self, *, wait: bool = False) -> int:
-        """The sequence up to which all that was committed is durable; with `wait`, that of the last, once it is.
-
-        Raises LogLost if what was committed could not be made durable.
-        """
         ...

@@ -104,10 +104,6 @@ class Followed:
         """The sequence of the last batch that was followed."""
         return self._sequence
 
-    def durable(self, *, wait: bool = False) -> int:
-        """The sequence of the last batch that was followed: what is followed is durable."""
-        return self._sequence
-
     def close(self) -> None:
         """Let go of the owner's log."""
         self._posting.shutdown()

@@ -482,10 +482,6 @@ class KafkaLog(KafkaHistory):
         """The sequence of the last batch that was committed, kept or not."""
         return self._sequence
 
-    def durable(self, *, wait: bool = False) -> int:
-        """The sequence of the last batch that was committed: then it is durable."""
-        return self._sequence
-
     def close(self) -> None:
         """Let go of the connections; promises that are open are broken."""
         with self._lock:

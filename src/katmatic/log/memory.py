@@ -147,10 +147,6 @@ class MemoryLog:
         """The sequence of the last batch that was committed."""
         return self._sequence
 
-    def durable(self, *, wait: bool = False) -> int:
-        """The sequence of the last batch that was committed: then it is as durable as it gets."""
-        return self._sequence
-
     def close(self) -> None:
         """Break the promises that are open."""
         self._closed = True

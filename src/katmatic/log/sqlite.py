@@ -55,7 +55,6 @@ from katmatic.log.sqlite_rows import (
     unpack_runs,
     unpack_values,
 )
-from katmatic.log.sync import Syncer
 from katmatic.log.tail import (
     READ,
     TAIL_BYTES_LIMIT,
@@ -312,8 +311,7 @@ class SqliteLog(SqliteHistory):
     (range(0, 2), [(0, b'A123 is late')])
     >>> log.close(); folder.cleanup()
 
-    One that `syncs_beside` has a thread that syncs what was committed while the next batch is made: it is durable a
-    little later (`durable`). One that `moves_beside` has a thread that tidies up its files.
+    One that `moves_beside` has a thread that tidies up its files, so that commits are quick to the last of a thousand.
     """
 
     def __init__(
@@ -325,7 +323,6 @@ class SqliteLog(SqliteHistory):
         file_bytes_limit: int | None = None,
         wal_bytes: int = WAL_BYTES,
         moves_beside: bool = False,
-        syncs_beside: bool = False,
     ) -> None:
         path = Path(path)
         self._lock = threading.RLock()
@@ -349,11 +346,6 @@ class SqliteLog(SqliteHistory):
                     self._connection.execute(f"PRAGMA max_page_count = {max(file_bytes_limit // PAGE_BYTES, 1)}")
                 self._resume()
             self._mover = Mover(path) if moves_beside else None
-            self._syncer = self._beside(path.with_name(f"{path.name}-wal")) if syncs_beside else None
-            if self._syncer is not None:
-                # The side file is synced by SQLite before its pages are moved, and by us for what was committed.
-                self._connection.execute("PRAGMA synchronous = NORMAL")
-            self._known_durable = self._sequence
             undo.pop_all()
 
     # -------------------------------------------------------------------------------------------------------- coming in
@@ -373,9 +365,9 @@ class SqliteLog(SqliteHistory):
         self.append(topic, values)
 
     def wait(self, timeout: float) -> bool:
-        """True as soon as something waits to be read, or became durable; False if neither within `timeout` seconds."""
+        """True as soon as something waits to be read; False if nothing came within `timeout` seconds."""
         while True:
-            if self._tail.wait(min(max(timeout, 0.0), INBOX_LOOK_SECONDS), until=self._is_more_durable):
+            if self._tail.wait(min(max(timeout, 0.0), INBOX_LOOK_SECONDS)):
                 return True
             with self._lock, self._explained:
                 self._check_open()
@@ -403,21 +395,15 @@ class SqliteLog(SqliteHistory):
         *,
         keep: bool = False,
     ) -> None:
-        """Make the batch and what was made of it durable, in one transaction; then keep the promises of its records.
-
-        A log that `syncs_beside` does so a little later: see `durable`.
-        """
+        """Make the batch and what was made of it durable, in one transaction; then keep the promises of its records."""
         with self._lock:
             self._check_open()
             if self._given is None or batch is not self._given.batch:
                 raise not_given(str(self._path), batch, self._given.batch if self._given else None)
             made = self._checked(written, WRITTEN)
             feeds = self._checked(fed, READ)
-            if self._syncer is not None:
-                self._syncer.check()
             kept = bool(batch.slices or made or feeds or keep)
-            is_written = kept or batch.sequence > self._reserved
-            if is_written:
+            if kept or batch.sequence > self._reserved:
                 with self._transaction:
                     topics, fed_from = self._write(batch, made, feeds, kept=kept)
                 if self._mover is not None:
@@ -434,24 +420,12 @@ class SqliteLog(SqliteHistory):
             count = len(batch)
             kept_promises = self._tail.settle(count, self._position)
             self._position += count
-        if self._syncer is not None and is_written:
-            self._syncer.written(batch.sequence, kept_promises)
-            return
         for promise, positions in kept_promises:
             promise.set_result(positions)
 
     def sequence(self) -> int:
         """The sequence of the last batch that was committed, kept or not."""
         return self._sequence
-
-    def durable(self, *, wait: bool = False) -> int:
-        """The sequence up to which all that was committed is durable; with `wait`, that of the last, once it is."""
-        if self._syncer is not None:
-            if wait:
-                self._syncer.wait()
-            self._syncer.check()
-        self._known_durable = self._durable()
-        return self._known_durable
 
     def forget(self, before: int) -> int:
         """Let go of the batches before the moment `before`, with their records and what was written; how many batches.
@@ -476,7 +450,6 @@ class SqliteLog(SqliteHistory):
                 return
             if self._mover is not None:
                 self._mover.close()
-            broken = self._syncer.close() if self._syncer is not None else []
             with suppress(LogError), self._transaction:
                 newest = self._connection.execute("SELECT max(sequence) FROM batches").fetchone()[0] or 0
                 set_facts(self._connection, reserved=max(self._sequence, newest))  # no gap after an orderly end
@@ -484,7 +457,7 @@ class SqliteLog(SqliteHistory):
             self._connection.close()
             os.close(self._owner)  # which unlocks it
             self._owner = -1
-            broken += self._tail.close()
+            broken = self._tail.close()
         for promise in broken:
             promise.set_exception(closed(str(self._path)))
 
@@ -565,16 +538,6 @@ class SqliteLog(SqliteHistory):
 
     def _topic(self, name: str, way: int) -> Topic:
         return self._topics.get(name) or Topic(register(self._connection, self._path, name, way), way, 0)
-
-    def _beside(self, file: Path) -> Syncer:
-        """What syncs the side file. An earlier process may have ended before it did: what it left is synced first."""
-        return Syncer(file, self._sequence, self._tail.wake)
-
-    def _durable(self) -> int:
-        return self._sequence if self._syncer is None else self._syncer.durable(self._sequence)
-
-    def _is_more_durable(self) -> bool:
-        return self._syncer is not None and self._durable() > self._known_durable
 
     def _check_open(self) -> None:
         if self._owner < 0:

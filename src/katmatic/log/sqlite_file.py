@@ -11,7 +11,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from katmatic.errors import LogError
-from katmatic.log.sync import sync_folder
 
 APPLICATION = 0x6B61746D  # "katm": how the file says whose it is
 FORM = 1  # of the tables
@@ -47,7 +46,7 @@ def create(path: Path, tables: str, *, wal_bytes: int = WAL_BYTES) -> sqlite3.Co
     """A connection that may write; in a new file it makes the tables."""
     with Explained(path):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # people's data: for the owner's eyes
-        sync_folder(path.parent)
+        _sync(path.parent)
     connection = connect(
         path,
         f"PRAGMA page_size = {PAGE_BYTES}",
@@ -67,6 +66,15 @@ def create(path: Path, tables: str, *, wal_bytes: int = WAL_BYTES) -> sqlite3.Co
         connection.close()
         raise
     return connection
+
+
+def _sync(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def connect(path: Path, *pragmas: str) -> sqlite3.Connection:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import chain
@@ -65,7 +65,7 @@ class Tail:
         self._waiting: deque[_Entry] = deque()
         self._records = self._bytes = 0
         self._lock = threading.Lock()
-        self._came = threading.Condition(self._lock)  # something waits where nothing did, or `wake` was called
+        self._came = threading.Condition(self._lock)  # something waits where nothing did
         self._closed = False
 
     def __len__(self) -> int:
@@ -99,15 +99,10 @@ class Tail:
         with self._lock:
             self._add(_Entry(topic, values, sum(map(len, values)), None, number, origin, since))
 
-    def wait(self, timeout: float, *, until: Callable[[], bool] = bool) -> bool:
-        """True as soon as something waits, or `until` is true, as is asked at `wake`; False after `timeout` seconds."""
+    def wait(self, timeout: float) -> bool:
+        """True as soon as something waits; False after `timeout` seconds without."""
         with self._lock:
-            return self._came.wait_for(lambda: bool(self._waiting) or until(), timeout)
-
-    def wake(self) -> None:
-        """Let whoever waits look again."""
-        with self._lock:
-            self._came.notify()
+            return self._came.wait_for(lambda: bool(self._waiting), timeout)
 
     def take(self, first: int, limit: int) -> tuple[tuple[Slice, ...], int]:
         """At most `limit` records in order, numbered from `first`, and the last number of those durable already (or 0).

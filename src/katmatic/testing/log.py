@@ -64,7 +64,6 @@ def check_limit(make: Make) -> None:
         while len(batch := log.read(1, limit=3)):
             sizes.append(len(batch))
             log.commit(batch, {}, {"katmatic.decisions": [b"fed"]} if len(sizes) == 1 else {})
-            _equal(log.durable(wait=True), batch.sequence, "what is durable")
             _equal(first.done(), len(sizes) >= 3, f"the promise after {sum(sizes)} of 7 records")
         _equal(sizes, [3, 3, 3], "the sizes of the batches")
         _equal([_kept(first), _kept(second)], [range(7), range(7, 8)], "the promised positions")
@@ -329,7 +328,6 @@ def check_a_promise_may_lead_to_more(make: Make) -> None:
     with closing(make()) as log:
         log.append("gate", [b"a"]).add_done_callback(lambda promise: log.append("gate", [b"b"]) and None)
         log.commit(log.read(1, limit=10), {})
-        log.durable(wait=True)
         _equal(tuple(log.read(2, limit=10).slices), (Slice("gate", 1, [b"b"]),), "what was handed in")
 
 

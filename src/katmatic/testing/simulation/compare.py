@@ -56,10 +56,6 @@ class Recorded:
         for topic, values in (*written.items(), *fed.items()):
             self.written.setdefault(f"made {topic}" if topic in fed else topic, []).extend(values)
 
-    def durable(self, *, wait: bool = False) -> int:
-        """All of it: nothing here is on a disk."""
-        return 2**62
-
     def scan(self, topic: str, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, bytes]]:
         """The records of one topic."""
         return iter(self.read_records.get(topic) or [*enumerate(self.written.get(topic, ()))])

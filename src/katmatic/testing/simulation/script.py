@@ -56,7 +56,6 @@ class Script:
     happenings: tuple[Happening, ...]
     end: int  # so long after the last of them, nothing is open any more
     sends_blindly: bool = False  # sources send again all that was not acknowledged, also what is durable
-    syncs_later: bool = False  # what was committed is synced while the next turns are taken
     faults: dict[str, int] = field(default_factory=dict)  # how often what was drawn
 
 
@@ -106,8 +105,7 @@ class _Writer:
         faults = {what: drawn.count(what) for what in (*GENTLE, *ROUGH) if what in drawn}
         blindly = not is_gentle and bool(self._chance.integers(0, 2))
         end = 3 * max(self._lengths) + 60 * SECOND
-        later = bool(np.random.default_rng([self._seed, 0xD5]).integers(0, 2))
-        return Script(self._app, self._seed, self._start, is_gentle, tuple(found), end, blindly, later, faults)
+        return Script(self._app, self._seed, self._start, is_gentle, tuple(found), end, blindly, faults)
 
     def _happening(self, what: str, gap: int, now: int) -> Happening:
         draw = self._chance.integers

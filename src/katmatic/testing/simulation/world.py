@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from katmatic.clock import SystemClock
-from katmatic.errors import KatmaticError, LogError, LogLost
+from katmatic.errors import KatmaticError, LogError
 from katmatic.live import Live
 from katmatic.log.base import Batch, History
 from katmatic.log.codec import encode
@@ -22,13 +22,11 @@ from katmatic.pipeline import Turn
 from katmatic.records import DECISIONS, MODELS, ModelVersion
 from katmatic.spec.event import schema
 from katmatic.testing.simulation.disk import SimulatedDisk
-from katmatic.testing.simulation.later import SyncedLater
 from katmatic.testing.simulation.plants import NO_PLANT, Plant
 from katmatic.testing.simulation.script import SECOND, Happening, Script
 from katmatic.testing.simulation.vfs import simulated
 
 WAL_BYTES = 12 * 8192  # so that pages move into the main file every few commits
-SYNCED = 0.3  # the chance that what was committed is synced after a turn
 FATES = ("applied", "duplicate", "late", "dead")
 TROUBLES_LIMIT = 1_000  # attempts at one thing, before it counts as stuck
 
@@ -67,11 +65,7 @@ class Life:
         self.log: SqliteLog | MemoryLog = MemoryLog()
         checkpoints = None
         if world.disk is not None:
-            path = world.disk.folder / "log.db"
-            if script.syncs_later and plant.log is SqliteLog:
-                self.log = SyncedLater(path, wal_bytes=WAL_BYTES, disk=world.disk)
-            else:
-                self.log = plant.log(path, wal_bytes=WAL_BYTES)
+            self.log = plant.log(world.disk.folder / "log.db", wal_bytes=WAL_BYTES)
             checkpoints = plant.checkpoints(world.disk.folder / "checkpoints", disk=world.disk)
         try:
             self.pipeline = plant.pipeline(script.app, self.log, self.clock, checkpoints=checkpoints)
@@ -105,7 +99,6 @@ class World:
         self._broken: Different | None = None
         self._power = False
         self._full_for = self._seen_failures = 0
-        self._chance = np.random.default_rng([script.seed, 0xD6])
         self.disk: SimulatedDisk | None = None
         if folder is not None:
             self.disk = SimulatedDisk(self._room(), np.random.default_rng([script.seed, 0xD1]))
@@ -122,7 +115,6 @@ class World:
             self.disk.slow = lambda: None
         self._pass(self.script.end)
         self._work(self._turns)
-        self._work(self._finish)
         check(all(sent.is_durable for sent in self.sent), "something that was sent was never acknowledged")
 
     def close(self) -> None:
@@ -199,9 +191,6 @@ class World:
         with contextlib.suppress(LogError):
             self.life.pipeline.save()
         self._raise_if_dead()
-        self._again()
-
-    def _again(self) -> None:
         self.life.end()
         self._raise_if_dead()
         self._begin()
@@ -232,24 +221,11 @@ class World:
             if sent.promise is None and not sent.is_durable:
                 self._hand_in(sent)
         while True:
-            turn = self.life.pipeline.turn(ahead=True)
-            if isinstance(self.life.log, SyncedLater) and self._chance.random() < SYNCED:
-                self.life.log.sync()
+            turn = self.life.pipeline.turn()
             if self._broken is not None:
                 raise self._broken
             if not turn.batch.slices and not turn.decisions:
                 break
-        if self.script.is_gentle:  # what a power cut takes is read again at its moment
-            self.life.pipeline.finish()
-        self._look()
-
-    def _finish(self) -> None:
-        """Wait until all is durable."""
-        self.life.pipeline.finish()
-        self._look()
-
-    def _look(self) -> None:
-        """Which promises were kept?"""
         for sent in self.sent:
             if sent.promise is not None and sent.promise.done() and not sent.is_durable:
                 sent.position, sent.is_durable = sent.promise.result().start, True
@@ -282,10 +258,6 @@ class World:
         if disk.is_dead:
             self._die(disk)
             self._begin_again()
-            return
-        if isinstance(error, LogLost):  # what it cannot sync may be lost: only another process can say what is there
-            self._seen_failures = disk.failures
-            self._work(self._again)
             return
         if disk.failures == self._seen_failures:
             raise Different(f"on a disk that works: {error}") from error
@@ -373,8 +345,6 @@ class World:
         self._events += sum(sum(map(bool, piece.values)) for piece in pieces if piece.topic in self._topics)
         if pieces:
             self._told[turn.batch.sequence] = turn.batch.now
-        if self.life.pipeline.untold:  # the state is ahead of what was told
-            return
         try:
             self._conserve()
         except Different as error:  # the pipeline goes on, whatever a watcher raises
