@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 from dataclasses import replace
@@ -258,3 +259,24 @@ def test_a_model_that_cannot_be_pickled_is_refused_with_its_name(tmp_path):
 def test_a_version_remembers_its_columns_and_its_moment(folder):
     model = load(folder)
     assert (model.columns, model.trained_at) == (("f0", "f1", "f2", "f3", "f4"), 7)
+
+
+def test_rows_of_another_width_are_refused_and_not_read_past_their_end(tmp_path):
+    exported(make_pipeline(SimpleImputer(), StandardScaler(), LogisticRegression()), rows_of(holes=True), tmp_path)
+    model = load(tmp_path)
+    with pytest.raises(ValueError, match="5 features"):
+        model.predict(np.zeros((3, 4)), {})
+
+
+@pytest.mark.parametrize("name", ["coef", "mean1", "scale1"])
+def test_a_linear_model_whose_arrays_do_not_agree_is_refused(tmp_path, name):
+    exported(make_pipeline(SimpleImputer(), StandardScaler(), LogisticRegression()), rows_of(holes=True), tmp_path)
+    with np.load(tmp_path / "arrays.npz") as found:
+        arrays = dict(found)
+    arrays[name] = arrays[name][:-1]
+    np.savez(tmp_path / "arrays.npz", **arrays)
+    manifest = json.loads((tmp_path / "manifest.json").read_text("utf-8"))
+    manifest["arrays.npz"] = hashlib.sha256((tmp_path / "arrays.npz").read_bytes()).hexdigest()
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    with pytest.raises(ModelError, match="arrays of"):
+        load(tmp_path)

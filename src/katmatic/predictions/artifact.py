@@ -26,12 +26,8 @@ TOLERANCE = 1e-9  # relative: how near a loaded model must come to its known row
 TOLERANCE_32_BITS = 1e-5  # of a network, which computes with 32 bits
 
 _ALWAYS = ("model.json", "arrays.npz")
-_WEIGHED: tuple[list[str], ...] = (
-    [],
-    ["fill"],
-    ["scale"],
-    ["fill", "scale"],
-)  # steps before a linear model that one loop does with it
+# The steps before a linear model that one loop does with it.
+_WEIGHED: tuple[list[str], ...] = ([], ["fill"], ["scale"], ["fill", "scale"])
 
 Floats = NDArray[np.float64]
 

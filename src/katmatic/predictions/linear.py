@@ -30,8 +30,14 @@ class Linear:
         kinds = np.int64, np.int64, np.float64, np.float64, np.float64, np.float64
         given = sources, marks, fills, means, scales, weights
         self._arrays = [np.ascontiguousarray(a, kind) for a, kind in zip(given, kinds, strict=True)]
+        lengths = {len(array) for array in self._arrays}
+        if len(lengths) != 1 or not ((sources >= 0) & (sources < len(facts["columns"]))).all():
+            raise ValueError(f"arrays of {sorted(lengths)} columns, of {len(facts['columns'])} features")
+        self._width = len(facts["columns"])
         self._columns = *(array.ctypes.data for array in self._arrays), len(weights)
 
     def predict(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The value, or the chance, for each row of x."""
-        return loop.weigh(np.ascontiguousarray(x), self._columns, self._start, logistic=self._is_logistic)
+        """The value, or the chance, for each row of x; ValueError if it has other columns than the model."""
+        if x.shape[1:] != (self._width,):
+            raise ValueError(f"rows of shape {x.shape[1:]}, where the model has {self._width} features")
+        return loop.weigh(np.ascontiguousarray(x, np.float64), self._columns, self._start, logistic=self._is_logistic)
