@@ -13,6 +13,7 @@ from katmatic.engine import validate
 from katmatic.engine.validate import Reader
 from katmatic.errors import InputError
 from katmatic.spec.event import schema
+from tests.engine.identities import identities
 
 UTC = ZoneInfo("UTC")
 NOW = 1_700_000_000_000_000
@@ -129,7 +130,7 @@ def test_the_same_content_is_the_same_event_however_it_is_written(reader):
         reading(value=1, at=1_700_000_000_000),
     ]
     other = [reading(value=2), reading(value=1, sensor="t"), reading(value=1, note=""), reading(value=1, at=1)]
-    found = reader.identities(reader.read([*same, *other]), 0).tolist()
+    found = identities(reader.read([*same, *other]))
     assert len(set(found[:3])) == 1
     assert len(set(found)) == 1 + len(other)
 
@@ -139,9 +140,9 @@ def test_an_identity_is_that_of_the_id_field_and_of_the_stream():
     columns = reader.read(
         [b'{"number": 1, "at": 1}', b'{"number": "1", "total": 5, "at": 2}', b'{"number": 2, "at": 1}']
     )
-    one, same, other = reader.identities(columns, 0).tolist()
+    one, same, other = identities(columns)
     assert one == same != other
-    assert reader.identities(columns, 1)[0] != one
+    assert identities(columns, 1)[0] != one
 
 
 @pytest.mark.parametrize(

@@ -278,12 +278,6 @@ class Reader:
         for problem in self.read([value]).dead:
             raise problem.error
 
-    def identities(self, columns: Columns, seed: int) -> NDArray[np.uint64]:
-        """64 bits per record that are equal for equal identities: the `Id`, or else the whole content; never 0."""
-        layout = self.layout
-        about = layout.fields, columns.address, len(columns)
-        return loop.identify(columns.text, *about, layout.identity, seed).view(np.uint64)
-
     def events(self, columns: Columns) -> list[Event]:
         """The records as the user's event objects, with times in the app's zone."""
         make, zone, time = self.schema.event, self.zone, self.schema.time

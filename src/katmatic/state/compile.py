@@ -46,10 +46,6 @@ SIGNATURES: dict[str, tuple[ModuleType, Any]] = {
         scan,
         _COUNT(*(_BYTE, _COUNT, _COUNT, _INT, _COUNT, _BYTE, _FLOAT), *(_INT, _FLOAT, _INT, _INT, _INT)),
     ),
-    "identify": (
-        scan,
-        types.void(*(_BYTE, _COUNT, _INT, _COUNT, _INT, _INT, _INT), *(_COUNT, _COUNT, _INT)),
-    ),
     "settle": (
         scan,
         _COUNT(

@@ -32,7 +32,6 @@ _TYPES = {
     "add_up": ctypes.CFUNCTYPE(None, _P, _I, _I, _P, _P, _I, _P, _P, _P, _P, _P),
     "weigh": ctypes.CFUNCTYPE(None, _P, _I, _I, *(_P,) * 6, _I, _D, _I, _P),
     "scan": ctypes.CFUNCTYPE(_I, _P, _I, _I, _P, _I, _P, _P, _P, _P, _P, _P, _P),
-    "identify": ctypes.CFUNCTYPE(None, _P, _I, _P, _I, _P, _P, _P, _I, _I, _P),
     "settle": ctypes.CFUNCTYPE(_I, _P, _I, _P, _I, *(_P,) * 4, *(_I,) * 4, _P, _I, _I, *(_P,) * 3, _I, *(_P,) * 4),
     "number": ctypes.CFUNCTYPE(_I, _P, _I, _P, _P, _P, _I, _I, *(_P,) * 7, _I, _P, _P, _I, _P, _I, *(_P,) * 3),
     "arrange": ctypes.CFUNCTYPE(None, _P, _P, _P, _P),
@@ -140,18 +139,6 @@ def read(text: bytes, at: int, fields: tuple[int, int, bytes], table: int, count
     column = 8 * count
     lengths, time = table + fields[1] * column, table + 2 * fields[1] * column
     found: int = load()["scan"](text, at, count, *fields, _powers(), table, table, lengths, time, time + column)
-    return found
-
-
-def identify(
-    text: bytes, fields: tuple[int, int, bytes], table: int, count: int, identity: int, seed: int
-) -> NDArray[np.int64]:
-    """`scan.identify`, of a table as `read` makes it."""
-    lengths = table + 8 * fields[1] * count
-    found = np.empty(count, np.int64)
-    load()["identify"](
-        *(text, count, *fields[:2], table, lengths, lengths + (lengths - table), identity, seed, found.ctypes.data)
-    )
     return found
 
 

@@ -571,14 +571,9 @@ def _of_text(found, text, at, size):
     return found
 
 
-def identify(text, count, fields, field_count, words, lengths, time, identity, seed, found):
-    """64 bits per record that are equal for equal identities: the field `identity`, or else (-1) all of the content."""
-    for i in range(count):
-        found[i] = _identity(text, i, count, fields, field_count, words, lengths, time, identity, seed)
-
-
 @jit
 def _identity(text, i, count, fields, field_count, words, lengths, time, identity, seed):
+    """64 bits that are equal for equal records: of the field `identity`, or else (-1) of all content; never 0."""
     mixed = _mixed(_P5, seed)
     if identity >= 0:
         mixed = _of_text(mixed, text, words[identity * count + i], lengths[identity * count + i])
