@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 from typing import Protocol
+
+
+class Region(Protocol):
+    """A file of a size that does not change, open for writing. What cannot be done raises OSError."""
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Write into it; not durable before `sync`."""
+        ...
+
+    def sync(self) -> None:
+        """Make durable what was written."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it."""
+        ...
 
 
 class Disk(Protocol):
@@ -24,6 +41,10 @@ class Disk(Protocol):
 
     def sync(self, folder: Path) -> None:
         """Make the names in `folder` durable."""
+        ...
+
+    def region(self, file: Path, size: int) -> Region:
+        """A file of `size` bytes, its name durable; what it did not have yet is zeros."""
         ...
 
 
@@ -54,3 +75,42 @@ class SystemDisk:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+    def region(self, file: Path, size: int) -> SystemRegion:
+        """A file of `size` bytes, for the owner's eyes only, each written once: a sync has no others to write."""
+        found = SystemRegion(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
+        try:
+            there = os.fstat(found.descriptor).st_size
+            if there != size:
+                os.ftruncate(found.descriptor, min(there, size))
+                found.write(there, bytes(max(size - there, 0)))
+                os.fsync(found.descriptor)
+            self.sync(file.parent)
+        except BaseException:
+            found.close()
+            raise
+        return found
+
+
+class SystemRegion:
+    """A part of the machine's disk, as an open file."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Write into it."""
+        while data:
+            written = os.pwrite(self.descriptor, data, offset)
+            data, offset = data[written:], offset + written
+
+    def sync(self) -> None:
+        """Have the disk keep it; on macOS only this gets it out of the drive's own cache."""
+        if hasattr(fcntl, "F_FULLFSYNC"):
+            fcntl.fcntl(self.descriptor, fcntl.F_FULLFSYNC)
+        else:
+            os.fdatasync(self.descriptor)
+
+    def close(self) -> None:
+        """Let go of it."""
+        os.close(self.descriptor)

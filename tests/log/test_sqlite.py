@@ -80,7 +80,7 @@ def test_a_log_of_a_later_form_is_refused(path):
     SqliteLog(path).close()
     with closing(sqlite3.connect(path)) as other:
         other.execute("PRAGMA user_version = 99")
-    with pytest.raises(LogError, match="found a log of form 99, expected a log of form 1"):
+    with pytest.raises(LogError, match="found a log of form 99, expected a log of form 2 or before"):
         SqliteLog(path)
 
 
@@ -511,7 +511,7 @@ def test_room_that_was_forgotten_is_used_again(path):
 
 
 def test_the_side_file_stays_at_its_limit_while_commits_follow_each_other(path):
-    with closing(SqliteLog(path, wal_bytes=20 * sqlite.PAGE_BYTES)) as log:
+    with closing(SqliteLog(path, wal_bytes=20 * sqlite.PAGE_BYTES, head_bytes=4096)) as log:
         for now in range(100):
             log.append("gate", [EVENT])
             turn(log, now, {"katmatic.labels": [b"l"]})

@@ -2,7 +2,8 @@
 
 SQLite does the hard part: a transaction is there or it is not, after SIGKILL, a power cut or a full disk. On top of it,
 every batch and every piece of records carries a checksum that also covers where it stands, so that what the disk has
-changed is found when it is read. Beside the file lie SQLite's own two (`-wal`, `-shm`) and `.lock`, naming the owner.
+changed is found when it is read. Beside the file lie SQLite's own two (`-wal`, `-shm`), `.lock`, naming the owner, and
+the head (`-head`), where small batches stand until they are moved into the file (sqlite_head.py).
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from katmatic.clock import sleep
+from katmatic.disk import Disk, SystemDisk
 from katmatic.errors import LogError
 from katmatic.log.base import Batch, Slice
 from katmatic.log.sqlite_file import (
@@ -24,7 +27,6 @@ from katmatic.log.sqlite_file import (
     WAL_BYTES,
     Damage,
     Explained,
-    Mover,
     Transaction,
     check_form,
     connect,
@@ -32,19 +34,23 @@ from katmatic.log.sqlite_file import (
     own,
     shaped,
 )
+from katmatic.log.sqlite_head import HEAD_BYTES, NOTHING, Head, Tip, follows, left, packed
+from katmatic.log.sqlite_mover import Mover
 from katmatic.log.sqlite_rows import (
     FORGOTTEN_AT_ONCE,
     POSITION_BITS,
     POSITIONS,
-    Piece,
+    Entry,
+    Records,
     Topic,
     batch_checksum,
     check_inbox,
     checksum_of,
     end_of,
+    entry_of,
     forget_batches,
-    insert_batch,
-    insert_pieces,
+    insert_entries,
+    last_of,
     piece_checksum,
     put_waiting,
     read_facts,
@@ -72,7 +78,13 @@ FOLLOW_LOOK_SECONDS = 0.02  # how soon a copy notices what was committed
 INBOX_LOOK_SECONDS = 0.2  # how soon a post is noticed when nothing else comes
 CHUNK_BYTES = 4 * 2**20  # read in one go, so that a long scan holds nobody up and needs little memory
 CHUNK_BATCHES = 1000
+VIEWS_LIMIT = 100  # of tables and head, until one of both at one moment is found; the owner moves some in a second
 RESERVED = 10_000  # sequences at a time, so that ticks that are not kept cost no commit
+
+
+def head_of(path: Path) -> Path:
+    """Where the head of the log at `path` stands."""
+    return path.with_name(f"{path.name}-head")
 
 
 def open_readonly(path: str | Path) -> SqliteHistory:
@@ -87,6 +99,7 @@ class SqliteHistory:
         self._path = Path(path)
         self._explained = Explained(self._path)
         self._past_lock = threading.Lock()
+        self._tip, self._recent = Tip(head_of(self._path)), NOTHING
         if not self._path.exists():
             raise LogError(
                 str(path), found="no such file", expected="a log", do="start the pipeline first, or name another file"
@@ -153,7 +166,7 @@ class SqliteHistory:
         """The position after the topic's last committed record; 0 of nothing."""
         with self._reading() as past:
             found = self._find(past, topic)
-            return end_of(past, found.number) if found else 0
+            return (self._recent.end(found.number) or end_of(past, found.number)) if found else 0
 
     def pending(self, topic: str) -> list[bytes]:
         """Records of one topic that are durable and wait to be read: fed by a commit, or posted by another process."""
@@ -190,7 +203,9 @@ class SqliteHistory:
             rows = past.execute(
                 "SELECT sequence, now, first, runs, checksum FROM batches WHERE sequence > ? ORDER BY sequence LIMIT ?",
                 (after, CHUNK_BATCHES),
-            )
+            ).fetchall()
+            if len(rows) < CHUNK_BATCHES:
+                rows += self._recent.batches(after)
             for sequence, now, first, packed, checksum in rows:
                 if checksum != batch_checksum(sequence, now, first, packed):
                     raise Damage(f"batch {sequence}")
@@ -222,7 +237,11 @@ class SqliteHistory:
         return tuple(slices)
 
     def _piece(self, past: sqlite3.Connection, place: int) -> list[bytes]:
-        row = past.execute("SELECT first, sequence, checksum, data FROM records WHERE place = ?", (place,)).fetchone()
+        row = self._recent.piece(place)
+        if row is None:
+            row = past.execute(
+                "SELECT first, sequence, checksum, data FROM records WHERE place = ?", (place,)
+            ).fetchone()
         if row is None or row[2] != piece_checksum(place, row[0], row[1], row[3]):
             raise Damage(self._where(past, place))
         return unpack_values(row[3])
@@ -240,7 +259,7 @@ class SqliteHistory:
                 "SELECT place, first, sequence, checksum, data FROM records WHERE place BETWEEN ? AND ? ORDER BY place",
                 (there.number << POSITION_BITS | start, there.number << POSITION_BITS | POSITIONS),
             )
-            for place, first, sequence, checksum, data in rows:
+            for place, first, sequence, checksum, data in chain(rows, self._recent.records(there.number, start)):
                 if checksum != piece_checksum(place, first, sequence, data):
                     raise Damage(self._where(past, place))
                 if there.way == WRITTEN and last is not None and first > last + 1:
@@ -257,7 +276,10 @@ class SqliteHistory:
         return found
 
     def _positions(self, past: sqlite3.Connection, number: int, sequence: int) -> list[int]:
-        first, packed = past.execute("SELECT first, runs FROM batches WHERE sequence = ?", (sequence,)).fetchone()
+        row = self._recent.batch(sequence)
+        if row is None:
+            row = past.execute("SELECT first, runs FROM batches WHERE sequence = ?", (sequence,)).fetchone()
+        first, packed = row
         found: list[int] = []
         for other, count in unpack_runs(packed):
             if other == number:
@@ -283,12 +305,23 @@ class SqliteHistory:
     def _reading(self) -> Iterator[sqlite3.Connection]:
         """One view of the file, for a short while."""
         with self._past_lock, self._explained, shaped():
-            self._past.execute("BEGIN")
             try:
+                self._begin()
                 yield self._past
             finally:
                 with suppress(sqlite3.Error):  # a file that cannot be read has ended it already
                     self._past.execute("ROLLBACK")
+
+    def _begin(self) -> None:
+        """Tables and head as of one moment: what is moved from here to there meanwhile would be missed."""
+        for _ in range(VIEWS_LIMIT):
+            self._past.execute("BEGIN")
+            sequence, position = last_of(self._past)
+            self._recent = self._tip.after(sequence)
+            if follows(self._recent.entries, position):
+                return
+            self._past.execute("ROLLBACK")
+        raise Damage(f"{head_of(self._path).name}, a batch after {sequence}")
 
 
 @dataclass
@@ -323,6 +356,8 @@ class SqliteLog(SqliteHistory):
         file_bytes_limit: int | None = None,
         wal_bytes: int = WAL_BYTES,
         moves_beside: bool = False,
+        head_bytes: int = HEAD_BYTES,
+        disk: Disk | None = None,
     ) -> None:
         path = Path(path)
         self._lock = threading.RLock()
@@ -344,6 +379,9 @@ class SqliteLog(SqliteHistory):
             with self._explained, shaped():
                 if file_bytes_limit is not None:
                     self._connection.execute(f"PRAGMA max_page_count = {max(file_bytes_limit // PAGE_BYTES, 1)}")
+                self._take_over(head_of(path))
+                self._head = Head(head_of(path), disk or SystemDisk(), head_bytes)
+                undo.callback(self._head.close)
                 self._resume()
             self._mover = Mover(path) if moves_beside else None
             undo.pop_all()
@@ -395,7 +433,7 @@ class SqliteLog(SqliteHistory):
         *,
         keep: bool = False,
     ) -> None:
-        """Make the batch and what was made of it durable, in one transaction; then keep the promises of its records."""
+        """Make the batch and what was made of it durable, all or nothing; then keep the promises of its records."""
         with self._lock:
             self._check_open()
             if self._given is None or batch is not self._given.batch:
@@ -404,10 +442,7 @@ class SqliteLog(SqliteHistory):
             feeds = self._checked(fed, READ)
             kept = bool(batch.slices or made or feeds or keep)
             if kept or batch.sequence > self._reserved:
-                with self._transaction:
-                    topics, fed_from = self._write(batch, made, feeds, kept=kept)
-                if self._mover is not None:
-                    self._mover.committed()
+                topics, fed_from = self._write(batch, made, feeds, kept=kept)
                 self._topics.update(topics)
                 if batch.sequence > self._reserved:
                     self._reserved = batch.sequence + RESERVED - 1
@@ -437,7 +472,7 @@ class SqliteLog(SqliteHistory):
         while True:
             with self._lock:
                 self._check_open()
-                with self._transaction as connection:
+                with self._whole() as connection:
                     gone = forget_batches(connection, before)
             total += gone
             if gone < FORGOTTEN_AT_ONCE:
@@ -448,11 +483,12 @@ class SqliteLog(SqliteHistory):
         with self._lock:
             if self._owner < 0:
                 return
+            with suppress(LogError), self._whole() as connection:
+                newest = connection.execute("SELECT max(sequence) FROM batches").fetchone()[0] or 0
+                set_facts(connection, reserved=max(self._sequence, newest))  # no gap after an orderly end
             if self._mover is not None:
                 self._mover.close()
-            with suppress(LogError), self._transaction:
-                newest = self._connection.execute("SELECT max(sequence) FROM batches").fetchone()[0] or 0
-                set_facts(self._connection, reserved=max(self._sequence, newest))  # no gap after an orderly end
+            self._head.close()
             super().close()
             self._connection.close()
             os.close(self._owner)  # which unlocks it
@@ -462,6 +498,10 @@ class SqliteLog(SqliteHistory):
             promise.set_exception(closed(str(self._path)))
 
     # ----------------------------------------------------------------------------------------------------------- pieces
+
+    def _take_over(self, head: Path) -> None:
+        """Move into the tables what the owner before left in the head."""
+        self._move(left(head, *last_of(self._connection)))
 
     def _resume(self) -> None:
         """Go on where the file ends."""
@@ -504,37 +544,90 @@ class SqliteLog(SqliteHistory):
     def _write(
         self, batch: Batch, made: dict[str, list[bytes]], feeds: dict[str, list[bytes]], *, kept: bool
     ) -> tuple[dict[str, Topic], int]:
-        """Put all into the transaction; the topics as they are then, and the number of the first record fed."""
+        """Make all of it durable; the topics as they are then, and the number of the first record fed."""
         assert self._given is not None
-        if batch.sequence > self._reserved:
-            set_facts(self._connection, reserved=batch.sequence + RESERVED - 1)
-        if not kept:
-            return {}, 0
-        pieces: dict[str, Piece] = {}
+        if kept and not (feeds or self._given.inbox or batch.sequence > self._reserved):
+            names = {*made, *(each.topic for each in batch.slices)}
+            if names <= self._topics.keys():
+                topics, entry = self._entry(batch, made)
+                if self._is_in_head(entry):
+                    return topics, 0
+        with self._whole() as connection:
+            if batch.sequence > self._reserved:
+                set_facts(connection, reserved=batch.sequence + RESERVED - 1)
+            if not kept:
+                return {}, 0
+            topics, entry = self._entry(batch, made)
+            insert_entries(connection, [entry])
+            if self._given.inbox:
+                connection.execute("DELETE FROM inbox WHERE number <= ?", (self._given.inbox,))
+            fed_from = 0
+            if feeds:
+                self._collect()  # nobody can post between this and the commit, so these numbers are its own
+                for topic, values in feeds.items():
+                    topics.setdefault(topic, self._topic(topic, READ))
+                    start = put_waiting(connection, topic, values)
+                    fed_from = fed_from or start
+        return topics, fed_from
+
+    def _is_in_head(self, entry: Entry) -> bool:
+        """Put a batch into the head, if it is small, and the head takes it."""
+        data = packed(entry)
+        if not self._head.takes(len(data)):
+            return False
+        if not self._head.has_room(len(data)):
+            self._turn_over()
+        with suppress(OSError):  # of a disk that does not write; then the tables are tried
+            self._head.add(entry, data)
+            return True
+        return False
+
+    def _turn_over(self) -> None:
+        """Fill the other half of the head from now on, and have this one moved into the tables."""
+        full = self._head.full
+        if self._mover is not None:
+            self._mover.wait()
+        if full.entries:
+            self._move(full.entries)
+            full.clear()
+        self._head.turn_over()
+        if self._mover is not None:
+            self._mover.move(self._head.full)
+
+    def _move(self, entries: list[Entry]) -> None:
+        """Put batches from the head into the tables."""
+        if entries:
+            with self._transaction as connection:
+                insert_entries(connection, entries)
+
+    @contextmanager
+    def _whole(self) -> Iterator[sqlite3.Connection]:
+        """A transaction that begins with all that is in the head."""
+        if self._mover is not None:
+            self._mover.wait()
+        with self._transaction as connection:
+            insert_entries(connection, self._head.unmoved())
+            yield connection
+        self._head.clear()
+        if self._mover is not None:
+            self._mover.committed()
+
+    def _entry(self, batch: Batch, made: dict[str, list[bytes]]) -> tuple[dict[str, Topic], Entry]:
+        """The batch as its rows, and the topics as they are after it."""
+        found: dict[str, Records] = {}
         for name, values in made.items():
-            found = self._topic(name, WRITTEN)
-            pieces[name] = Piece(found, found.end, found.end + len(values), values)
+            topic = self._topic(name, WRITTEN)
+            found[name] = Records(topic, topic.end, topic.end + len(values), values)
         for each in batch.slices:
             stop = each.first + len(each.values)
-            if each.topic in pieces:
-                pieces[each.topic].stop = stop
-                pieces[each.topic].values.extend(each.values)
+            if each.topic in found:
+                found[each.topic].stop = stop
+                found[each.topic].values.extend(each.values)
             else:
-                pieces[each.topic] = Piece(self._topic(each.topic, READ), each.first, stop, list(each.values))
-        insert_pieces(self._connection, batch.sequence, pieces.values())
-        topics = {name: Topic(piece.topic.number, piece.topic.way, piece.stop) for name, piece in pieces.items()}
+                found[each.topic] = Records(self._topic(each.topic, READ), each.first, stop, list(each.values))
+        topics = {name: Topic(piece.topic.number, piece.topic.way, piece.stop) for name, piece in found.items()}
         runs = [(topics[each.topic].number, len(each.values)) for each in batch.slices]
-        insert_batch(self._connection, batch.sequence, batch.now, self._position, runs)
-        if self._given.inbox:
-            self._connection.execute("DELETE FROM inbox WHERE number <= ?", (self._given.inbox,))
-        fed_from = 0
-        if feeds:
-            self._collect()  # nobody can post between this and the commit, so the numbers of what is fed are its own
-            for topic, values in feeds.items():
-                topics.setdefault(topic, self._topic(topic, READ))
-                start = put_waiting(self._connection, topic, values)
-                fed_from = fed_from or start
-        return topics, fed_from
+        return topics, entry_of(batch.sequence, batch.now, runs, self._position, found.values())
 
     def _topic(self, name: str, way: int) -> Topic:
         return self._topics.get(name) or Topic(register(self._connection, self._path, name, way), way, 0)

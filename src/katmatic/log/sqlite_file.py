@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,10 +12,10 @@ from pathlib import Path
 from katmatic.errors import LogError
 
 APPLICATION = 0x6B61746D  # "katm": how the file says whose it is
-FORM = 1  # of the tables
+FORM = 2  # of the tables, and of the head beside them
+FORMS = (1, FORM)  # that can be read: the first had no head
 PAGE_BYTES = 8192  # 4096 costs a fifth more CPU in large batches, 16384 gains nothing: bench/log.py
 WAL_BYTES = 16 * 2**20  # after so much, pages move from the side file into the main one: some 20 ms
-MOVED_SECONDS = 0.25  # between two moves of that thread: fewer than one in a hundred quick commits meet one
 CACHE_BYTES = 8 * 2**20
 BUSY_SECONDS = 30.0  # how long to wait for the short transaction of another process
 
@@ -62,6 +61,8 @@ def create(path: Path, tables: str, *, wal_bytes: int = WAL_BYTES) -> sqlite3.Co
                 form = f"PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORM};"
                 connection.executescript(f"BEGIN; {tables} {form} COMMIT;")
             check_form(connection, path)
+            if connection.execute("PRAGMA user_version").fetchone()[0] != FORM:
+                connection.execute(f"PRAGMA user_version = {FORM}")
     except BaseException:
         connection.close()
         raise
@@ -92,48 +93,15 @@ def connect(path: Path, *pragmas: str) -> sqlite3.Connection:
     return connection
 
 
-class Mover:
-    """Moves pages from the side file into the main one, on a thread of its own: few are left to the commit that must.
-
-    SQLite lets one do so while another writes. What goes wrong here comes up in that commit.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._connection = connect(path, "PRAGMA wal_autocheckpoint = 0")
-        self._committed, self._stop = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._work, name="katmatic-log-mover", daemon=True)
-        self._thread.start()
-
-    def committed(self) -> None:
-        """There is something to move."""
-        if not self._committed.is_set():
-            self._committed.set()
-
-    def close(self) -> None:
-        """Move no more."""
-        self._stop.set()
-        self._committed.set()
-        self._thread.join()
-        self._connection.close()
-
-    def _work(self) -> None:
-        while not self._stop.is_set():
-            self._committed.wait()
-            self._committed.clear()
-            with suppress(sqlite3.Error):
-                self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
-            self._stop.wait(MOVED_SECONDS)
-
-
 def check_form(connection: sqlite3.Connection, path: Path) -> None:
     """LogError if the file is not a log of a form that we know."""
     application = connection.execute("PRAGMA application_id").fetchone()[0]
     form = connection.execute("PRAGMA user_version").fetchone()[0]
-    if (application, form) != (APPLICATION, FORM):
+    if application != APPLICATION or form not in FORMS:
         raise LogError(
             str(path),
             found=f"a log of form {form}" if application == APPLICATION else "a SQLite file that is no log",
-            expected=f"a log of form {FORM}",
+            expected=f"a log of form {FORM} or before",
             do="open it with the version of katmatic that made it, or name another file",
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -41,11 +41,18 @@ CREATE TABLE inbox (
 CREATE TABLE facts (reserved INTEGER NOT NULL, forgotten INTEGER NOT NULL, checksum INTEGER NOT NULL);
 """
 
+_ROWS = """
+SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, substr(?1, value ->> 4, value ->> 5) FROM json_each(?2)
+"""
+_INSERT_RECORDS = f"INSERT INTO records (place, first, sequence, checksum, data) {_ROWS}"
+_INSERT_BATCHES = f"INSERT INTO batches (sequence, now, first, checksum, runs) {_ROWS}"
+
 POSITION_BITS = 48
 POSITIONS = (1 << POSITION_BITS) - 1
 _64_BITS = (1 << 64) - 1
 _ODD = 0x9E3779B97F4A7C15  # spreads the bits of a small number
 _pack = msgspec.msgpack.Encoder().encode
+_json = msgspec.json.Encoder().encode
 unpack_values = msgspec.msgpack.Decoder(list[bytes]).decode
 unpack_runs = msgspec.msgpack.Decoder(list[tuple[int, int]]).decode
 
@@ -78,17 +85,31 @@ def set_facts(connection: sqlite3.Connection, *, reserved: int | None = None, fo
     connection.execute("UPDATE facts SET reserved = ?, forgotten = ?, checksum = ?", (*facts, _facts_checksum(facts)))
 
 
-def insert_batch(
-    connection: sqlite3.Connection, sequence: int, now: int, first: int, runs: list[tuple[int, int]]
-) -> None:
-    """Put a batch into its table: how many records of which topic, in order."""
+Piece = tuple[int, int, int, bytes]  # of one topic: place, first, checksum, data; as in the table
+
+
+class Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """One batch as its rows: that of the batch, and one of each topic that it has something of."""
+
+    sequence: int
+    now: int
+    first: int
+    stop: int  # the position after its last record that was read
+    runs: bytes
+    checksum: int
+    pieces: list[Piece]
+
+
+def entry_of(sequence: int, now: int, runs: list[tuple[int, int]], first: int, pieces: Iterable[Records]) -> Entry:
+    """A batch: how many records of which topic it has in order, from position `first` on, and these records."""
     packed = _pack(runs)
-    row = (sequence, now, first, packed, batch_checksum(sequence, now, first, packed))
-    connection.execute("INSERT INTO batches VALUES (?, ?, ?, ?, ?)", row)
+    checksum = batch_checksum(sequence, now, first, packed)
+    stop = first + sum(count for _, count in runs)
+    return Entry(sequence, now, first, stop, packed, checksum, [_piece(sequence, each) for each in pieces])
 
 
 @dataclass(slots=True)
-class Piece:
+class Records:
     """What a batch has of a topic: records from position `first` on, the last at `stop` - 1."""
 
     topic: Topic  # as it was before
@@ -97,13 +118,25 @@ class Piece:
     values: list[bytes]
 
 
-def insert_pieces(connection: sqlite3.Connection, sequence: int, pieces: Iterable[Piece]) -> None:
-    """Put what a batch has of each topic into the table."""
-    rows = []
-    for piece in pieces:
-        place, first, data = piece.topic.number << POSITION_BITS | piece.stop - 1, piece.first, _pack(piece.values)
-        rows.append((place, first, sequence, piece_checksum(place, first, sequence, data), data))
-    connection.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?)", rows)
+def _piece(sequence: int, records: Records) -> Piece:
+    place, data = records.topic.number << POSITION_BITS | records.stop - 1, _pack(records.values)
+    return place, records.first, piece_checksum(place, records.first, sequence, data), data
+
+
+def insert_entries(connection: sqlite3.Connection, entries: Sequence[Entry]) -> None:
+    """Put batches into the tables, by two statements however many there are: SQLite lets go of Python's lock once."""
+    rows, start = [], 1
+    for entry in entries:
+        for place, first, checksum, data in entry.pieces:
+            rows.append((place, first, entry.sequence, checksum, start, len(data)))
+            start += len(data)
+    data = b"".join(piece[3] for entry in entries for piece in entry.pieces)
+    connection.execute(_INSERT_RECORDS, (data, _json(rows)))
+    rows, start = [], 1
+    for entry in entries:
+        rows.append((entry.sequence, entry.now, entry.first, entry.checksum, start, len(entry.runs)))
+        start += len(entry.runs)
+    connection.execute(_INSERT_BATCHES, (b"".join(entry.runs for entry in entries), _json(rows)))
 
 
 def read_topics(connection: sqlite3.Connection) -> dict[str, Topic]:
@@ -114,6 +147,12 @@ def read_topics(connection: sqlite3.Connection) -> dict[str, Topic]:
             raise Damage(f"topic {number}")
         found[name] = Topic(number, way, 0)
     return found
+
+
+def last_of(connection: sqlite3.Connection) -> tuple[int, int]:
+    """The sequence of the newest batch in the tables, and the position after it; 0 of nothing."""
+    row = connection.execute("SELECT sequence, first, runs FROM batches ORDER BY sequence DESC LIMIT 1").fetchone()
+    return (0, 0) if row is None else (row[0], row[1] + sum(count for _, count in unpack_runs(row[2])))
 
 
 def end_of(connection: sqlite3.Connection, number: int) -> int:

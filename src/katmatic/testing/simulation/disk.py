@@ -7,6 +7,7 @@ of each file what was synced last, and every write since. `after` draws from the
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -146,6 +147,24 @@ class SimulatedDisk:
         self._sync_names()
         self.slow()
 
+    def region(self, file: Path, size: int) -> SimulatedRegion:
+        """A file of `size` bytes."""
+        path = str(file)
+        there = file.stat().st_size if file.exists() else 0
+        found = SimulatedRegion(self, file)
+        self.step()
+        if not there:
+            self.opened(path)
+            file.touch()
+        if there > size:
+            self.cut(path, size)
+            os.truncate(file, size)
+        if there != size:
+            found.write(there, bytes(max(size - there, 0)))
+            found.sync()
+        self.sync(file.parent)
+        return found
+
     # ------------------------------------------------------------------------------------------------------- the end
 
     def after(self, folder: Path, *, is_power_cut: bool) -> SimulatedDisk:
@@ -224,6 +243,27 @@ class SimulatedDisk:
     def _sync_names(self) -> None:
         self._synced = dict(self._names)
         self._renames.clear()
+
+
+class SimulatedRegion:
+    """A `katmatic.disk.Region` on a simulated disk."""
+
+    def __init__(self, disk: SimulatedDisk, file: Path) -> None:
+        self._disk, self._file = disk, file
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Write into it."""
+        self._disk.wrote(str(self._file), offset, data)
+        with self._file.open("r+b") as stream:
+            stream.seek(offset)
+            stream.write(data)
+
+    def sync(self) -> None:
+        """Make it durable."""
+        self._disk.synced(str(self._file))
+
+    def close(self) -> None:
+        """Nothing is held open."""
 
 
 def _rename(names: dict[str, _Content], path: str, content: _Content | None) -> None:

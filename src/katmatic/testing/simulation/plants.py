@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
+from katmatic.disk import Region
 from katmatic.log.base import Batch
 from katmatic.log.sqlite import SqliteLog
 from katmatic.pipeline import Pipeline
@@ -44,12 +46,30 @@ class LosesCommits(SqliteLog):
         return super()._write(batch, *rest, **more)
 
 
+class _Unsynced:
+    """A region of which nothing is made durable on purpose."""
+
+    def __init__(self, region: Region) -> None:
+        self.write, self.close = region.write, region.close
+
+    def sync(self) -> None:
+        """Do nothing."""
+
+
 class SyncsLate(SqliteLog):
     """A commit is acknowledged before it is synced."""
 
     def __init__(self, *given: Any, **more: Any) -> None:
         super().__init__(*given, **more)
         self._connection.execute("PRAGMA synchronous = NORMAL")
+        self._head.region = _Unsynced(self._head.region)
+
+
+class ForgetsHead(SqliteLog):
+    """What the process before left in the head is written over."""
+
+    def _take_over(self, path: Path) -> None:
+        pass
 
 
 class ForgetsTicks(SqliteLog):
@@ -121,6 +141,7 @@ PLANTS = {
     "": NO_PLANT,
     "lost-commit": Plant(log=LosesCommits),
     "late-sync": Plant(log=SyncsLate),
+    "forgotten-head": Plant(log=ForgetsHead),
     "forgotten-tick": Plant(log=ForgetsTicks),
     "double-apply": Plant(pipeline=AppliesTwice),
     "state-without-position": Plant(checkpoints=SavesWithoutPosition),

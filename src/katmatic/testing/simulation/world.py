@@ -27,6 +27,7 @@ from katmatic.testing.simulation.script import SECOND, Happening, Script
 from katmatic.testing.simulation.vfs import simulated
 
 WAL_BYTES = 12 * 8192  # so that pages move into the main file every few commits
+HEAD_BYTES = 32 * 1024  # so that batches move into the tables every few commits, too
 FATES = ("applied", "duplicate", "late", "dead")
 TROUBLES_LIMIT = 1_000  # attempts at one thing, before it counts as stuck
 
@@ -65,7 +66,9 @@ class Life:
         self.log: SqliteLog | MemoryLog = MemoryLog()
         checkpoints = None
         if world.disk is not None:
-            self.log = plant.log(world.disk.folder / "log.db", wal_bytes=WAL_BYTES)
+            self.log = plant.log(
+                world.disk.folder / "log.db", wal_bytes=WAL_BYTES, head_bytes=HEAD_BYTES, disk=world.disk
+            )
             checkpoints = plant.checkpoints(world.disk.folder / "checkpoints", disk=world.disk)
         try:
             self.pipeline = plant.pipeline(script.app, self.log, self.clock, checkpoints=checkpoints)

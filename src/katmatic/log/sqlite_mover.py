@@ -1,0 +1,90 @@
+"""A thread beside the embedded log, which tidies up its files so that few commits have to."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+from katmatic.clock import monotonic_seconds
+from katmatic.errors import LogError
+from katmatic.log.sqlite_file import Transaction, connect
+from katmatic.log.sqlite_head import Half
+from katmatic.log.sqlite_rows import insert_entries
+
+MOVED_SECONDS = 0.25  # between two moves into the main file: fewer than one in a hundred quick commits meet one
+
+
+class Mover:
+    """Moves what stands in a half of the head into the tables, and pages from the side file into the main one.
+
+    SQLite lets one do so while another writes. What goes wrong here comes up in the commit that then has to do it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._connection = connect(path, "PRAGMA wal_autocheckpoint = 0")
+        self._transaction = Transaction(self._connection, path)
+        self._came = threading.Condition()
+        self._half: Half | None = None
+        self._has_pages = self._is_over = False
+        self._thread = threading.Thread(target=self._work, name="katmatic-log-mover", daemon=True)
+        self._thread.start()
+
+    def committed(self) -> None:
+        """There are pages to move."""
+        if not self._has_pages:
+            with self._came:
+                self._has_pages = True
+                self._came.notify_all()
+
+    def move(self, half: Half) -> None:
+        """Put what stands in a half into the tables, and clear it."""
+        with self._came:
+            self._half = half
+            self._came.notify_all()
+
+    def wait(self) -> None:
+        """Until the half is moved, or could not be: then it is not clear."""
+        if self._half is not None:
+            with self._came:
+                self._came.wait_for(lambda: self._half is None)
+
+    def close(self) -> None:
+        """Move no more than what was begun."""
+        with self._came:
+            self._is_over = True
+            self._came.notify_all()
+        self._thread.join()
+        self._connection.close()
+
+    def _work(self) -> None:
+        moved = monotonic_seconds()
+        while True:
+            with self._came:
+                self._came.wait_for(self._is_asked)
+                self._came.wait_for(self._is_urgent, max(0.0, moved + MOVED_SECONDS - monotonic_seconds()))
+            if self._half is not None:
+                self._empty(self._half)
+            elif self._is_over:
+                return
+            if self._has_pages and monotonic_seconds() >= moved + MOVED_SECONDS:
+                self._has_pages = False
+                with suppress(sqlite3.Error):
+                    self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                moved = monotonic_seconds()
+
+    def _is_asked(self) -> bool:
+        return self._is_urgent() or self._has_pages
+
+    def _is_urgent(self) -> bool:
+        return self._half is not None or self._is_over
+
+    def _empty(self, half: Half) -> None:
+        with suppress(LogError):
+            with self._transaction:
+                insert_entries(self._connection, half.entries)
+            half.clear()
+        with self._came:
+            self._half, self._has_pages = None, True
+            self._came.notify_all()

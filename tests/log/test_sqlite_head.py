@@ -1,0 +1,272 @@
+"""The head of the embedded log: small batches are durable at once, read at once, and move into the tables later."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import sqlite3
+import threading
+from contextlib import closing
+from itertools import count
+
+import pytest
+
+from katmatic.errors import LogError
+from katmatic.log.memory import MemoryLog
+from katmatic.log.sqlite import SqliteLog, head_of, open_readonly
+
+SMALL = 8192  # bytes of a head that is full after some batches
+TOPICS = ("gate", "bell", "katmatic.labels")
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "log.db"
+
+
+def turn(log, now, *, size=10):
+    """One small batch, of which a label is written."""
+    log.append("gate", [b"gate %d " % now + b"x" * size, b"another"])
+    if now % 3 == 1:
+        log.append("bell", [b"bell %d" % now])
+    log.commit(log.read(now, limit=100), {"katmatic.labels": [b"label %d" % now]})
+
+
+def everything(log):
+    return [(batch.now, batch.slices) for batch in log.batches()], {
+        topic: (list(log.scan(topic)), log.end(topic)) for topic in TOPICS
+    }
+
+
+def expected(turns):
+    """What a log in memory has after so many turns."""
+    log = MemoryLog()
+    for now in range(1, turns + 1):
+        turn(log, now)
+    return everything(log)
+
+
+def in_tables(path):
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute("SELECT count(*) FROM batches").fetchone()[0]
+
+
+def killed(path, folder):
+    """The files as a process that is killed leaves them."""
+    folder.mkdir()
+    for file in path.parent.glob("log.db*"):
+        shutil.copy(file, folder / file.name)
+    return folder / path.name
+
+
+def test_a_small_batch_is_not_in_the_tables_yet_and_whoever_reads_sees_it(path):
+    with closing(SqliteLog(path)) as log:
+        turn(log, 1)  # its topics are new
+        with closing(open_readonly(path)) as reader:
+            for now in range(2, 30):
+                turn(log, now)
+                assert reader.end("katmatic.labels") == now
+            assert everything(reader) == everything(log) == expected(29)
+            assert list(reader.scan("gate", 40, 43)) == [
+                row for row in everything(log)[1]["gate"][0] if 40 <= row[0] < 43
+            ]
+            assert list(reader.batches(25)) == list(log.batches())[25:]
+        assert in_tables(path) == 1
+    assert in_tables(path) == 29
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_halves_move_into_the_tables_while_it_goes_on(path, beside):
+    with closing(SqliteLog(path, head_bytes=SMALL, moves_beside=beside)) as log, closing(open_readonly(path)) as reader:
+        for now in range(1, 201):
+            turn(log, now)
+            if now % 20 == 0:
+                assert everything(reader) == everything(log) == expected(now)
+        assert in_tables(path) > 100
+    with closing(open_readonly(path)) as reader:
+        assert everything(reader) == expected(200)
+
+
+@pytest.mark.parametrize("turns", [1, 2, 9, 60, 61, 62, 63, 64, 65])
+def test_who_comes_after_a_kill_goes_on_where_it_ended(path, tmp_path, turns):
+    with closing(SqliteLog(path, head_bytes=SMALL)) as log:
+        for now in range(1, turns + 1):
+            turn(log, now)
+        left = killed(path, tmp_path / "left")
+    with closing(open_readonly(left)) as reader:
+        assert everything(reader) == expected(turns)
+    with closing(SqliteLog(left, head_bytes=SMALL)) as log:
+        assert everything(log) == expected(turns)
+        turn(log, turns + 1)
+        assert everything(log) == expected(turns + 1)
+
+
+def test_who_comes_after_a_kill_may_have_a_head_of_another_size(path, tmp_path):
+    turns = count(1)
+    for i, size in enumerate((SMALL, 2 * SMALL, 4096, 65_536)):
+        with closing(SqliteLog(path, head_bytes=size)) as log:
+            for now, _ in zip(turns, range(30), strict=False):
+                turn(log, now)
+            path = killed(path, tmp_path / str(i))
+        next_turn = 30 * (i + 1)
+        turns = count(next_turn + 1)
+    with closing(SqliteLog(path)) as log:
+        assert everything(log) == expected(120)
+
+
+@pytest.mark.parametrize("torn", [1, 10, 20, 60, 100])
+def test_a_batch_that_was_half_written_is_not_there(path, tmp_path, torn):
+    with closing(SqliteLog(path)) as log:
+        for now in range(1, 10):
+            turn(log, now)
+        before = head_of(path).read_bytes()
+        turn(log, 10)
+        left = killed(path, tmp_path / "left")
+    after = head_of(left).read_bytes()
+    start = next(at for at, (one, other) in enumerate(zip(before, after, strict=True)) if one != other)
+    head_of(left).write_bytes(after[: start + torn] + before[start + torn :])
+    with closing(open_readonly(left)) as reader:
+        assert everything(reader) == expected(9)
+    with closing(SqliteLog(left)) as log:
+        assert everything(log) == expected(9)
+
+
+def test_what_the_disk_has_changed_in_between_is_found_by_the_next_owner(path, tmp_path):
+    with closing(SqliteLog(path)) as log:
+        for now in range(1, 10):
+            turn(log, now)
+        left = killed(path, tmp_path / "left")
+    data = head_of(left).read_bytes()
+    at = data.index(b"label 5")
+    head_of(left).write_bytes(data[:at] + b"L" + data[at + 1 :])
+    with pytest.raises(LogError, match=r"log.db-head, a batch after .*: found bytes that do not agree"):
+        SqliteLog(left)
+
+
+def test_a_large_batch_goes_into_the_tables_and_takes_the_small_ones_along(path):
+    with closing(SqliteLog(path, head_bytes=SMALL)) as log:
+        for now in range(1, 5):
+            turn(log, now)
+        assert in_tables(path) == 1
+        turn(log, 5, size=2000)
+        assert in_tables(path) == 5
+        turn(log, 6)
+        assert in_tables(path) == 5
+        assert [batch.now for batch in log.batches()] == [1, 2, 3, 4, 5, 6]
+        assert log.end("katmatic.labels") == 6
+
+
+def test_what_is_fed_and_what_was_posted_goes_into_the_tables(path):
+    with closing(SqliteLog(path)) as log:
+        turn(log, 1)
+        turn(log, 2)
+        log.append("gate", [b"g"])
+        log.commit(log.read(3, limit=9), {}, {"katmatic.decisions": [b"d"]})
+        assert in_tables(path) == 3
+        with closing(open_readonly(path)) as other:
+            other.post("gate", [b"posted"])
+        batch = log.read(4, limit=9)
+        assert [piece.values for piece in batch.slices] == [[b"d"], [b"posted"]]
+        log.commit(batch, {})
+        assert in_tables(path) == 4
+        assert log.pending("gate") == log.pending("katmatic.decisions") == []
+
+
+class Failing:
+    """A region whose writes or syncs fail."""
+
+    def __init__(self, region, what):
+        self._region, self._what = region, what
+
+    def write(self, offset, data):
+        self._region.write(offset, data)
+        if self._what == "write":
+            raise OSError(errno.EIO, "it does not write")
+
+    def sync(self):
+        raise OSError(errno.EIO, "it does not sync")
+
+    def close(self):
+        self._region.close()
+
+
+@pytest.mark.parametrize("what", ["write", "sync"])
+def test_a_head_that_fails_costs_no_batch(path, tmp_path, what):
+    with closing(SqliteLog(path)) as log:
+        for now in range(1, 4):
+            turn(log, now)
+        whole, log._head.region = log._head.region, Failing(log._head.region, what)
+        turn(log, 4)
+        assert in_tables(path) == 4
+        turn(log, 5)
+        assert in_tables(path) == 5
+        log._head.region = whole
+        turn(log, 6)
+        assert in_tables(path) == 5
+        left = killed(path, tmp_path / "left")
+        assert everything(log) == expected(6)
+    with closing(SqliteLog(left)) as log:
+        assert everything(log) == expected(6)
+
+
+def test_a_batch_that_neither_the_head_nor_the_tables_take_is_told_and_may_be_tried_again(path):
+    with closing(SqliteLog(path)) as log:
+        turn(log, 1)
+        whole, log._head.region = log._head.region, Failing(log._head.region, "write")
+        limit = log._connection.execute("PRAGMA max_page_count = 1").fetchone()[0]
+        log._connection.execute(f"PRAGMA max_page_count = {limit}")
+        promise = log.append("gate", [b"x" * 20_000])
+        batch = log.read(2, limit=9)
+        with pytest.raises(LogError, match="a full disk"):
+            log.commit(batch, {})
+        assert not promise.done()
+        with closing(open_readonly(path)) as reader:
+            assert reader.end("gate") == 2
+        log._head.region = whole
+        log._connection.execute("PRAGMA max_page_count = 1000000")
+        log.commit(batch, {})
+        assert promise.result() == range(3, 4)
+        assert [len(batch) for batch in log.batches()] == [3, 1]
+
+
+def test_a_log_without_a_head_is_taken_over(path):
+    with closing(SqliteLog(path)) as log:
+        for now in range(1, 4):
+            turn(log, now)
+    head_of(path).unlink()
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("PRAGMA user_version = 1")
+    with closing(open_readonly(path)) as reader:
+        assert everything(reader) == expected(3)
+    with closing(SqliteLog(path)) as log:
+        turn(log, 4)
+        assert everything(log) == expected(4)
+    with closing(sqlite3.connect(path)) as other:
+        assert other.execute("PRAGMA user_version").fetchone() == (2,)
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_who_reads_while_batches_move_sees_all_of_them_in_order(path, beside):
+    with closing(SqliteLog(path, head_bytes=4096, moves_beside=beside)) as log:
+        turn(log, 1)
+        wrong, seen, done = [], [], threading.Event()
+
+        def look():
+            with closing(open_readonly(path)) as reader:
+                while not done.is_set():
+                    moments = [batch.now for batch in reader.batches()]
+                    labels = [position for position, _ in reader.scan("katmatic.labels")]
+                    seen.append(len(moments))
+                    wrong.extend([moments] if moments != list(range(1, len(moments) + 1)) else [])
+                    wrong.extend([labels] if labels != list(range(len(labels))) else [])
+
+        threads = [threading.Thread(target=look) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for now in range(2, 400):
+            turn(log, now)
+        done.set()
+        for thread in threads:
+            thread.join()
+        assert not wrong
+        assert len(set(seen)) > 3
