@@ -93,6 +93,12 @@ def connect(path: Path, *pragmas: str) -> sqlite3.Connection:
     return connection
 
 
+def move_pages(connection: sqlite3.Connection) -> None:
+    """Move pages from the side file into the main one, of those that nobody reads. What goes wrong is tried again."""
+    with suppress(sqlite3.Error):
+        connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+
 def check_form(connection: sqlite3.Connection, path: Path) -> None:
     """LogError if the file is not a log of a form that we know."""
     application = connection.execute("PRAGMA application_id").fetchone()[0]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from contextlib import suppress
 from pathlib import Path
 
 from katmatic.clock import monotonic_seconds
 from katmatic.errors import LogError
-from katmatic.log.sqlite_file import Transaction, connect
+from katmatic.log.sqlite_file import Transaction, connect, move_pages
 from katmatic.log.sqlite_head import Half
 from katmatic.log.sqlite_rows import insert_entries
 
@@ -70,8 +69,7 @@ class Mover:
                 return
             if self._has_pages and monotonic_seconds() >= moved + MOVED_SECONDS:
                 self._has_pages = False
-                with suppress(sqlite3.Error):
-                    self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                move_pages(self._connection)
                 moved = monotonic_seconds()
 
     def _is_asked(self) -> bool:
