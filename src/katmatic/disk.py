@@ -11,6 +11,10 @@ from typing import Protocol
 class Region(Protocol):
     """A file of a size that does not change, open for writing. What cannot be done raises OSError."""
 
+    def read(self, offset: int, size: int) -> bytes:
+        """What stands there, synced or not."""
+        ...
+
     def write(self, offset: int, data: bytes) -> None:
         """Write into it; not durable before `sync`."""
         ...
@@ -97,6 +101,10 @@ class SystemRegion:
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
+
+    def read(self, offset: int, size: int) -> bytes:
+        """What stands there."""
+        return os.pread(self.descriptor, size, offset)
 
     def write(self, offset: int, data: bytes) -> None:
         """Write into it."""

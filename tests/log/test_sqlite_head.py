@@ -12,6 +12,7 @@ from itertools import count
 import pytest
 
 from katmatic.errors import LogError
+from katmatic.log import sqlite
 from katmatic.log.memory import MemoryLog
 from katmatic.log.sqlite import SqliteLog, head_of, open_readonly
 
@@ -172,6 +173,25 @@ def test_what_is_fed_and_what_was_posted_goes_into_the_tables(path):
         assert log.pending("gate") == log.pending("katmatic.decisions") == []
 
 
+def test_a_post_is_noticed_by_its_mark_and_without_one_a_little_later(path, monkeypatch):
+    with closing(SqliteLog(path)) as log, closing(open_readonly(path)) as other:
+        turn(log, 1)
+        other.post("gate", [b"marked"])
+        assert log.read(2, limit=9).slices[0].values == [b"marked"]
+        log.commit(log.read(2, limit=9), {})
+        monkeypatch.setattr(sqlite, "set_mark", lambda path, number: None)
+        other.post("gate", [b"unmarked"])
+        ticks = 0
+        while not (batch := log.read(3, limit=9)).slices:
+            log.commit(batch, {})
+            ticks += 1
+        assert ticks in range(sqlite.LOOKS - 10, sqlite.LOOKS)
+        assert batch.slices[0].values == [b"unmarked"]
+        log.commit(batch, {})
+        other.post("gate", [b"nothing else comes"])
+        assert log.wait(20)
+
+
 class Failing:
     """A region whose writes or syncs fail."""
 
@@ -185,6 +205,9 @@ class Failing:
 
     def sync(self):
         raise OSError(errno.EIO, "it does not sync")
+
+    def read(self, offset, size):
+        return self._region.read(offset, size)
 
     def close(self):
         self._region.close()

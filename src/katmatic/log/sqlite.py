@@ -34,7 +34,7 @@ from katmatic.log.sqlite_file import (
     own,
     shaped,
 )
-from katmatic.log.sqlite_head import HEAD_BYTES, NOTHING, Head, Tip, follows, left, packed
+from katmatic.log.sqlite_head import HEAD_BYTES, NOTHING, Head, Tip, follows, left, packed, set_mark
 from katmatic.log.sqlite_mover import Mover
 from katmatic.log.sqlite_rows import (
     FORGOTTEN_AT_ONCE,
@@ -75,7 +75,8 @@ from katmatic.log.tail import (
 )
 
 FOLLOW_LOOK_SECONDS = 0.02  # how soon a copy notices what was committed
-INBOX_LOOK_SECONDS = 0.2  # how soon a post is noticed when nothing else comes
+INBOX_LOOK_SECONDS = 0.2  # how soon a post without a mark is noticed when nothing else comes,
+LOOKS = 1_000  # and after how many batches otherwise
 CHUNK_BYTES = 4 * 2**20  # read in one go, so that a long scan holds nobody up and needs little memory
 CHUNK_BATCHES = 1000
 VIEWS_LIMIT = 100  # of tables and head, until one of both at one moment is found; the owner moves some in a second
@@ -184,7 +185,8 @@ class SqliteHistory:
             with Transaction(writer, self._path):
                 check_inbox(writer, self._path, len(values))
                 register(writer, self._path, topic, READ)
-                put_waiting(writer, topic, values)
+                first = put_waiting(writer, topic, values)
+            set_mark(head_of(self._path), first + len(values))
         finally:
             writer.close()
 
@@ -368,6 +370,7 @@ class SqliteLog(SqliteHistory):
         self._ways: dict[str, int] = {}
         self._sequence = self._reserved = self._now = self._position = 0
         self._seen = self._version = 0  # of the inbox
+        self._mark, self._looks = b"", 0
         self._owner = own(path)
         with ExitStack() as undo:
             undo.callback(os.close, self._owner)
@@ -409,7 +412,7 @@ class SqliteLog(SqliteHistory):
                 return True
             with self._lock, self._explained:
                 self._check_open()
-                self._look()
+                self._look(closely=True)
             timeout -= INBOX_LOOK_SECONDS
             if timeout <= 0:
                 return self.waiting > 0
@@ -516,8 +519,12 @@ class SqliteLog(SqliteHistory):
             self._now = last.now
         self._look()
 
-    def _look(self) -> None:
-        """Notice what other processes posted."""
+    def _look(self, *, closely: bool = False) -> None:
+        """Notice what other processes posted: by their mark, and now and then without."""
+        mark, self._looks = self._head.mark(), self._looks + 1
+        if mark == self._mark and not closely and self._looks < LOOKS:
+            return
+        self._mark, self._looks = mark, 0
         version = self._connection.execute("PRAGMA data_version").fetchone()[0]
         if version != self._version:
             self._collect()

@@ -4,6 +4,7 @@ A small batch in SQLite's tables touches a page of each topic, and all of them a
 after the other, each batch with a checksum that also covers where it stands. The file is as large as it will ever be
 from the start, so that a sync has only these bytes to write. It has two halves: while one is filled, what stands in the
 other is moved into the tables, and then forgotten. Whoever reads the log takes what is not in the tables from here.
+In front stands a mark that whoever posts records changes, so that the owner need not ask SQLite again and again.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from katmatic.log.sqlite_rows import POSITION_BITS, POSITIONS, Entry, Piece
 HEAD_BYTES = 512 * 2**10  # some 200 batches of a few events
 ENTRIES_LEAST = 4  # that a half has room for: larger batches cost the tables little by the record
 ALIGNED = 64  # bytes: where a batch may begin
+_MARK = Layout("<Q")  # the number that the next record will get that is posted
 _FRONT = Layout("<QQ")  # checksum and length of what follows
 _64_BITS = (1 << 64) - 1
 _ODD = 0x9E3779B97F4A7C15  # spreads the bits of a small number
@@ -92,9 +94,9 @@ class Tip:
             return NOTHING
         half, known, found = len(data) // 2, self._known, []
         self._known = {}
-        for start in (0, half):
+        for start, stop in ((ALIGNED, half), (half, 2 * half)):
             newest = 0
-            for at, checksum, payload in _whole(data, start, start + half):
+            for at, checksum, payload in _whole(data, start, stop):
                 entry = self._known[at, checksum] = known.get((at, checksum)) or _unpack(payload)
                 if entry.sequence <= newest:  # of an earlier time
                     break
@@ -149,7 +151,7 @@ class Head:
         self.region: Region = disk.region(path, size)
         half = size // 2
         self._limit = half // ENTRIES_LEAST
-        self._filled, self.full = Half(0, half), Half(half, 2 * half)
+        self._filled, self.full = Half(ALIGNED, half), Half(half, 2 * half)
         self._is_in_doubt = False  # a write failed, and may be there or not
 
     def takes(self, size: int) -> bool:
@@ -189,9 +191,19 @@ class Head:
         """From now on the other half is filled, which is clear; this one is `full`, to be moved and cleared."""
         self._filled, self.full = self.full, self._filled
 
+    def mark(self) -> bytes:
+        """What stands in front: it is another once something was posted."""
+        return self.region.read(0, _MARK.size)
+
     def close(self) -> None:
         """Let go of the file."""
         self.region.close()
+
+
+def set_mark(path: Path, number: int) -> None:
+    """Let the owner know that records up to this number were posted; it would notice later, too."""
+    with suppress(OSError), path.open("r+b") as head:
+        head.write(_MARK.pack(number))
 
 
 def packed(entry: Entry) -> bytes:
@@ -219,7 +231,7 @@ def _payload(data: bytes, at: int, stop: int) -> bytes | None:
 def _newest_anywhere(path: Path) -> int:
     """The highest sequence of all batches that can be read, wherever they stand; 0 of nothing."""
     data = path.read_bytes() if path.exists() else b""
-    payloads = (_payload(data, at, len(data)) for at in range(0, len(data), ALIGNED))
+    payloads = (_payload(data, at, len(data)) for at in range(ALIGNED, len(data), ALIGNED))
     return max((_unpack(payload).sequence for payload in payloads if payload is not None), default=0)
 
 

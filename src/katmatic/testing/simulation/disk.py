@@ -251,6 +251,12 @@ class SimulatedRegion:
     def __init__(self, disk: SimulatedDisk, file: Path) -> None:
         self._disk, self._file = disk, file
 
+    def read(self, offset: int, size: int) -> bytes:
+        """What stands there."""
+        with self._file.open("rb") as stream:
+            stream.seek(offset)
+            return stream.read(size)
+
     def write(self, offset: int, data: bytes) -> None:
         """Write into it."""
         self._disk.wrote(str(self._file), offset, data)

@@ -50,7 +50,7 @@ class _Unsynced:
     """A region of which nothing is made durable on purpose."""
 
     def __init__(self, region: Region) -> None:
-        self.write, self.close = region.write, region.close
+        self.read, self.write, self.close = region.read, region.write, region.close
 
     def sync(self) -> None:
         """Do nothing."""
