@@ -1,11 +1,14 @@
 """From the event to its durable prediction at 2,000 events a second, in a running pipeline: `p50_ms, p99_ms, p999_ms`.
 
-The runtime of `katmatic run` with its log, checkpoints, live quality, proof and trainer, and a thread that hands card
-payments in, each at its moment: JSON in, 15 exact features, the prediction logged, the commit synced. It counts from
-the moment the schedule says, so that a wait that delays the next events is counted for these, too, until the commit
-that holds the prediction is durable and the sender is told so. A first model has been learnt before. `while_training`:
-the same while one training follows the other, each in a process beside it, and the new model answers next (`swaps`).
-`--seconds` says how long each of the two takes (600), `--rate` how many a second.
+The runtime of `katmatic run` with its log, checkpoints, live quality, proof and trainer, and card payments that come,
+each at its moment: JSON in, 15 exact features, the prediction logged, the commit synced. It counts from the moment the
+schedule says, so that a wait that delays the next events is counted for these, too, until the commit that holds the
+prediction is durable and the sender is told so. A first model has been learnt before. `while_training`: the same while
+one training follows the other, each in a process beside it, and the new model answers next (`swaps`).
+
+A thread of the process hands the payments in, as one that serves HTTP does, and shares Python's lock with the one that
+answers. With `--polled` they are there when the thread that answers asks for what came, as in the buffer of a client
+that is polled, like Kafka's. `--seconds` says how long each of the two parts takes (600), `--rate` how many a second.
 """
 
 from __future__ import annotations
@@ -14,7 +17,6 @@ import json
 import sys
 import tempfile
 import threading
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ import numpy as np
 
 from bench.report import report
 from katmatic.clock import monotonic_seconds, sleep
+from katmatic.log.base import Batch, Log
 from katmatic.measure import Durable, payments
 from katmatic.pipeline import Turn
 from katmatic.runtime import Runtime, load_app
@@ -67,34 +70,61 @@ class Swaps:
         self.at += [monotonic_seconds() for record in turn.models if record.action == "promoted"]
 
 
-class Load(threading.Thread):
-    """Hands in payments, each at its moment, and disputes of some of them."""
+class Load:
+    """Hands in payments, each at its moment, and disputes of some of them; when each was due, and kept."""
 
     def __init__(self, runtime: Runtime, rate: int) -> None:
-        super().__init__(name="load")
-        self._log, self._clock, self._rate = runtime.log, runtime.clock, rate
+        self._log, self._rate = runtime.log, rate
         made = map(json.loads, payments(KINDS, 0, 0)[0])  # all but their times
         self._kinds = [(_untimed(each, "card", "category", "amount"), _untimed(each, "card")) for each in made]
+        self._spacing, self._dispute_every = 1_000_000 // rate, round(1 / DISPUTED)
+        self._began, self._offset = monotonic_seconds() + 1.0, runtime.clock.now() + 1_000_000
         self.due: list[float] = []
-        self.kept: list[
-            tuple[int, float]
-        ] = []  # the position that each got, and when it and its prediction were durable
-        self.stop = threading.Event()
+        self.kept: list[tuple[int, float]] = []  # the position of each, and when it and its prediction were durable
+        self.is_over = False
+
+    @property
+    def next_due(self) -> float:
+        """When the next payment is to come."""
+        return self._began + len(self.due) / self._rate
+
+    def hand_in(self) -> None:
+        """The next payment comes."""
+        i, moment = len(self.due), self.next_due
+        payment, dispute = self._kinds[i % KINDS]
+        at = self._offset + i * self._spacing
+        self.due.append(moment)
+        self._log.append("payment", [payment % divmod(at, 10**6)]).add_done_callback(
+            lambda done: self.kept.append((done.result().start, monotonic_seconds()))
+        )
+        if i % self._dispute_every == 0:
+            self._log.append("dispute", [dispute % divmod(at + 1, 10**6)])
 
     def run(self) -> None:
-        spacing, every = 1_000_000 // self._rate, round(1 / DISPUTED)
-        began, offset = monotonic_seconds() + 1.0, self._clock.now() + 1_000_000  # of the schedule
-        for i, (payment, dispute) in enumerate(cycle(self._kinds)):
-            if self.stop.is_set():
-                return
-            moment = began + i / self._rate
-            sleep(moment - monotonic_seconds())
-            self.due.append(moment)
-            self._log.append("payment", [payment % divmod(offset + i * spacing, 10**6)]).add_done_callback(
-                lambda done: self.kept.append((done.result().start, monotonic_seconds()))
-            )
-            if i % every == 0:
-                self._log.append("dispute", [dispute % divmod(offset + i * spacing + 1, 10**6)])
+        """Hand them in, each at its moment, until it `is_over`."""
+        while not self.is_over:
+            sleep(self.next_due - monotonic_seconds())
+            self.hand_in()
+
+
+class Buffer:
+    """In front of the log, as the client of a source would be: what has come is there when the log is read."""
+
+    def __init__(self, load: Load, log: Log) -> None:
+        self._load, self._wait, self._read = load, log.wait, log.read
+
+    def wait(self, timeout: float) -> bool:
+        """Until the next payment is due."""
+        if self._load.is_over:
+            return self._wait(timeout)
+        sleep(min(timeout, self._load.next_due - monotonic_seconds()))
+        return True
+
+    def read(self, now: int, *, limit: int) -> Batch:
+        """The log, once it has got what was due."""
+        while not self._load.is_over and self._load.next_due <= monotonic_seconds():
+            self._load.hand_in()
+        return self._read(now, limit=limit)
 
 
 def _untimed(event: dict[str, Any], *names: str) -> bytes:
@@ -102,7 +132,7 @@ def _untimed(event: dict[str, Any], *names: str) -> bytes:
     return json.dumps({name: event[name] for name in names}).encode()[:-1] + b', "at": %d.%06d}'
 
 
-def run(seconds: float, rate: int, every: str | None) -> tuple[dict[str, Any], int]:
+def run(seconds: float, rate: int, every: str | None, *, is_polled: bool = False) -> tuple[dict[str, Any], int]:
     """Quantiles over so many seconds in which a model answers, and how often another one began to."""
     with tempfile.TemporaryDirectory() as name:
         file = Path(name) / "app.py"
@@ -110,10 +140,15 @@ def run(seconds: float, rate: int, every: str | None) -> tuple[dict[str, Any], i
         predicted, swaps, stop = Durable(), Swaps(), threading.Event()
         with Runtime(load_app(file), file, Settings(data=f"{name}/data"), proves=True) as runtime:
             runtime.pipeline.watchers += [predicted, swaps]
-            worker = threading.Thread(target=runtime.work, args=(stop,), name="pipeline")
             load = Load(runtime, rate)
-            worker.start()
-            load.start()
+            threads = [threading.Thread(target=runtime.work, args=(stop,), name="pipeline")]
+            if is_polled:
+                buffer = Buffer(load, runtime.log)
+                vars(runtime.log).update(wait=buffer.wait, read=buffer.read)
+            else:
+                threads.append(threading.Thread(target=load.run, name="load"))
+            for thread in threads:
+                thread.start()
             try:
                 deadline = monotonic_seconds() + PATIENCE_SECONDS
                 while not swaps.at:
@@ -124,11 +159,11 @@ def run(seconds: float, rate: int, every: str | None) -> tuple[dict[str, Any], i
                 sleep(seconds)
                 last, swapped = len(load.due), len(swaps.at) - swapped
             finally:
-                load.stop.set()
-                load.join()
+                load.is_over = True
                 sleep(SETTLED_SECONDS)
                 stop.set()
-                worker.join()
+                for thread in threads:
+                    thread.join()
         assert len(load.kept) == len(load.due)
         places, at = zip(*load.kept[first:last], strict=True)
         assert predicted.at.keys() >= set(places)
@@ -145,10 +180,10 @@ def run(seconds: float, rate: int, every: str | None) -> tuple[dict[str, Any], i
 
 def measure() -> dict[str, Any]:
     """Quantiles while nothing is trained, and while trainings follow each other."""
-    seconds, rate = given("--seconds", SECONDS), int(given("--rate", RATE))
-    calm, _ = run(seconds, rate, None)
-    busy, swaps = run(seconds, rate, EVERY)
-    return {"rate": rate, **calm, "while_training": {**busy, "swaps": swaps}}
+    seconds, rate, is_polled = given("--seconds", SECONDS), int(given("--rate", RATE)), "--polled" in sys.argv
+    calm, _ = run(seconds, rate, None, is_polled=is_polled)
+    busy, swaps = run(seconds, rate, EVERY, is_polled=is_polled)
+    return {"rate": rate, "polled": is_polled, **calm, "while_training": {**busy, "swaps": swaps}}
 
 
 def given(name: str, default: float) -> float:
