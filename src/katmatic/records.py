@@ -219,9 +219,9 @@ class Keys(Sequence[tuple[str, ...]]):
 
 
 def made(kind: type[Block], **columns: Any) -> Block:
-    """A block of all its columns, in a third of the time that its own constructor takes."""
+    """A block of all its columns, in half the time that its own constructor takes."""
     block = object.__new__(kind)
-    vars(block).update(columns)
+    object.__setattr__(block, "__dict__", columns)
     return block
 
 
