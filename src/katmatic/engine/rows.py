@@ -15,11 +15,12 @@ from katmatic.log.base import Batch
 from katmatic.log.codec import decode
 from katmatic.records import DECISIONS, DeadLetter
 from katmatic.spec.event import Event
-from katmatic.state import kernel, loop
+from katmatic.state import kernel, loop, scan
 from katmatic.state.columns import Store
 from katmatic.state.keys import Destination, KeyNumbers
 
 ROOM_FIRST = 64  # rows that there is room for at first
+FEW, FEW_BYTES = 31, 16_384  # so many records, and bytes of a stream, are read in one compiled call
 
 
 @dataclass
@@ -29,6 +30,7 @@ class Given:
     columns: list[tuple[int, Columns, NDArray[np.int64]]]  # stream, its records, their rows
     dead: list[DeadLetter]
     records: int
+    few: dict[int, int] = field(default_factory=dict)  # how many, of streams read at once
     heartbeats: int = 0
     raised: int = 0
     said: dict[str, str] = field(default_factory=dict)
@@ -40,7 +42,10 @@ class Intake:
     def __init__(self, plan: Plan, store: Store, *, notes: bool) -> None:
         self._plan, self._store, self._notes = plan, store, notes
         self.readers = [Reader(stream.schema, plan.zone) for stream in plan.streams]
-        self._streams = [_Stream(plan, s, reader) for s, reader in enumerate(self.readers)]
+        self._rows = np.zeros(scan.ROWS_WORDS, np.int64)
+        given = int(self._rows.ctypes.data), store.keys.about_at
+        self.streams = [_Stream(plan, s, reader, given) for s, reader in enumerate(self.readers)]
+        self._numbers = np.arange(FEW + 1)
         self._arena = tuple(array.ctypes.data for array in (plan.tables, store.words, store.reals))
         self._make(ROOM_FIRST)
 
@@ -63,6 +68,9 @@ class Intake:
         at = {name: int(array.ctypes.data) for name, array in self._room._asdict().items()}  # where these lie
         self._run_at = (*self._arena, *at.values())
         self._places_at = int(self._places.ctypes.data)
+        self._positions = self._room.pos.data
+        self._rows[:] = *at.values(), max(spaces, 1), columns, conditions, self._notes
+        self._first: dict[int, kernel.Rows] = {}  # views of so many of the rows
         names = "now", "kind", "stream", "time", "identity", "values"
         self._settled_at = (self._places_at, *(at[name] for name in names))
         self._keys_at = [
@@ -72,6 +80,10 @@ class Intake:
 
     def rows(self, batches: Sequence[Batch]) -> tuple[kernel.Rows, Given]:
         """The rows of some batches: a record each, and one for the moment at which a batch was read."""
+        if len(batches) == 1:
+            found = self._few(batches[0])
+            if found is not None:
+                return found
         count = sum(len(batch) for batch in batches) + len(batches)
         if count > len(self._room.kind):
             self._make(max(count, 2 * len(self._room.kind)))
@@ -109,6 +121,43 @@ class Intake:
         self._store.check()
         return rows, given
 
+    def _few(self, batch: Batch) -> tuple[kernel.Rows, Given] | None:
+        """The rows of a batch of few plain records; None if it is none."""
+        by_stream: dict[int, tuple[list[bytes], list[int]]] = {}
+        row = 0
+        for piece in batch.slices:
+            stream, stop = self._plan.by_topic.get(piece.topic, -1), row + len(piece.values)
+            if stream < 0 or stop > FEW:
+                return None
+            if stop == row:
+                continue
+            values, places = by_stream.setdefault(stream, ([], []))
+            values += piece.values
+            places += range(row, stop)
+            for place in range(row, stop):
+                self._positions[place] = piece.first + place - row
+            row = stop
+        given = Given([], [], row)
+        read = []
+        for stream, (values, places) in by_stream.items():
+            its = self.streams[stream]
+            columns = its.take_in(values, [*places, row], batch.now)
+            if columns is None:
+                return None
+            self._store.keys.taken(its.facts.spaces)
+            given.few[stream] = count = len(values)
+            is_run = places[-1] - places[0] < count
+            read.append((its, columns, values, self._numbers[places[0] :][:count] if is_run else np.array(places)))
+        if not read:
+            self.streams[0].take_in([], [row], batch.now)
+        rows = self._first.get(row + 1)
+        if rows is None:
+            rows = self._first[row + 1] = self._room.first(row + 1)
+        for its, columns, values, at in read:
+            self._filled(its, rows, given, columns, values, at)
+        self._store.check()
+        return rows, given
+
     def run(self, count: int, first: int, until: int) -> int:
         """Let the kernel go on over so many rows, from `first` on: `kernel.run`. Raises MemoryError if it failed."""
         found = loop.go_on(self._run_at, count, first, until)
@@ -122,7 +171,7 @@ class Intake:
         self, rows: kernel.Rows, given: Given, stream: int, values: list[bytes], places: NDArray[np.int64]
     ) -> None:
         """Read the records of one stream into their rows."""
-        its, store = self._streams[stream], self._store
+        its, store = self.streams[stream], self._store
         columns = its.reader.read(values)
         if len(columns.heartbeats):
             beats = places[columns.heartbeats]
@@ -142,6 +191,19 @@ class Intake:
             return
         for space in its.facts.spaces:
             numbers(store.keys, space, self._plan.spaces[space], columns, rows=self._keys_at[space])
+        self._filled(its, rows, given, columns, values, at)
+
+    def _filled(
+        self,
+        its: _Stream,
+        rows: kernel.Rows,
+        given: Given,
+        columns: Columns,
+        values: list[bytes],
+        at: NDArray[np.int64],
+    ) -> None:
+        """What compiled code leaves to do for records that lie in their rows."""
+        store = self._store
         for j, column in its.others:
             rows.values[at, j] = _values(store, column, columns)
         if its.facts.masks:
@@ -150,10 +212,10 @@ class Intake:
             given.raised += raised
             if said:
                 given.said[f"where of {its.facts.schema.topic}"] = said
-        given.columns.append((stream, columns, at))
+        given.columns.append((its.stream, columns, at))
         if its.asked_again:
             for i, row in zip(columns.index.tolist(), at.tolist(), strict=True):
-                store.pending[int(rows.pos[row])] = (stream, values[i], its.asked_again)
+                store.pending[int(rows.pos[row])] = (its.stream, values[i], its.asked_again)
 
     def _settle(self, its: _Stream, columns: Columns, at: NDArray[np.int64]) -> int:
         """Put records into the rows `at`, unless some are out of range; how many are."""
@@ -183,8 +245,8 @@ class Intake:
 class _Stream:
     """How the records of a stream become rows."""
 
-    def __init__(self, plan: Plan, stream: int, reader: Reader) -> None:
-        self.facts, self.reader = plan.streams[stream], reader
+    def __init__(self, plan: Plan, stream: int, reader: Reader, given: tuple[int, int]) -> None:
+        self.stream, self.facts, self.reader = stream, plan.streams[stream], reader
         self.horizon, self.ahead = micros(self.facts.policy.horizon), micros(self.facts.policy.ahead)
         layout = reader.layout
         fields = [-1 if each.coded else layout.places[each.field] for each in self.facts.columns]
@@ -195,6 +257,36 @@ class _Stream:
         # Of how many labels an anchor is asked at other moments than its arrival:
         mine: type[Event] = self.facts.schema.event
         self.asked_again = len({q.label for q in plan.questions if q.predictor.lead and q.predictor.anchor is mine})
+        # For few records: where they are read to, and what `scan.intake` is told, of arrays that these lists hold.
+        self._size = 2 * len(layout.names) + 2
+        self._table = np.empty(FEW * self._size, np.int64)
+        self.table_at: int = self._table.ctypes.data
+        self._made = self._table.data
+        self._places = np.zeros(FEW + 1, np.int64)
+        self.places_at: int = self._places.ctypes.data
+        self._rows = self._places.data
+        parts = [np.array([layout.places[name] for name in plan.spaces[s]], np.int64) for s in self.facts.spaces]
+        each = [(s, int(p.ctypes.data), len(p)) for s, p in zip(self.facts.spaces, parts, strict=True)]
+        spaces, names = np.array(each, np.int64), np.frombuffer(layout.letters + bytes(scan.PADDING), np.uint8)
+        self._held = parts, spaces, names
+        self._about = np.zeros(scan.INTAKE_WORDS, np.int64)
+        self._about[:] = (
+            *(layout.fields[0], layout.fields[1], names.ctypes.data, loop.powers(), self.table_at, *self.about),
+            *(*self.columns[:2], spaces.ctypes.data, len(each), self.places_at, *given),
+        )
+        self._about_at: int = self._about.ctypes.data
+
+    def take_in(self, values: list[bytes], places: list[int], moment: int) -> Columns | None:
+        """Have few records in these rows, and time pass in the last one; None if they are not plain, or do not fit."""
+        layout, count = self.reader.layout, len(values)
+        text, first = layout.packed(values)
+        if len(text) + count * len(layout.defaults) > FEW_BYTES or not layout.is_plain:
+            return None
+        for i, place in enumerate(places):
+            self._rows[i] = place
+        if loop.intake(text, first, count, moment, self._about_at) != scan.TAKEN:
+            return None
+        return Columns.plain(layout, text, bytearray(self._made[: count * self._size]), count)
 
 
 def numbers(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from katmatic.engine import validate
 from katmatic.engine.features import Anchors, assemble, moments
+from katmatic.engine.outputs import FEW, Outputs
 from katmatic.engine.plan import Plan, Questions
 from katmatic.engine.rows import Given, Intake
 from katmatic.engine.validate import Columns, Reader
@@ -26,8 +26,7 @@ from katmatic.state.forget import Forgetting, Layout
 COUNTS = ("events", "applied", "duplicate", "late", "dead", "heartbeats")
 
 
-@dataclass(frozen=True)
-class Changes:
+class Changes(msgspec.Struct):
     """All that followed from some batches, in order. `orders` number predictions and label versions together."""
 
     predictions: list[tuple[PredictionBlock, NDArray[np.int64]]]
@@ -36,13 +35,13 @@ class Changes:
     holds: list[str]  # topics whose silence holds labels, told once until they are heard
     counts: dict[str, int]
     errors: dict[str, int]  # how often functions of the user raised, by predictor (or `where`)
-    said: dict[str, str] = field(default_factory=dict)  # and what the last of them said, by predictor.feature
+    said: dict[str, str] = {}  # and what the last of them said, by predictor.feature
     held: bool = False  # labels were held, or let go: it was the moment that decided
-    anchors: list[_Asked] = field(default_factory=list)
-    again: dict[int, tuple[int, bytes]] = field(default_factory=dict)  # anchors from before: stream, payload
-    kept: dict[int, Event] = field(default_factory=dict)
+    anchors: list[_Asked] = []
+    again: dict[int, tuple[int, bytes]] = {}  # anchors from before: stream, payload
+    kept: dict[int, Event] = {}
     readers: Sequence[Reader] = ()
-    taken: list[tuple[Schema, Columns]] = field(default_factory=list)  # events that were applied, also the late ones
+    taken: list[tuple[Schema, Columns]] = []  # events that were applied, also the late ones
 
     def event(self, position: int) -> Event:
         """The anchor event of a prediction of this step."""
@@ -81,6 +80,7 @@ class State:
         )
         self.intake = Intake(plan, self.store, notes=self.forgetting.can)
         self.readers = self.intake.readers
+        self.outputs = Outputs(plan, self.store, self.intake)
 
     @property
     def next_due(self) -> int:
@@ -125,15 +125,15 @@ def step(plan: Plan, state: State, *batches: Batch) -> Changes:
     now = batches[-1].now if batches else int(words[kernel.NOW])
     words[kernel.ORDER] = 0
     changes = _counted(plan, state, given)
-    lists = words[kernel.HELD_AT : kernel.HELD_AT + 2 * len(plan.labels)]  # of what is held: first and last of each
-    held = lists.tobytes()
+    held = state.forgetting.held()
     following = 0
     while following >= 0:
         following = state.intake.run(len(rows.kind), following, now)
         _collect(plan, state, rows, given, changes)
     _account(plan, state, rows, given, changes)
     state.forgetting.work(now, held=bool(changes.holds))
-    return changes if lists.tobytes() == held else replace(changes, held=True)
+    changes.held = state.forgetting.held() != held
+    return changes
 
 
 # -------------------------------------------------------------------------------------------------------- changes out
@@ -155,9 +155,13 @@ def _counted(plan: Plan, state: State, given: Given) -> Changes:
 def _collect(plan: Plan, state: State, rows: kernel.Rows, given: Given, changes: Changes) -> None:
     """Take away what the kernel has written."""
     words = state.store.words
-    changes.labels.extend(_label_blocks(plan, state))
-    _predictions(plan, state, given, changes)
-    holds, done = int(words[kernel.N_HOLDS]), int(words[kernel.N_DONE])
+    predictions, labels, holds, done = state.outputs.counts()
+    if labels:
+        changes.labels.extend(_label_blocks(plan, state, labels))
+    if predictions:
+        _predictions(plan, state, predictions, given, changes)
+    if not holds and not done:
+        return
     silent = words[kernel.OUT_HOLDS_AT : kernel.OUT_HOLDS_AT + holds].tolist()
     changes.holds.extend(plan.streams[s].schema.topic for s in silent)
     pending = state.store.pending
@@ -190,11 +194,11 @@ def _account(plan: Plan, state: State, rows: kernel.Rows, given: Given, changes:
             state.store.pending.pop(position, None)
 
 
-def _label_blocks(plan: Plan, state: State) -> list[tuple[LabelBlock, NDArray[np.int64]]]:
+def _label_blocks(plan: Plan, state: State, n: int) -> list[tuple[LabelBlock, NDArray[np.int64]]]:
+    found = state.outputs.labels() if n <= FEW else None
+    if found is not None:
+        return found
     words, reals = state.store.words, state.store.reals
-    n = int(words[kernel.N_LABELS])
-    if not n:
-        return []
     found = []
     table = words[kernel.OUT_LABELS_AT : kernel.OUT_LABELS_AT + 8 * n].reshape(n, 8)
     keys = words[kernel.OUT_LABEL_KEYS_AT : kernel.OUT_LABEL_KEYS_AT + n * len(plan.spaces)].reshape(n, -1)
@@ -234,20 +238,25 @@ def _columns(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     return rows.T.copy()
 
 
-def _predictions(plan: Plan, state: State, given: Given, changes: Changes) -> None:
+def _predictions(plan: Plan, state: State, n: int, given: Given, changes: Changes) -> None:
     words, reals = state.store.words, state.store.reals
-    n = int(words[kernel.N_PREDICTIONS])
-    if not n:
-        return
     table = words[kernel.OUT_ASKED_AT : kernel.OUT_ASKED_AT + 8 * n].reshape(n, 8)
     keys = words[kernel.OUT_ASKED_KEYS_AT : kernel.OUT_ASKED_KEYS_AT + n * len(plan.spaces)].reshape(n, -1)
     answers = reals[kernel.OUT_FEATURES_AT : kernel.OUT_FEATURES_AT + n * plan.widths[2]].reshape(n, -1)
     for p, questions in enumerate(plan.questions):
+        if n <= FEW and state.outputs.plain[p]:
+            taken = state.outputs.predictions(p, given)
+            if taken is not None:
+                for few, few_orders in taken:
+                    _Asked(state, questions, _anchor(few), few.rows, given, changes, is_here=True)
+                    changes.predictions.append((few, few_orders))
+                continue
         mine = _chosen(table[:, 1], p, len(plan.questions))
         if mine is None:
             continue
         orders, _, anchor, time, at, now, lead, rows = _columns(table[mine])
-        asked = _Asked(state, questions, anchor, rows, given, changes)
+        is_here = not questions.predictor.lead or int(rows.min()) >= 0
+        asked = _Asked(state, questions, _same(anchor), _same(rows), given, changes, is_here=is_here)
         anchors = Anchors(asked.field, asked.events, partial(moments, at, plan.zone))
         made = assemble(questions, answers[mine], anchors, state.store.codes)
         if made.raised:
@@ -269,6 +278,14 @@ def _predictions(plan: Plan, state: State, given: Given, changes: Changes) -> No
         changes.predictions.append((block, orders))
 
 
+def _same(column: NDArray[np.int64]) -> Callable[[], NDArray[np.int64]]:
+    return lambda: column
+
+
+def _anchor(block: PredictionBlock) -> Callable[[], NDArray[np.int64]]:
+    return lambda: block.anchor
+
+
 class _Asked:
     """The anchors of some questions: in the batch, or from before."""
 
@@ -276,29 +293,32 @@ class _Asked:
         self,
         state: State,
         questions: Questions,
-        positions: NDArray[np.int64],
-        rows: NDArray[np.int64],
+        positions: Callable[[], NDArray[np.int64]],
+        rows: Callable[[], NDArray[np.int64]],
         given: Given,
         changes: Changes,
+        *,
+        is_here: bool,
     ) -> None:
         self._reader, self._changes = state.readers[questions.stream], changes
         self._positions, self._rows = positions, rows
         self._columns: Columns | None = None
-        if not questions.predictor.lead or rows.min() >= 0:
+        if is_here:
             for stream, columns, places in given.columns:
                 if stream == questions.stream:
                     self._columns, self._places = columns, places
                     changes.anchors.append(self)
         if self._columns is None:
             pending = state.store.pending
-            changes.again.update((position, pending[position][:2]) for position in positions.tolist())
+            changes.again.update((position, pending[position][:2]) for position in positions().tolist())
 
     @cached_property
     def _here(self) -> Columns | None:
         """The columns of the anchors, if all are in the batch."""
-        if self._columns is None or len(self._columns) == len(self._rows):
+        rows = self._rows()
+        if self._columns is None or len(self._columns) == len(rows):
             return self._columns
-        return validate.take(self._columns, np.searchsorted(self._places, self._rows))
+        return validate.take(self._columns, np.searchsorted(self._places, rows))
 
     def field(self, name: str) -> Any:
         """A field of the anchors: a list, or floats."""
@@ -313,11 +333,12 @@ class _Asked:
         here = self._here
         if here:
             return self._reader.events(here)
-        self._changes.restore(self._positions.tolist())
-        return [self._changes.kept[position] for position in self._positions.tolist()]
+        positions = self._positions().tolist()
+        self._changes.restore(positions)
+        return [self._changes.kept[position] for position in positions]
 
     def event(self, position: int) -> Event | None:
         """The anchor at a position, if it is one of these, which are all in the batch."""
-        (found,) = (self._positions == position).nonzero()
+        (found,) = (self._positions() == position).nonzero()
         assert self._here is not None
         return self._reader.events(validate.take(self._here, found[:1]))[0] if len(found) else None

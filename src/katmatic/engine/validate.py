@@ -24,6 +24,7 @@ from katmatic.timestamp import offsets, parse_many
 _INTEGER = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 _WIRE: dict[type, Any] = {str: str, float: float, int: _INTEGER, bool: bool}
 _NONE = np.arange(0)
+_PADDING = bytes(scan.PADDING)
 _packed = msgspec.msgpack.Encoder().encode
 
 
@@ -35,22 +36,49 @@ class Dead:
     error: InputError
 
 
-@dataclass
 class Columns:
-    """Readable records of one stream, by field. `index` is each one's place among those that were given."""
+    """Readable records of one stream, by field."""
 
-    index: NDArray[np.int64]
-    heartbeats: NDArray[np.int64]
-    dead: list[Dead]
-    layout: Layout
-    text: bytes  # in which the texts lie
-    table: NDArray[np.int64]  # (2 * fields + 2, n): words, lengths, times, fates: see state/scan.py
+    _words: bytearray
 
-    def __post_init__(self) -> None:
-        self.address: int = self.table.ctypes.data
+    def __init__(
+        self,
+        index: NDArray[np.int64],
+        heartbeats: NDArray[np.int64],
+        dead: list[Dead],
+        layout: Layout,
+        text: bytes,  # in which the texts lie
+        table: NDArray[np.int64],  # (2 * fields + 2, n): words, lengths, times, fates: see state/scan.py
+    ) -> None:
+        self.index, self.heartbeats, self.dead = index, heartbeats, dead
+        self.layout, self.text, self.table = layout, text, table
+        self._count = len(index)
+
+    @classmethod
+    def plain(cls, layout: Layout, text: bytes, words: bytearray, count: int) -> Columns:
+        """Columns of all that was given; arrays are made of the table once they are looked at."""
+        columns = object.__new__(cls)
+        columns.layout, columns.text, columns.heartbeats, columns.dead = layout, text, _NONE, []
+        columns._words, columns._count = words, count
+        return columns
+
+    @cached_property
+    def index(self) -> NDArray[np.int64]:
+        """Each one's place among those that were given."""
+        return np.arange(self._count)
+
+    @cached_property
+    def table(self) -> NDArray[np.int64]:
+        """Words, lengths, times and fates: (2 * fields + 2, n)."""
+        return np.frombuffer(self._words, np.int64).reshape(-1, self._count)
+
+    @cached_property
+    def address(self) -> int:
+        """Where the table lies."""
+        return int(self.table.ctypes.data)
 
     def __len__(self) -> int:
-        return len(self.index)
+        return self._count
 
     @property
     def words(self) -> NDArray[np.int64]:
@@ -145,9 +173,19 @@ class Layout:
                 (word,), (length,), text = self.column(kind, [field.default], len(self.defaults))
                 row[scan.F_WORD], row[scan.F_LENGTH] = word, length
                 self.defaults += text
+        self.numbers = {
+            n: f for f, (n, kind) in enumerate(zip(self.names, self.kinds, strict=True)) if kind < scan.TEXT
+        }
         self.is_plain = len(self.names) <= scan.FIELDS_MOST
         self.fields = self.table.ctypes.data, len(self.names), self.letters  # as the loops take them
         self.time, self.identity = self.places[schema.time], self.places.get(schema.id or "", -1)
+
+    def packed(self, values: Sequence[bytes]) -> tuple[bytes, int]:
+        """Records as one text, after what is there where a field is missing; and where they begin."""
+        n = len(values) + 1
+        text = _packed([*values, _PADDING])
+        first = 1 if n < 16 else 3 if n < 65_536 else 5  # after the head of the list
+        return (self.defaults + text, first + len(self.defaults)) if self.defaults else (text, first)
 
     def parts(self, names: tuple[str, ...]) -> int:
         """The address of an array that says which fields these are."""
@@ -197,10 +235,7 @@ class Reader:
     def read(self, values: Sequence[bytes]) -> Columns:
         """The columns of `values`; b"" is a heartbeat."""
         layout, n = self.layout, len(values)
-        text = _packed([*values, bytes(scan.PADDING)])
-        first = 1 if n + 1 < 16 else 3 if n + 1 < 65_536 else 5  # after the head of the list
-        if layout.defaults:
-            text, first = layout.defaults + text, first + len(layout.defaults)
+        text, first = layout.packed(values)
         table = np.empty((2 * len(layout.names) + 2, n), np.int64)
         columns = Columns(np.arange(n), _NONE, [], layout, text, table)
         time, fate = table[-2:]

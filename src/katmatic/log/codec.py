@@ -7,6 +7,7 @@ refused with LogError: what is read back is what was written, or nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Literal, TypeVar, overload
 
 import msgspec
@@ -61,8 +62,12 @@ class _Predictions(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 
 def encode_predictions(block: PredictionBlock) -> bytes:
     """The block as bytes: 49 bytes a row, 8 for each feature and the texts. LogError if its columns do not agree."""
-    n = len(block.key)
     where = f"{PREDICTIONS} of {block.predictor}"
+    if block.packed is not None:
+        score = None if block.score is None else _bytes(block.score, NUMBER, (len(block),), where, "score")
+        begin = _beginning(PREDICTIONS_FORM, len(_Predictions.__struct_fields__), block.predictor, block.columns)
+        return b"".join((begin, _encoder.encode(block.version), block.packed, _encoder.encode(score)))
+    n = len(block.key)
     width = len(block.columns)
     for name, column in block.texts.items():
         _same(len(column), n, f"{where}: rows of {name}")
@@ -127,6 +132,8 @@ class _Labels(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 
 def encode_labels(block: LabelBlock) -> bytes:
     """The block as bytes: 49 bytes a row and its key. LogError if its columns do not agree."""
+    if block.packed is not None:
+        return _beginning(LABELS_FORM, len(_Labels.__struct_fields__), block.label) + block.packed
     n = len(block.key)
     where = f"{LABELS} of {block.label}"
     return _pack(
@@ -210,6 +217,12 @@ _records: dict[str, msgspec.msgpack.Decoder[Record]] = {
     ALERTS: msgspec.msgpack.Decoder(Alert),
     DEAD: msgspec.msgpack.Decoder(DeadLetter),
 }
+
+
+@lru_cache(maxsize=1_024)
+def _beginning(form: int, size: int, *values: Any) -> bytes:
+    """The form, the head of a list of so many values (at most 15), and the first of them."""
+    return bytes([form, 0x90 | size]) + b"".join(map(_encoder.encode, values))
 
 
 def _pack(form: int, value: Any) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from math import isfinite
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from katmatic.records import PredictionBlock
 from katmatic.spec.app import Predictor
+
+FEW = 64  # answers that Python looks through as quickly as NumPy
 
 
 class Model(Protocol):
@@ -40,7 +42,9 @@ class Scorer:
             score = _answers(self._model, block.values, block.texts)
         except Exception:  # the model is the user's: then row by row
             score = np.array([self._one(block, i) for i in range(len(block))])
-        return replace(block, version=self.version, score=np.where(np.isfinite(score), score, np.nan))
+        if len(score) > FEW or not all(map(isfinite, score.tolist())):
+            score = np.where(np.isfinite(score), score, np.nan)
+        return block.answered(self.version, score)
 
     def _one(self, block: PredictionBlock, i: int) -> float:
         assert self._model is not None
@@ -53,7 +57,7 @@ class Scorer:
 
 def _answers(model: Model, values: NDArray[np.float64], texts: dict[str, list[Any]]) -> NDArray[np.float64]:
     """One answer for each row; ValueError if the model gives more, or fewer."""
-    found = np.asarray(model.predict(values, texts), np.float64)
+    found = np.array(model.predict(values, texts), np.float64)  # a copy: the model may use its own again
     if found.shape != (len(values),):
         raise ValueError(f"answers of shape {found.shape} for {len(values)} rows")
     return found

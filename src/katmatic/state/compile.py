@@ -65,6 +65,9 @@ SIGNATURES: dict[str, tuple[ModuleType, Any]] = {
     "forget": (scan, types.void(_INT, _COUNT, _INT, _INT, _INT, _INT)),
     "tidy": (scan, _COUNT(_INT, _INT, _INT, _INT, _INT)),
     "pack": (scan, _COUNT(_INT, _COUNT, _COUNT, _INT, _INT, _BYTE, _COUNT)),
+    "intake": (scan, _COUNT(_BYTE, _COUNT, _COUNT, _COUNT, _INT)),
+    "labels": (scan, _COUNT(_INT)),
+    "predictions": (scan, _COUNT(_INT, _COUNT)),
 }
 
 
@@ -117,7 +120,28 @@ def _zeros(typing_context: Any, word: Any) -> Any:
     return signature(types.int64, types.int64), generate
 
 
-_INSTRUCTIONS = {"_prefetch": _prefetch, "_word": _word, "_put": _put, "_zeros": _zeros}
+def _pointer(kind: Any) -> Any:
+    """An address as a pointer."""
+
+    @intrinsic
+    def pointer(typing_context: Any, address: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.inttoptr(arguments[0], context.get_value_type(kind))
+
+        return signature(kind, types.int64), generate
+
+    return pointer
+
+
+_INSTRUCTIONS = {
+    "_prefetch": _prefetch,
+    "_word": _word,
+    "_put": _put,
+    "_zeros": _zeros,
+    "_ints": _pointer(_INT),
+    "_floats": _pointer(_FLOAT),
+    "_letters": _pointer(_BYTE),
+}
 
 
 def object_code(cpu: loop.Cpu) -> tuple[dict[str, str], list[bytes]]:

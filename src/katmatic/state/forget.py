@@ -40,6 +40,9 @@ class Forgetting:
         self._at = self._debt = self._numbered = self._forgotten = 0
         self._held = kernel.NEVER  # the last moment at which labels were held,
         self._holds = False  # and whether they are
+        # Of each label's lists of anchors that are held: the first and the last.
+        stop = kernel.HELD_AT + 2 * int(plan[kernel.LABELS])
+        self._lists = store.words.data[kernel.HELD_AT : stop]
         self.can = not all(layout.for_ever for layout in layouts)  # if not, nobody need note when a key was named
 
     def restart(self) -> None:
@@ -67,9 +70,12 @@ class Forgetting:
             if now - self._held > self._life:
                 self._look(now)
 
+    def held(self) -> bytes:
+        """Which labels are held: it differs once others are."""
+        return self._lists.tobytes()
+
     def _any_held(self) -> bool:
-        first = self._store.words[kernel.HELD_AT : kernel.HELD_AT + 2 * kernel.LABELS_MOST : 2]
-        return bool(first.any())
+        return any(self._lists[::2])
 
     def _look(self, now: int) -> None:
         keys = self._store.keys

@@ -45,8 +45,12 @@ class KeyNumbers:
     def __init__(self) -> None:
         self._facts = np.zeros(scan.KEY_FACTS, np.int64)
         self._facts[:3] = 0, 1, _INDEX_FIRST - 1
+        self._count = self._facts.data  # an item of it costs a third
         self._one_by_one = np.arange(0)  # places of records that come in their order
         self._free: dict[int, tuple[Ints, int]] = {}  # by space: numbers for new keys, and their address,
+        self._free_words = np.zeros(2 * kernel.SPACES_MOST, np.int64)  # the same as loops take it,
+        self._about = np.zeros(scan.KEYS_WORDS, np.int64)  # and where all lies
+        self.about_at: int = self._about.ctypes.data
         self._gone: deque[tuple[int, int, Ints]] = deque()  # and those that will be: since when, space, numbers
         self._forgotten = 0  # of both kinds
         self._index = np.zeros(2 * _INDEX_FIRST, np.int64)
@@ -58,7 +62,7 @@ class KeyNumbers:
         self._look()
 
     def __len__(self) -> int:
-        return int(self._facts[scan.K_COUNT])
+        return self._count[scan.K_COUNT]
 
     def number(
         self,
@@ -95,8 +99,14 @@ class KeyNumbers:
             self._grow(count, words)
             give(self._at)
         if adds and len(free):
-            self._use(space, free)
+            self._use(space, free, int(self._facts[scan.K_FREE]))
         return found
+
+    def taken(self, spaces: Iterable[int]) -> None:
+        """Note that `scan.intake` may have given numbers of these spaces that were free."""
+        for space in spaces if self._free else ():
+            if space in self._free:
+                self._use(space, self._free[space][0], int(self._free_words[2 * space + 1]))
 
     def numbers(self, space: int, keys: Iterable[Any], *, adds: bool = True) -> list[int]:
         """The number of each key: a text, or a tuple of them for several fields."""
@@ -158,7 +168,7 @@ class KeyNumbers:
         while self._gone and self._gone[0][0] <= now - FORGOTTEN_FOR:
             _, space, numbers = self._gone.popleft()
             before, _ = self._free.get(space, (_NOTHING, 0))
-            self._free[space] = _addressed(np.concatenate([before, numbers]))
+            self._let(space, np.concatenate([before, numbers]))
 
     def dump(self) -> tuple[int, bytes]:
         """What `load` takes."""
@@ -178,15 +188,21 @@ class KeyNumbers:
         gone = np.flatnonzero(heads & scan.FORGOTTEN)
         self._forgotten = len(gone)
         of = (heads[gone] >> 32) & 0xFF
-        self._free = {space: _addressed(gone[of == space]) for space in np.unique(of).tolist()}
+        for space in np.unique(of).tolist():
+            self._let(space, gone[of == space])
 
-    def _use(self, space: int, free: Ints) -> None:
-        """New keys were given numbers that were free."""
-        left = int(self._facts[scan.K_FREE])
+    def _let(self, space: int, free: Ints) -> None:
+        """From now on new keys of a space get these numbers."""
+        at = free.ctypes.data
+        self._free[space] = free, at
+        self._free_words[2 * space : 2 * space + 2] = at, len(free)
+
+    def _use(self, space: int, free: Ints, left: int) -> None:
+        """New keys were given numbers that were free; so many are left."""
         if left < len(free):
             for number in free[left:].tolist():
                 self._names.pop(number, None)
-            self._free[space] = _addressed(free[:left])
+            self._let(space, free[:left])
             self._forgotten -= len(free) - left
 
     def _tidy(self) -> None:
@@ -236,6 +252,7 @@ class KeyNumbers:
         arrays = self._facts, self._index, self._starts, self._keys, self._room, self._scratch, self.used
         self._texts_at = self._starts, self._keys, self._starts.ctypes.data, self._keys.ctypes.data
         self._at = tuple(array.ctypes.data for array in arrays)
+        self._about[:] = *self._at, self._free_words.ctypes.data
         self._facts[scan.K_ROOM], self._facts[scan.K_STARTS] = len(self._keys), len(self._starts)
 
 
@@ -278,7 +295,3 @@ def _larger(words: Ints, size: int) -> Ints:
     found = np.zeros(max(2 * len(words), size + size // 2), np.int64)
     found[: len(words)] = words
     return found
-
-
-def _addressed(numbers: Ints) -> tuple[Ints, int]:
-    return numbers, numbers.ctypes.data

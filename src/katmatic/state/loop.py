@@ -38,7 +38,11 @@ _TYPES = {
     "forget": ctypes.CFUNCTYPE(None, _P, _I, _P, _P, _P, _P),
     "tidy": ctypes.CFUNCTYPE(_I, _P, _P, _P, _P, _P),
     "pack": ctypes.CFUNCTYPE(_I, _P, _I, _I, _P, _P, _P, _I),
+    "intake": ctypes.CFUNCTYPE(_I, _P, _I, _I, _I, _P),
+    "labels": ctypes.CFUNCTYPE(_I, _P),
+    "predictions": ctypes.CFUNCTYPE(_I, _P, _I),
 }
+_Letter = ctypes.c_char * 1
 _CALLED = ("exp", "exp2", "memcpy", "memmove", "memset", "pow")  # of the C library
 # Named by the code for exceptions, which it never raises. Each has to have an address, or no name gets one.
 _NEVER_CALLED = (
@@ -126,7 +130,7 @@ def add_up(
 def weigh(x: NDArray[np.float64], columns: tuple[int, ...], start: float, *, logistic: bool) -> NDArray[np.float64]:
     """`linear.weigh`. `columns` are the addresses of what is known about them, and how many there are."""
     out = np.empty(len(x))
-    load()["weigh"](x.ctypes.data, *x.shape, *columns, start, logistic, out.ctypes.data)
+    load()["weigh"](_place(x), *x.shape, *columns, start, logistic, _place(out))
     return out
 
 
@@ -138,7 +142,7 @@ def read(text: bytes, at: int, fields: tuple[int, int, bytes], table: int, count
     """
     column = 8 * count
     lengths, time = table + fields[1] * column, table + 2 * fields[1] * column
-    found: int = load()["scan"](text, at, count, *fields, _powers(), table, table, lengths, time, time + column)
+    found: int = load()["scan"](text, at, count, *fields, powers(), table, table, lengths, time, time + column)
     return found
 
 
@@ -213,14 +217,41 @@ def pack(numbers: NDArray[np.int64], starts: int, keys: int) -> memoryview:
     size = 32 * (n * width + 1)
     while True:
         out = np.empty(size, np.uint8)
-        used = load()["pack"](numbers.ctypes.data, n, width, starts, keys, out.ctypes.data, size)
+        used = load()["pack"](_place(numbers), n, width, starts, keys, _place(out), size)
         if used >= 0:
             return out.data[:used]
         size *= 8
 
 
+def intake(text: bytes, at: int, count: int, moment: int, stream: int) -> int:
+    """`scan.intake`, of the address of what it is told of a stream."""
+    found: int = load()["intake"](text, at, count, moment, stream)
+    return found
+
+
+def labels(about: int) -> tuple[int, int]:
+    """`scan.labels`, of an address: how many rows and bytes; (-1, ...) if they are left to others."""
+    found: int = load()["labels"](about)
+    return found >> 32, found & 0xFFFFFFFF
+
+
+def predictions(about: int, count: int) -> tuple[int, int]:
+    """`scan.predictions`, as `labels`."""
+    found: int = load()["predictions"](about, count)
+    return found >> 32, found & 0xFFFFFFFF
+
+
+def _place(array: NDArray[Any]) -> Any:
+    """Where an array lies, as ctypes takes it: to ask in this way takes half the time, if the array allows it."""
+    try:
+        return _Letter.from_buffer(array.data)
+    except (TypeError, ValueError):
+        return array.ctypes.data
+
+
 @cache
-def _powers() -> int:
+def powers() -> int:
+    """The address of exact powers of ten."""
     return scan.POWERS.ctypes.data
 
 

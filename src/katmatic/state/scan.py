@@ -13,9 +13,12 @@ Keys lie one after the other in words: a head (number, space, bytes), then the k
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 import numpy as np
+
+from katmatic.state import kernel
 
 COMPILED: list[str] = []  # names of the functions that are compiled
 
@@ -36,6 +39,71 @@ K_COUNT, K_USED, K_MASK, K_FREE, K_GARBAGE, K_ROOM, K_STARTS, KEY_FACTS = range(
 NUMBER = (1 << 31) - 1  # of the head of a key; the bit above says that it was forgotten
 FORGOTTEN = 1 << 31
 KEY_HEAD = 5  # bytes of the longest head of a text in MessagePack
+
+# What `intake` is told. Of a stream, beside the addresses of the two others:
+(
+    I_FIELDS,
+    I_FIELD_COUNT,
+    I_NAMES,
+    I_POWERS,
+    I_TABLE,
+    I_IDENTITY,
+    I_STREAM,
+    I_HORIZON,
+    I_AHEAD,
+    I_COLUMNS,
+    I_COLUMN_COUNT,
+    I_SPACES,
+    I_SPACE_COUNT,
+    I_PLACES,
+    I_ROWS,
+    I_KEYS,
+    INTAKE_WORDS,
+) = range(17)
+SPACE_WORDS = 3  # of a space: its number, the address of its fields, how many these are
+# Of the rows: where they lie, and what a row has.
+(
+    R_KIND,
+    R_STREAM,
+    R_TIME,
+    R_NOW,
+    R_POS,
+    R_IDENTITY,
+    R_KEYS,
+    R_VALUES,
+    R_MASKS,
+    R_FATE,
+    R_SPACES,
+    R_COLUMNS,
+    R_CONDITIONS,
+    R_NOTES,
+    ROWS_WORDS,
+) = range(15)
+# And of keys: where all about them lies; where the free numbers lie, and per space their address and how many they are.
+A_FACTS, A_INDEX, A_STARTS, A_KEYS, A_ROOM, A_SCRATCH, A_USED, A_FREE, KEYS_WORDS = range(9)
+# What `intake` says: it is done; or nothing is, for some records are not plain, or out of range, or there is no room.
+TAKEN, NOT_PLAIN, OUT_OF_RANGE, NO_ROOM = 0, 1, 2, 3
+# What `labels` and `predictions` are told: whose they are, where they come from and go.
+(
+    G_OWNER,
+    G_WORDS,
+    G_SPACES,
+    G_PARTS,
+    G_PART_COUNT,
+    G_KEYS,
+    G_OUT,
+    G_ROWS,
+    G_LETTERS,
+    G_ROOM,
+    G_SOURCES,
+    G_WIDTH,
+    G_ANSWERS,
+    G_FIELDS,
+    G_FIELD_COUNT,
+    G_TABLE,
+    G_PLACES,
+    GIVEN_WORDS,
+) = range(18)
 
 _EACH, _HIGH = 0x0101010101010101, -0x7F7F7F7F7F7F7F80  # of each byte the lowest bit, the highest one
 _QUOTES, _SLASHES, _BLANKS = 0x2222222222222222, 0x5C5C5C5C5C5C5C5C, 0x2020202020202020
@@ -72,9 +140,25 @@ def _prefetch(words, at):
     """Have the cache line of `words[at]` brought near while other work goes on; compiled to one instruction."""
 
 
+def _ints(address):
+    """The words at an address; compiled to nothing."""
+    return np.ctypeslib.as_array(ctypes.cast(address, ctypes.POINTER(ctypes.c_int64)), (1 << 40,))
+
+
+def _floats(address):
+    """The floats at an address; compiled to nothing."""
+    return np.ctypeslib.as_array(ctypes.cast(address, ctypes.POINTER(ctypes.c_double)), (1 << 40,))
+
+
+def _letters(address):
+    """The bytes at an address; compiled to nothing."""
+    return np.ctypeslib.as_array(ctypes.cast(address, ctypes.POINTER(ctypes.c_uint8)), (1 << 40,))
+
+
 # -------------------------------------------------------------------------------------------------------------- records
 
 
+@jit
 def scan(text, at, count, fields, field_count, names, powers, words, reals, lengths, time, fate):
     """Read `count` records, byte strings of MessagePack from `text[at]` on; how many are not plain."""
     odd = 0
@@ -593,6 +677,7 @@ def _identity(text, i, count, fields, field_count, words, lengths, time, identit
     return mixed if mixed != 0 else 1
 
 
+@jit
 def settle(
     text,
     count,
@@ -697,6 +782,7 @@ def _equal(keys, at, others, other):
     return j == size
 
 
+@jit
 def number(
     text,
     count,
@@ -841,6 +927,7 @@ def tidy(facts, starts, keys, out, begins):
     return to
 
 
+@jit
 def pack(numbers, count, width, starts, keys, out, room):
     """Write keys of `width` texts each, by the numbers of these, as MessagePack has a list of lists; how many bytes.
 
@@ -876,4 +963,246 @@ def _list(out, to, size):
     out[to] = 0xDD
     for j in range(4):
         out[to + 1 + j] = (size >> (24 - 8 * j)) & 255
+    return to + 5
+
+
+# -------------------------------------------------------------------------------------------- few records, all at once
+
+
+def intake(text, at, count, moment, stream):
+    """Put `count` records of a stream into the rows at I_PLACES; in the row that follows there, only time passes.
+
+    It is what `scan`, `settle` and `number` do, for few records. TAKEN, or why not: then nothing is changed but rows.
+    """
+    rows, about = _ints(stream[I_ROWS]), _ints(stream[I_KEYS])
+    kind, now, pos, places = _ints(rows[R_KIND]), _ints(rows[R_NOW]), _ints(rows[R_POS]), _ints(stream[I_PLACES])
+    keys, values = _ints(rows[R_KEYS]), _floats(rows[R_VALUES])
+    masks, fate = _letters(rows[R_MASKS]), _letters(rows[R_FATE])
+    for i in range(count + 1):
+        r = places[i]
+        kind[r], now[r], fate[r] = kernel.PASSING, moment, kernel.NO_EVENT
+        for j in range(rows[R_SPACES]):
+            keys[r * rows[R_SPACES] + j] = -1
+        for j in range(rows[R_COLUMNS]):
+            values[r * rows[R_COLUMNS] + j] = np.nan
+        for j in range(rows[R_CONDITIONS]):
+            masks[r * rows[R_CONDITIONS] + j] = 1
+    pos[places[count]] = 0
+    if count == 0:
+        return TAKEN
+    fields, field_count = _ints(stream[I_FIELDS]), stream[I_FIELD_COUNT]
+    column = 8 * count
+    table = stream[I_TABLE]
+    words, reals, lengths = _ints(table), _floats(table), _ints(table + field_count * column)
+    time, fates = _ints(table + 2 * field_count * column), _ints(table + (2 * field_count + 1) * column)
+    names, powers = _letters(stream[I_NAMES]), _floats(stream[I_POWERS])
+    if scan(text, at, count, fields, field_count, names, powers, words, reals, lengths, time, fates) != 0:
+        return NOT_PLAIN
+    facts, spaces = _ints(about[A_FACTS]), _ints(stream[I_SPACES])
+    size = 0
+    for s in range(stream[I_SPACE_COUNT]):
+        parts = _ints(spaces[SPACE_WORDS * s + 1])
+        for r in range(count):
+            for part in range(spaces[SPACE_WORDS * s + 2]):
+                size += lengths[parts[part] * count + r] + KEY_HEAD
+            size += 16
+    more = facts[K_COUNT] + stream[I_SPACE_COUNT] * count
+    if facts[K_USED] + (size >> 3) > facts[K_ROOM] or more > facts[K_STARTS] or 2 * more > facts[K_MASK] + 1:
+        return NO_ROOM
+    moments = _ints(rows[R_TIME])
+    strays = settle(
+        text,
+        count,
+        fields,
+        field_count,
+        words,
+        reals,
+        lengths,
+        time,
+        stream[I_IDENTITY],
+        stream[I_STREAM],
+        stream[I_HORIZON],
+        stream[I_AHEAD],
+        _ints(stream[I_COLUMNS]),
+        stream[I_COLUMN_COUNT],
+        rows[R_COLUMNS],
+        places,
+        now,
+        kind,
+        kernel.EVENT,
+        _ints(rows[R_STREAM]),
+        moments,
+        _ints(rows[R_IDENTITY]),
+        values,
+    )
+    if strays != 0:
+        return OUT_OF_RANGE
+    free = _ints(about[A_FREE])
+    for s in range(stream[I_SPACE_COUNT]):
+        space = spaces[SPACE_WORDS * s]
+        facts[K_FREE] = free[2 * space + 1]
+        number(
+            text,
+            count,
+            words,
+            lengths,
+            _ints(spaces[SPACE_WORDS * s + 1]),
+            spaces[SPACE_WORDS * s + 2],
+            space,
+            facts,
+            _ints(about[A_INDEX]),
+            _ints(about[A_STARTS]),
+            _ints(about[A_KEYS]),
+            _ints(about[A_ROOM]),
+            _letters(about[A_ROOM]),
+            _ints(about[A_SCRATCH]),
+            1,
+            _ints(free[2 * space]),
+            _ints(rows[R_KEYS] + 8 * space),
+            rows[R_SPACES],
+            places,
+            rows[R_NOTES],
+            _ints(about[A_USED]),
+            moments,
+            now,
+        )
+        free[2 * space + 1] = facts[K_FREE]
+    return TAKEN
+
+
+def labels(about):
+    """The versions of one label that a run gave: how many they are (n), and 32 bits higher how many bytes; or -1.
+
+    They go to G_OUT as columns of words, order, anchor, time, version, now, evidence and value, then the numbers of
+    their keys, then states; and to G_LETTERS as log/codec.py writes them, from the keys on.
+    """
+    words, out, letters = _ints(about[G_WORDS]), _ints(about[G_OUT]), _letters(about[G_LETTERS])
+    parts, part_count = _ints(about[G_PARTS]), about[G_PART_COUNT]
+    n = 0
+    for i in range(words[kernel.N_LABELS]):
+        if words[kernel.OUT_LABELS_AT + 8 * i + 1] == about[G_OWNER]:
+            n += 1
+    if n == 0 or n > about[G_ROWS]:
+        return -1 if n else 0
+    states = _letters(about[G_OUT] + 8 * n * (7 + part_count))
+    r = 0
+    for i in range(words[kernel.N_LABELS]):
+        at = kernel.OUT_LABELS_AT + 8 * i
+        if words[at + 1] != about[G_OWNER]:
+            continue
+        out[r], out[n + r], out[2 * n + r], out[3 * n + r] = words[at], words[at + 2], words[at + 3], words[at + 4]
+        out[4 * n + r], out[5 * n + r] = words[at + 6], words[at + 7]
+        out[6 * n + r] = words[kernel.OUT_LABEL_VALUES_AT + i]
+        for k in range(part_count):
+            out[7 * n + r * part_count + k] = words[kernel.OUT_LABEL_KEYS_AT + i * about[G_SPACES] + parts[k]]
+        states[r] = words[at + 5]
+        r += 1
+    to = _packed(about, n)
+    if to < 0 or to + 64 * (n + 1) > about[G_ROOM]:
+        return -1
+    for column in range(1, 4):
+        to = _column(letters, to, out, column * n, n)
+    to = _bin(letters, to, n)
+    for i in range(n):
+        letters[to + i] = states[i]
+    to = _column(letters, to + n, out, 6 * n, n)
+    to = _column(letters, to, out, 4 * n, n)
+    return n << 32 | _column(letters, to, out, 5 * n, n)
+
+
+def predictions(about, count):
+    """The questions of one predictor that a run gave, as `labels` gives versions, their features being all numbers.
+
+    Columns are order, anchor, time, at, now, lead and row, then come the numbers of their keys, then features. A
+    feature is one of the answers, or (a source below 0) a field of its anchor. Every anchor has to be one of `count`
+    records that `intake` put into the rows at G_PLACES.
+    """
+    words, out, letters = _ints(about[G_WORDS]), _ints(about[G_OUT]), _letters(about[G_LETTERS])
+    reals = _floats(about[G_WORDS])
+    parts, part_count = _ints(about[G_PARTS]), about[G_PART_COUNT]
+    sources, width, fields = _ints(about[G_SOURCES]), about[G_WIDTH], _ints(about[G_FIELDS])
+    places = _ints(about[G_PLACES])
+    n = 0
+    for i in range(words[kernel.N_PREDICTIONS]):
+        if words[kernel.OUT_ASKED_AT + 8 * i + 1] == about[G_OWNER]:
+            n += 1
+    if n == 0 or n > about[G_ROWS]:
+        return -1 if n else 0
+    features = _floats(about[G_OUT] + 8 * n * (7 + part_count))
+    r = 0
+    for i in range(words[kernel.N_PREDICTIONS]):
+        at = kernel.OUT_ASKED_AT + 8 * i
+        if words[at + 1] != about[G_OWNER]:
+            continue
+        out[r] = words[at]
+        for j in range(1, 7):
+            out[j * n + r] = words[at + 1 + j]
+        for k in range(part_count):
+            out[7 * n + r * part_count + k] = words[kernel.OUT_ASKED_KEYS_AT + i * about[G_SPACES] + parts[k]]
+        row = 0
+        while row < count and places[row] != words[at + 7]:
+            row += 1
+        if row == count:
+            return -1
+        for c in range(width):
+            of = sources[c]
+            if of >= 0:
+                features[r * width + c] = reals[kernel.OUT_FEATURES_AT + i * about[G_ANSWERS] + of]
+                continue
+            field = -1 - of
+            at_field = about[G_TABLE] + 8 * (field * count + row)
+            length = _ints(about[G_TABLE] + 8 * ((about[G_FIELD_COUNT] + field) * count + row))[0]
+            if length == NULL and fields[field * FIELD_WORDS + F_OPTIONAL] != 0:
+                features[r * width + c] = np.nan
+            elif fields[field * FIELD_WORDS + F_KIND] == REAL:
+                features[r * width + c] = _floats(at_field)[0]
+            else:
+                features[r * width + c] = np.float64(_ints(at_field)[0])
+        r += 1
+    to = _packed(about, n)
+    if to < 0 or to + (64 + 8 * width) * (n + 1) > about[G_ROOM]:
+        return -1
+    for column in range(1, 6):
+        to = _column(letters, to, out, column * n, n)
+    to = _column(letters, to, out, (7 + part_count) * n, n * width)
+    letters[to] = 0x80  # no texts
+    to = _bin(letters, to + 1, n)
+    for i in range(n):
+        letters[to + i] = 0  # nothing failed
+    return n << 32 | (to + n)
+
+
+@jit
+def _packed(about, n):
+    """Write the keys of `n` rows, whose numbers lie behind seven columns; how many bytes, or -1."""
+    keys = _ints(about[G_KEYS])
+    numbers = _ints(about[G_OUT] + 8 * 7 * n)
+    letters = _letters(about[G_LETTERS])
+    return pack(numbers, n, about[G_PART_COUNT], _ints(keys[A_STARTS]), _ints(keys[A_KEYS]), letters, about[G_ROOM])
+
+
+@jit
+def _column(letters, to, words, at, count):
+    """Write words as bytes, as MessagePack has them; where they end."""
+    to = _bin(letters, to, 8 * count)
+    for i in range(count):
+        _put(letters, to + 8 * i, words[at + i])
+    return to + 8 * count
+
+
+@jit
+def _bin(letters, to, size):
+    """Write the head of so many bytes, as MessagePack has it; where these go."""
+    if size < 256:
+        letters[to] = 0xC4
+        letters[to + 1] = size
+        return to + 2
+    if size < 65_536:
+        letters[to] = 0xC5
+        letters[to + 1] = size >> 8
+        letters[to + 2] = size & 255
+        return to + 3
+    letters[to] = 0xC6
+    for j in range(4):
+        letters[to + 1 + j] = (size >> (24 - 8 * j)) & 255
     return to + 5

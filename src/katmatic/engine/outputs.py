@@ -1,0 +1,200 @@
+"""Few rows out: what a run of the kernel gave, as blocks that know how they are logged, each in one compiled call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from katmatic.engine.plan import Plan, Questions
+from katmatic.engine.rows import Given, Intake
+from katmatic.records import Keys, LabelBlock, PredictionBlock, made
+from katmatic.state import kernel, loop, scan
+from katmatic.state.columns import Store
+from katmatic.state.keys import KeyNumbers
+
+Ints = NDArray[np.int64]
+
+FEW = 64  # so many rows of one run
+KEY_BYTES = 256  # there is room for such keys; blocks with longer ones are made as large ones are
+
+
+class Outputs:
+    """Takes away what a run gave, if it is little."""
+
+    def __init__(self, plan: Plan, store: Store, intake: Intake) -> None:
+        self._plan, self._store = plan, store
+        self._counts = store.words.data[kernel.N_PREDICTIONS : kernel.N_DONE + 1]
+        self._labels = [_Room(store, plan, i, plan.label_keys[i]) for i in range(len(plan.labels))]
+        self._questions = [
+            _Room(store, plan, p, plan.label_keys[q.label], q, intake) for p, q in enumerate(plan.questions)
+        ]
+        self.plain = [room.is_plain for room in self._questions]  # predictors with no other features than numbers
+
+    def counts(self) -> list[int]:
+        """How many predictions, label versions, silent sources and closed anchors a run gave."""
+        return self._counts.tolist()
+
+    def labels(self) -> list[tuple[LabelBlock, Any]] | None:
+        """The versions of each label, and their orders; None if they are too many."""
+        found: list[tuple[LabelBlock, Any]] = []
+        for (name, _), room in zip(self._plan.labels, self._labels, strict=True):
+            n, size = loop.labels(room.about_at)
+            if n < 0:
+                return None
+            if n:
+                few = _Few(room.words(n), n, room.keys, self._store.keys)
+                block = made(FewLabels, label=name, packed=bytes(room.letters[:size]), few=few)
+                found.append((block, few.orders()))
+        return found
+
+    def predictions(self, p: int, given: Given) -> list[tuple[FewPredictions, Any]] | None:
+        """What a plain predictor was asked, if it was, and the orders; None if it is much, or anchors are not here."""
+        questions, room = self._plan.questions[p], self._questions[p]
+        n, size = loop.predictions(room.about_at, given.few.get(questions.stream, 0))
+        if n <= 0:
+            return [] if n == 0 else None
+        few = _Few(room.words(n), n, room.keys, self._store.keys)
+        block = made(
+            FewPredictions,
+            predictor=questions.name,
+            columns=questions.columns,
+            values=few.floats(7 + room.keys).reshape(n, room.width),
+            texts={},
+            packed=bytes(room.letters[:size]),
+            few=few,
+        )
+        return [(block, few.orders())]
+
+
+class _Few:
+    """The columns of few rows, as compiled code left them."""
+
+    def __init__(self, words: bytearray, n: int, keys: int, numbers: KeyNumbers) -> None:
+        self._words, self.n, self._keys, self._numbers = words, n, keys, numbers
+
+    def orders(self) -> memoryview:
+        """The first column, as whole numbers."""
+        return memoryview(self._words).cast("q")[: self.n]
+
+    def columns(self) -> Ints:
+        """The seven columns."""
+        return np.frombuffer(self._words, np.int64, 7 * self.n).reshape(7, self.n)
+
+    def key(self) -> Keys:
+        """The keys."""
+        n, width = self.n, self._keys
+        return self._numbers.rows(np.frombuffer(self._words, np.int64, n * width, 56 * n).reshape(n, width))
+
+    def floats(self, column: int) -> NDArray[np.float64]:
+        """All from a column on, as floats."""
+        return np.frombuffer(self._words, np.float64, -1, 8 * column * self.n)
+
+    def bytes(self, column: int) -> NDArray[np.uint8]:
+        """One byte a row, from a column on."""
+        return np.frombuffer(self._words, np.uint8, self.n, 8 * column * self.n)
+
+    @property
+    def width(self) -> int:
+        """How many columns there are, with those of keys."""
+        return 7 + self._keys
+
+
+class FewLabels(LabelBlock):
+    """Versions of a label, whose columns are made once somebody looks at them."""
+
+    few: _Few
+
+    def __len__(self) -> int:
+        few = vars(self).get("few")
+        return few.n if few is not None else len(self.anchor)
+
+    def __getattr__(self, name: str) -> Any:
+        few = vars(self).get("few")
+        if few is None or name not in LabelBlock.__dataclass_fields__:
+            raise AttributeError(f"versions of a label have no {name}")
+        _, anchor, time, version, now, evidence, value = few.columns()
+        vars(self).update(anchor=anchor, time=time, version=version, now=now, evidence=evidence)
+        vars(self).update(key=few.key(), value=value.view(np.float64), state=few.bytes(few.width))
+        return vars(self)[name]
+
+
+class FewPredictions(PredictionBlock):
+    """Predictions, whose columns are made once somebody looks at them."""
+
+    few: _Few
+
+    def __len__(self) -> int:
+        few = vars(self).get("few")
+        return few.n if few is not None else len(self.anchor)
+
+    def __getattr__(self, name: str) -> Any:
+        few = vars(self).get("few")
+        if few is None or name not in PredictionBlock.__dataclass_fields__:
+            raise AttributeError(f"predictions have no {name}")
+        _, anchor, time, at, now, lead, _ = few.columns()
+        vars(self).update(anchor=anchor, time=time, at=at, now=now, lead=lead)
+        vars(self).update(key=few.key(), failed=np.zeros(few.n, np.bool_))
+        return vars(self)[name]
+
+    def rows(self) -> Ints:
+        """The rows of the anchors."""
+        found: Ints = self.few.columns()[6]
+        return found
+
+
+class _Room:
+    """Memory for the rows of one label or predictor, and what compiled code is told about it."""
+
+    def __init__(
+        self,
+        store: Store,
+        plan: Plan,
+        owner: int,
+        spaces: Sequence[int],
+        questions: Questions | None = None,
+        intake: Intake | None = None,
+    ) -> None:
+        self.keys = len(spaces)
+        self.is_plain, self.width, sources, table, places = False, 0, np.zeros(0, np.int64), 0, 0
+        fields: tuple[int, int] = (0, 0)
+        if questions is not None and intake is not None:
+            its = intake.streams[questions.stream]
+            found = _sources(questions, its.reader.layout.numbers)
+            fields, table = its.reader.layout.fields[:2], its.table_at
+            places = its.places_at
+            self.is_plain, self.width = found is not None, len(questions.columns)
+            sources = np.array(found or [], np.int64)
+        width = self.width if self.is_plain else 0
+        self._out = np.empty(FEW * (8 + self.keys + width), np.int64)
+        self._letters = np.empty((FEW + 1) * (KEY_BYTES + 64 + 8 * width), np.uint8)
+        self._made = self._out.data
+        self.letters = self._letters.data
+        parts = np.array(spaces, np.int64)
+        self._held = parts, sources
+        self._about = np.zeros(scan.GIVEN_WORDS, np.int64)
+        self._about[:] = (
+            *(owner, store.words.ctypes.data, len(plan.spaces), parts.ctypes.data, len(parts), store.keys.about_at),
+            *(self._out.ctypes.data, FEW, self._letters.ctypes.data, len(self._letters)),
+            *(sources.ctypes.data, width, plan.widths[2], *fields, table, places),
+        )
+        self.about_at: int = self._about.ctypes.data
+        self._words_per_row, self._is_label = 7 + self.keys + width, questions is None
+
+    def words(self, n: int) -> bytearray:
+        """A copy of what was put there: the next run takes the memory again."""
+        return bytearray(self._made[: self._words_per_row * n + (n + 7 >> 3 if self._is_label else 0)])
+
+
+def _sources(questions: Questions, numbers: dict[str, int]) -> list[int] | None:
+    """Where each feature comes from: its place among the answers, or -1 - its field; None if one is no number."""
+    found = [0] * len(questions.columns)
+    for to, of in questions.blocks:
+        found[to] = range(of.start, of.stop)
+    for output in questions.others:
+        if output.kind != "field" or output.field not in numbers:
+            return None
+        found[questions.places[output.name]] = -1 - numbers[output.field]
+    return found
