@@ -12,7 +12,7 @@ from itertools import count
 import pytest
 
 from katmatic.errors import LogError
-from katmatic.log import sqlite
+from katmatic.log import sqlite, sqlite_head
 from katmatic.log.memory import MemoryLog
 from katmatic.log.sqlite import SqliteLog, head_of, open_readonly
 
@@ -293,3 +293,76 @@ def test_who_reads_while_batches_move_sees_all_of_them_in_order(path, beside):
             thread.join()
         assert not wrong
         assert len(set(seen)) > 3
+
+
+class Acting:
+    """A region that does something else where it is told to."""
+
+    def __init__(self, region, **acts):
+        self._region, self._acts = region, acts
+
+    def __getattr__(self, name):
+        return self._acts.get(name) or getattr(self._region, name)
+
+
+def test_what_another_process_sees_is_durable_though_its_owner_has_not_synced_it_yet(path, monkeypatch):
+    synced, seen = [], []
+    with closing(SqliteLog(path)) as log, closing(open_readonly(path)) as reader:
+        turn(log, 1)
+        turn(log, 2)
+        assert reader.end("katmatic.labels") == log.end("katmatic.labels") == 2
+        sync = sqlite_head.sync_data
+        monkeypatch.setattr(sqlite_head, "sync_data", lambda descriptor: (synced.append(1), sync(descriptor)))
+
+        def look():
+            seen.append((log.end("katmatic.labels"), reader.end("katmatic.labels"), len(synced)))
+            seen.append((log.end("katmatic.labels"), reader.end("katmatic.labels"), len(synced)))
+
+        log._head.region = Acting(log._head.region, sync=look)
+        turn(log, 3)
+    assert seen == [(2, 3, 1), (2, 3, 1)]
+
+
+def test_who_reads_while_the_first_batch_of_a_half_is_written_misses_none_that_were_there(path):
+    with closing(SqliteLog(path)) as log, closing(open_readonly(path)) as reader:
+        for now in range(1, 4):
+            turn(log, now)
+        unmoved, region = reader._tip.unmoved, log._head.region
+
+        def half_written(offset, data):
+            region.write(offset, data[:20])
+            ends.append(look.end("katmatic.labels"))
+            region.write(offset, data)
+
+        def meanwhile():
+            found = unmoved()
+            turn(log, 4, size=100_000)  # the tables take it, and the head along
+            log._head.region = Acting(region, write=half_written)
+            turn(log, 5)
+            reader._tip.unmoved = unmoved
+            return found
+
+        with closing(open_readonly(path)) as look:
+            ends = []
+            reader._tip.unmoved = meanwhile
+            assert reader.end("katmatic.labels") == 4
+            assert ends == [4]
+            assert reader.end("katmatic.labels") == 5
+
+
+def test_a_newest_batch_of_the_tables_that_the_disk_has_changed_is_not_taken_for_one_of_the_head(path, tmp_path):
+    with closing(SqliteLog(path)) as log:
+        for now in range(1, 4):
+            turn(log, now)
+        turn(log, 4, size=100_000)
+        turn(log, 5)
+        left = killed(path, tmp_path / "left")
+    with closing(sqlite3.connect(left)) as other, other:
+        other.execute("UPDATE batches SET first = first + 1 WHERE sequence = 4")
+    with (
+        closing(open_readonly(left)) as reader,
+        pytest.raises(LogError, match="batch 4: found bytes that do not agree"),
+    ):
+        reader.end("gate")
+    with pytest.raises(LogError, match="batch 4: found bytes that do not agree"):
+        SqliteLog(left)

@@ -34,7 +34,7 @@ from katmatic.log.sqlite_file import (
     own,
     shaped,
 )
-from katmatic.log.sqlite_head import HEAD_BYTES, NOTHING, Head, Tip, follows, left, packed, set_mark
+from katmatic.log.sqlite_head import HEAD_BYTES, NOTHING, Head, Recent, Tip, Unmoved, follows, left, packed, set_mark
 from katmatic.log.sqlite_mover import Mover
 from katmatic.log.sqlite_rows import (
     FORGOTTEN_AT_ONCE,
@@ -79,7 +79,7 @@ INBOX_LOOK_SECONDS = 0.2  # how soon a post without a mark is noticed when nothi
 LOOKS = 1_000  # and after how many batches otherwise
 CHUNK_BYTES = 4 * 2**20  # read in one go, so that a long scan holds nobody up and needs little memory
 CHUNK_BATCHES = 1000
-VIEWS_LIMIT = 100  # of tables and head, until one of both at one moment is found; the owner moves some in a second
+VIEWS_LIMIT = 100  # of head and tables, until both agree: at once, unless a half gets full just while the head is read
 RESERVED = 10_000  # sequences at a time, so that ticks that are not kept cost no commit
 
 
@@ -100,7 +100,8 @@ class SqliteHistory:
         self._path = Path(path)
         self._explained = Explained(self._path)
         self._past_lock = threading.Lock()
-        self._tip, self._recent = Tip(head_of(self._path)), NOTHING
+        self._tip: Unmoved = Tip(head_of(self._path))
+        self._recent = NOTHING
         if not self._path.exists():
             raise LogError(
                 str(path), found="no such file", expected="a log", do="start the pipeline first, or name another file"
@@ -315,12 +316,15 @@ class SqliteHistory:
                     self._past.execute("ROLLBACK")
 
     def _begin(self) -> None:
-        """Tables and head as of one moment: what is moved from here to there meanwhile would be missed."""
+        """The head, then the tables: what is moved from there to here meanwhile is in these."""
         for _ in range(VIEWS_LIMIT):
+            entries = self._tip.unmoved()
             self._past.execute("BEGIN")
             sequence, position = last_of(self._past)
-            self._recent = self._tip.after(sequence)
-            if follows(self._recent.entries, position):
+            entries = [entry for entry in entries if entry.sequence > sequence]
+            if follows(entries, position):
+                if entries != self._recent.entries:
+                    self._recent = Recent(entries)
                 return
             self._past.execute("ROLLBACK")
         raise Damage(f"{head_of(self._path).name}, a batch after {sequence}")
@@ -385,6 +389,7 @@ class SqliteLog(SqliteHistory):
                 self._take_over(head_of(path))
                 self._head = Head(head_of(path), disk or SystemDisk(), head_bytes)
                 undo.callback(self._head.close)
+                self._tip = self._head
                 self._resume()
             self._mover = Mover(path) if moves_beside else None
             undo.pop_all()
