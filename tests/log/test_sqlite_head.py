@@ -7,14 +7,19 @@ import shutil
 import sqlite3
 import threading
 from contextlib import closing
+from functools import partial
 from itertools import count
 
+import numpy as np
 import pytest
 
+from katmatic.disk import SystemDisk
 from katmatic.errors import LogError
-from katmatic.log import sqlite, sqlite_head
+from katmatic.log import sqlite, sqlite_head, sqlite_mover
 from katmatic.log.memory import MemoryLog
 from katmatic.log.sqlite import SqliteLog, head_of, open_readonly
+from katmatic.testing.simulation.disk import SimulatedDisk
+from katmatic.testing.simulation.vfs import simulated
 
 SMALL = 8192  # bytes of a head that is full after some batches
 TOPICS = ("gate", "bell", "katmatic.labels")
@@ -305,6 +310,14 @@ class Acting:
         return self._acts.get(name) or getattr(self._region, name)
 
 
+def interrupt(*given):
+    raise KeyboardInterrupt
+
+
+def no_disk(*given):
+    raise OSError(errno.EIO, "it does not work")
+
+
 def test_what_another_process_sees_is_durable_though_its_owner_has_not_synced_it_yet(path, monkeypatch):
     synced, seen = [], []
     with closing(SqliteLog(path)) as log, closing(open_readonly(path)) as reader:
@@ -366,3 +379,108 @@ def test_a_newest_batch_of_the_tables_that_the_disk_has_changed_is_not_taken_for
         reader.end("gate")
     with pytest.raises(LogError, match="batch 4: found bytes that do not agree"):
         SqliteLog(left)
+
+
+def test_a_move_that_fails_in_any_way_is_done_by_the_commit_that_needs_it(path, monkeypatch):
+    whole, failed = sqlite_mover.insert_entries, []
+
+    def fail(*given):
+        failed.append(1)
+        raise MemoryError
+
+    monkeypatch.setattr(sqlite_mover, "insert_entries", fail)
+    with closing(SqliteLog(path, head_bytes=SMALL, moves_beside=True)) as log:
+        for now in range(1, 101):
+            turn(log, now)
+        assert failed
+        monkeypatch.setattr(sqlite_mover, "insert_entries", whole)
+        for now in range(101, 201):
+            turn(log, now)
+        assert everything(log) == expected(200)
+
+
+@pytest.mark.parametrize("where", ["written", "synced", "known"])
+def test_a_commit_that_is_interrupted_is_there_or_not_for_the_next_owner_and_ends_this_one(path, where):
+    with closing(SqliteLog(path)) as log:
+        turn(log, 1)
+        turn(log, 2)
+        if where == "known":
+            log._tail.settle = interrupt
+        else:
+            log._head.region = Acting(log._head.region, **{"write" if where == "written" else "sync": interrupt})
+        with pytest.raises(KeyboardInterrupt):
+            turn(log, 3)
+        again = "found a commit or a read that was interrupted.*; open the log again"
+        with pytest.raises(LogError, match=again):
+            log.read(4, limit=9)
+        with pytest.raises(LogError, match=again):
+            log.forget(2)
+    with closing(SqliteLog(path)) as log:
+        there = 2 if where == "written" else 3
+        assert everything(log) == expected(there)
+        turn(log, there + 1)
+        turn(log, there + 2)
+        assert everything(log) == expected(there + 2)
+
+
+def test_a_batch_that_was_in_doubt_at_the_end_may_be_there_and_the_next_owner_goes_on_after_it(path):
+    with closing(SqliteLog(path)) as log:
+        turn(log, 1)
+        turn(log, 2)
+        region = log._head.region
+        log._head.region = Acting(
+            region, sync=no_disk, write=lambda at, data: len(data) > 16 and region.write(at, data)
+        )
+        limit = log._connection.execute("PRAGMA max_page_count = 1").fetchone()[0]
+        log._connection.execute(f"PRAGMA max_page_count = {limit}")
+        with pytest.raises(LogError, match="a full disk"):
+            turn(log, 3, size=12_000)
+        log._connection.execute("PRAGMA max_page_count = 1000000")
+    with closing(SqliteLog(path)) as log:
+        assert [batch.now for batch in log.batches()] == [1, 2, 3]
+        turn(log, 4)
+        assert list(log.batches(log.sequence() - 1)) == list(log.batches())[3:]
+        assert [batch.now for batch in log.batches()] == [1, 2, 3, 4]
+
+
+def test_after_a_transaction_that_failed_the_next_batch_goes_into_the_tables_where_that_one_may_be(tmp_path):
+    for name in ("before", "after"):
+        (tmp_path / name).mkdir()
+    disk = SimulatedDisk(tmp_path / "before", np.random.default_rng(0))
+    synced = disk.synced
+    with simulated(disk), closing(SqliteLog(tmp_path / "before" / "log.db", disk=disk)) as log:
+        turn(log, 1)
+        log.append("gate", [b"g"])
+        batch = log.read(2, limit=9)
+        disk.synced = lambda path, **more: no_disk() if path.endswith("-wal") else synced(path, **more)
+        with pytest.raises(LogError, match="a disk that does not read or write"):
+            log.commit(batch, {"katmatic.labels": [b"x" * 100_000]})
+        disk.synced = synced
+        log.commit(batch, {"katmatic.labels": [b"acknowledged"]})
+        disk.after(tmp_path / "after", is_power_cut=False)
+    with closing(SqliteLog(tmp_path / "after" / "log.db")) as log:
+        assert [value for _, value in log.scan("katmatic.labels")] == [b"label 1", b"acknowledged"]
+
+
+def test_a_disk_that_has_no_room_for_the_head_is_told_as_a_full_one(path):
+    disk = SystemDisk()
+    disk.region = partial(no_room, disk)
+    with pytest.raises(LogError, match=r"found a full disk .*, expected room for what is committed; free some room"):
+        SqliteLog(path, disk=disk)
+    with closing(SqliteLog(path)) as log:
+        turn(log, 1)
+
+
+def no_room(*given):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_large_batch_is_made_into_rows_once(path, monkeypatch):
+    made = []
+    with closing(SqliteLog(path)) as log:
+        turn(log, 1)
+        entry_of = sqlite.entry_of
+        monkeypatch.setattr(sqlite, "entry_of", lambda *given: made.append(1) or entry_of(*given))
+        monkeypatch.setattr(sqlite, "packed", no_disk)  # which nobody needs
+        turn(log, 2, size=100_000)
+        assert made == [1]

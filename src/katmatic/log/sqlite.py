@@ -28,13 +28,26 @@ from katmatic.log.sqlite_file import (
     Damage,
     Explained,
     Transaction,
+    Unbroken,
     check_form,
     connect,
     create,
     own,
     shaped,
 )
-from katmatic.log.sqlite_head import HEAD_BYTES, NOTHING, Head, Recent, Tip, Unmoved, follows, left, packed, set_mark
+from katmatic.log.sqlite_head import (
+    HEAD_BYTES,
+    NOTHING,
+    Head,
+    Recent,
+    Tip,
+    Unmoved,
+    follows,
+    left,
+    packed,
+    packed_limit,
+    set_mark,
+)
 from katmatic.log.sqlite_mover import Mover
 from katmatic.log.sqlite_rows import (
     FORGOTTEN_AT_ONCE,
@@ -375,7 +388,7 @@ class SqliteLog(SqliteHistory):
         self._sequence = self._reserved = self._now = self._position = 0
         self._seen = self._version = 0  # of the inbox
         self._mark, self._looks = b"", 0
-        self._owner = own(path)
+        self._owner, self._unbroken = own(path), Unbroken(path)
         with ExitStack() as undo:
             undo.callback(os.close, self._owner)
             self._connection = create(path, tables(), wal_bytes=wal_bytes)
@@ -415,7 +428,7 @@ class SqliteLog(SqliteHistory):
         while True:
             if self._tail.wait(min(max(timeout, 0.0), INBOX_LOOK_SECONDS)):
                 return True
-            with self._lock, self._explained:
+            with self._lock, self._unbroken, self._explained:
                 self._check_open()
                 self._look(closely=True)
             timeout -= INBOX_LOOK_SECONDS
@@ -424,7 +437,7 @@ class SqliteLog(SqliteHistory):
 
     def read(self, now: int, *, limit: int) -> Batch:
         """The next batch, at most `limit` records; a tick if nothing waits."""
-        with self._lock, self._explained:
+        with self._lock, self._unbroken, self._explained:
             self._check_open()
             self._look()
             slices, inbox = self._tail.take(self._position, limit)
@@ -442,7 +455,7 @@ class SqliteLog(SqliteHistory):
         keep: bool = False,
     ) -> None:
         """Make the batch and what was made of it durable, all or nothing; then keep the promises of its records."""
-        with self._lock:
+        with self._lock, self._unbroken:
             self._check_open()
             if self._given is None or batch is not self._given.batch:
                 raise not_given(str(self._path), batch, self._given.batch if self._given else None)
@@ -478,7 +491,7 @@ class SqliteLog(SqliteHistory):
         """
         total = 0
         while True:
-            with self._lock:
+            with self._lock, self._unbroken:
                 self._check_open()
                 with self._whole() as connection:
                     gone = forget_batches(connection, before)
@@ -491,7 +504,7 @@ class SqliteLog(SqliteHistory):
         with self._lock:
             if self._owner < 0:
                 return
-            with suppress(LogError), self._whole() as connection:
+            with suppress(LogError), self._unbroken, self._whole() as connection:
                 newest = connection.execute("SELECT max(sequence) FROM batches").fetchone()[0] or 0
                 set_facts(connection, reserved=max(self._sequence, newest))  # no gap after an orderly end
             if self._mover is not None:
@@ -509,7 +522,13 @@ class SqliteLog(SqliteHistory):
 
     def _take_over(self, head: Path) -> None:
         """Move into the tables what the owner before left in the head."""
-        self._move(left(head, *last_of(self._connection)))
+        entries = left(head, *last_of(self._connection))
+        if entries:
+            with self._transaction as connection:
+                insert_entries(connection, entries)
+                newest, (reserved, _) = entries[-1].sequence, read_facts(connection)
+                if newest > reserved:  # it was in doubt, and the owner went no further
+                    set_facts(connection, reserved=newest)
 
     def _resume(self) -> None:
         """Go on where the file ends."""
@@ -558,18 +577,19 @@ class SqliteLog(SqliteHistory):
     ) -> tuple[dict[str, Topic], int]:
         """Make all of it durable; the topics as they are then, and the number of the first record fed."""
         assert self._given is not None
+        found = None
         if kept and not (feeds or self._given.inbox or batch.sequence > self._reserved):
             names = {*made, *(each.topic for each in batch.slices)}
             if names <= self._topics.keys():
-                topics, entry = self._entry(batch, made)
-                if self._is_in_head(entry):
-                    return topics, 0
+                found = self._entry(batch, made)
+                if self._is_in_head(found[1]):
+                    return found[0], 0
         with self._whole() as connection:
             if batch.sequence > self._reserved:
                 set_facts(connection, reserved=batch.sequence + RESERVED - 1)
             if not kept:
                 return {}, 0
-            topics, entry = self._entry(batch, made)
+            topics, entry = found or self._entry(batch, made)
             insert_entries(connection, [entry])
             if self._given.inbox:
                 connection.execute("DELETE FROM inbox WHERE number <= ?", (self._given.inbox,))
@@ -584,9 +604,9 @@ class SqliteLog(SqliteHistory):
 
     def _is_in_head(self, entry: Entry) -> bool:
         """Put a batch into the head, if it is small, and the head takes it."""
-        data = packed(entry)
-        if not self._head.takes(len(data)):
+        if not self._head.takes(packed_limit(entry)):
             return False
+        data = packed(entry)
         if not self._head.has_room(len(data)):
             self._turn_over()
         with suppress(OSError):  # of a disk that does not write; then the tables are tried
@@ -600,25 +620,22 @@ class SqliteLog(SqliteHistory):
         if self._mover is not None:
             self._mover.wait()
         if full.entries:
-            self._move(full.entries)
+            with self._transaction as connection:
+                insert_entries(connection, full.entries)
             full.clear()
         self._head.turn_over()
         if self._mover is not None:
             self._mover.move(self._head.full)
-
-    def _move(self, entries: list[Entry]) -> None:
-        """Put batches from the head into the tables."""
-        if entries:
-            with self._transaction as connection:
-                insert_entries(connection, entries)
 
     @contextmanager
     def _whole(self) -> Iterator[sqlite3.Connection]:
         """A transaction that begins with all that is in the head."""
         if self._mover is not None:
             self._mover.wait()
+        self._head.doubt()  # if it fails, the tables may have it or not
         with self._transaction as connection:
-            insert_entries(connection, self._head.unmoved())
+            if entries := self._head.unmoved():
+                insert_entries(connection, entries)
             yield connection
         self._head.clear()
         if self._mover is not None:

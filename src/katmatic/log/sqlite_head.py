@@ -167,11 +167,15 @@ class Head:
         half = size // 2
         self._limit = half // ENTRIES_LEAST
         self._filled, self.full = Half(ALIGNED, half), Half(half, 2 * half)
-        self._is_in_doubt = False  # a write failed, and may be there or not
+        self._is_in_doubt = False
 
     def takes(self, size: int) -> bool:
         """Whether a batch of so many bytes may stand here; none may while one is there or not."""
         return size <= self._limit and not self._is_in_doubt
+
+    def doubt(self) -> None:
+        """Take no batch before all of it is in the tables: one may be there or not, here or in the tables."""
+        self._is_in_doubt = True
 
     def has_room(self, size: int) -> bool:
         """Whether a batch of so many bytes goes into the half that is filled."""
@@ -185,7 +189,7 @@ class Head:
             self.region.write(half.at, front + payload)
             self.region.sync()
         except OSError:
-            self._is_in_doubt = True
+            self.doubt()
             with suppress(OSError):
                 self.region.write(half.at, bytes(_FRONT.size))  # so that nobody reads it meanwhile
             raise
@@ -224,6 +228,11 @@ def set_mark(path: Path, number: int) -> None:
 def packed(entry: Entry) -> bytes:
     """A batch as bytes."""
     return _pack(entry)
+
+
+def packed_limit(entry: Entry) -> int:
+    """As how many bytes it is packed at most."""
+    return 64 + len(entry.runs) + sum(40 + len(piece[3]) for piece in entry.pieces)
 
 
 def _whole(data: bytes, at: int, stop: int) -> Iterator[tuple[int, int, bytes]]:
