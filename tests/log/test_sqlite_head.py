@@ -484,3 +484,23 @@ def test_a_large_batch_is_made_into_rows_once(path, monkeypatch):
         monkeypatch.setattr(sqlite, "packed", no_disk)  # which nobody needs
         turn(log, 2, size=100_000)
         assert made == [1]
+
+
+@pytest.mark.parametrize("topic", [None, "gate", "katmatic.labels"])
+def test_who_is_overtaken_by_what_is_forgotten_is_not_told_of_damage(path, monkeypatch, topic):
+    with closing(SqliteLog(path)) as log:
+        for now in range(1, 20):
+            turn(log, now)
+    monkeypatch.setattr(sqlite, "CHUNK_BATCHES", 5)
+    monkeypatch.setattr(sqlite, "CHUNK_BYTES", 10)
+    with closing(SqliteLog(path)) as log, closing(open_readonly(path)) as reader:
+        rows = reader.scan(topic) if topic else reader.batches()
+        first = next(rows)
+        assert log.forget(15) == 14
+        if topic:
+            assert [first, *rows][-1] == list(log.scan(topic))[-1]
+        else:
+            with pytest.raises(
+                LogError, match=r"found that the batches up to 14 were forgotten meanwhile, .*; read it"
+            ):
+                list(rows)

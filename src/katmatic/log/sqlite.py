@@ -164,6 +164,16 @@ class SqliteHistory:
                 do="restore the log and its checkpoints from one backup, or start with a new log",
             )
 
+    def _check_kept(self, past: sqlite3.Connection, after: int) -> None:
+        forgotten = read_facts(past)[1]
+        if forgotten > after:
+            raise LogError(
+                str(self._path),
+                found=f"that the batches up to {forgotten} were forgotten meanwhile",
+                expected=f"those after {after}, which were to be read next",
+                do="read it again from its beginning, or keep more of it",
+            )
+
     def scan(self, topic: str, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, bytes]]:
         """Committed records of one topic with their positions, from `start` up to but without `stop`."""
         stop = POSITIONS if stop is None else stop
@@ -226,6 +236,7 @@ class SqliteHistory:
                 if checksum != batch_checksum(sequence, now, first, packed):
                     raise Damage(f"batch {sequence}")
                 if position is not None and first != position:
+                    self._check_kept(past, after)
                     raise Damage(f"positions from {position} up to {first}, which are missing")
                 found.append(Batch(sequence, now, self._slices(past, first, unpack_runs(packed))))
                 position = first + len(found[-1])
@@ -278,7 +289,7 @@ class SqliteHistory:
             for place, first, sequence, checksum, data in chain(rows, self._recent.records(there.number, start)):
                 if checksum != piece_checksum(place, first, sequence, data):
                     raise Damage(self._where(past, place))
-                if there.way == WRITTEN and last is not None and first > last + 1:
+                if there.way == WRITTEN and last is not None and first > last + 1 and not self._is_start(past, place):
                     raise Damage(f"{topic} from position {last + 1} up to {first}, which are missing")
                 values = unpack_values(data)
                 last = place & POSITIONS
@@ -290,6 +301,12 @@ class SqliteHistory:
                 if size > CHUNK_BYTES:
                     break
         return found
+
+    def _is_start(self, past: sqlite3.Connection, place: int) -> bool:
+        """Whether a topic begins at a place, because what came before it was forgotten."""
+        low = place & ~POSITIONS
+        least = past.execute("SELECT min(place) FROM records WHERE place BETWEEN ? AND ?", (low, place)).fetchone()[0]
+        return read_facts(past)[1] > 0 and least in (None, place)
 
     def _positions(self, past: sqlite3.Connection, number: int, sequence: int) -> list[int]:
         row = self._recent.batch(sequence)
