@@ -52,6 +52,14 @@ class Disk(Protocol):
         ...
 
 
+def sync_data(descriptor: int) -> None:
+    """Make durable what was written into an open file, by whomever; on macOS it leaves the drive's own cache, too."""
+    if hasattr(fcntl, "F_FULLFSYNC"):
+        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+    else:
+        os.fdatasync(descriptor)
+
+
 class SystemDisk:
     """The machine's own."""
 
@@ -113,11 +121,8 @@ class SystemRegion:
             data, offset = data[written:], offset + written
 
     def sync(self) -> None:
-        """Have the disk keep it; on macOS only this gets it out of the drive's own cache."""
-        if hasattr(fcntl, "F_FULLFSYNC"):
-            fcntl.fcntl(self.descriptor, fcntl.F_FULLFSYNC)
-        else:
-            os.fdatasync(self.descriptor)
+        """Have the disk keep it."""
+        sync_data(self.descriptor)
 
     def close(self) -> None:
         """Let go of it."""

@@ -7,14 +7,19 @@ import shutil
 import sqlite3
 import threading
 from contextlib import closing
+from functools import partial
 from itertools import count
 
+import numpy as np
 import pytest
 
+from katmatic.disk import SystemDisk
 from katmatic.errors import LogError
-from katmatic.log import sqlite
+from katmatic.log import sqlite, sqlite_head, sqlite_mover
 from katmatic.log.memory import MemoryLog
 from katmatic.log.sqlite import SqliteLog, head_of, open_readonly
+from katmatic.testing.simulation.disk import SimulatedDisk
+from katmatic.testing.simulation.vfs import simulated
 
 SMALL = 8192  # bytes of a head that is full after some batches
 TOPICS = ("gate", "bell", "katmatic.labels")
@@ -293,3 +298,209 @@ def test_who_reads_while_batches_move_sees_all_of_them_in_order(path, beside):
             thread.join()
         assert not wrong
         assert len(set(seen)) > 3
+
+
+class Acting:
+    """A region that does something else where it is told to."""
+
+    def __init__(self, region, **acts):
+        self._region, self._acts = region, acts
+
+    def __getattr__(self, name):
+        return self._acts.get(name) or getattr(self._region, name)
+
+
+def interrupt(*given):
+    raise KeyboardInterrupt
+
+
+def no_disk(*given):
+    raise OSError(errno.EIO, "it does not work")
+
+
+def test_what_another_process_sees_is_durable_though_its_owner_has_not_synced_it_yet(path, monkeypatch):
+    synced, seen = [], []
+    with closing(SqliteLog(path)) as log, closing(open_readonly(path)) as reader:
+        turn(log, 1)
+        turn(log, 2)
+        assert reader.end("katmatic.labels") == log.end("katmatic.labels") == 2
+        sync = sqlite_head.sync_data
+        monkeypatch.setattr(sqlite_head, "sync_data", lambda descriptor: (synced.append(1), sync(descriptor)))
+
+        def look():
+            seen.append((log.end("katmatic.labels"), reader.end("katmatic.labels"), len(synced)))
+            seen.append((log.end("katmatic.labels"), reader.end("katmatic.labels"), len(synced)))
+
+        log._head.region = Acting(log._head.region, sync=look)
+        turn(log, 3)
+    assert seen == [(2, 3, 1), (2, 3, 1)]
+
+
+def test_who_reads_while_the_first_batch_of_a_half_is_written_misses_none_that_were_there(path):
+    with closing(SqliteLog(path)) as log, closing(open_readonly(path)) as reader:
+        for now in range(1, 4):
+            turn(log, now)
+        unmoved, region = reader._tip.unmoved, log._head.region
+
+        def half_written(offset, data):
+            region.write(offset, data[:20])
+            ends.append(look.end("katmatic.labels"))
+            region.write(offset, data)
+
+        def meanwhile():
+            found = unmoved()
+            turn(log, 4, size=100_000)  # the tables take it, and the head along
+            log._head.region = Acting(region, write=half_written)
+            turn(log, 5)
+            reader._tip.unmoved = unmoved
+            return found
+
+        with closing(open_readonly(path)) as look:
+            ends = []
+            reader._tip.unmoved = meanwhile
+            assert reader.end("katmatic.labels") == 4
+            assert ends == [4]
+            assert reader.end("katmatic.labels") == 5
+
+
+def test_a_newest_batch_of_the_tables_that_the_disk_has_changed_is_not_taken_for_one_of_the_head(path, tmp_path):
+    with closing(SqliteLog(path)) as log:
+        for now in range(1, 4):
+            turn(log, now)
+        turn(log, 4, size=100_000)
+        turn(log, 5)
+        left = killed(path, tmp_path / "left")
+    with closing(sqlite3.connect(left)) as other, other:
+        other.execute("UPDATE batches SET first = first + 1 WHERE sequence = 4")
+    with (
+        closing(open_readonly(left)) as reader,
+        pytest.raises(LogError, match="batch 4: found bytes that do not agree"),
+    ):
+        reader.end("gate")
+    with pytest.raises(LogError, match="batch 4: found bytes that do not agree"):
+        SqliteLog(left)
+
+
+def test_a_move_that_fails_in_any_way_is_done_by_the_commit_that_needs_it(path, monkeypatch):
+    whole, failed = sqlite_mover.insert_entries, []
+
+    def fail(*given):
+        failed.append(1)
+        raise MemoryError
+
+    monkeypatch.setattr(sqlite_mover, "insert_entries", fail)
+    with closing(SqliteLog(path, head_bytes=SMALL, moves_beside=True)) as log:
+        for now in range(1, 101):
+            turn(log, now)
+        assert failed
+        monkeypatch.setattr(sqlite_mover, "insert_entries", whole)
+        for now in range(101, 201):
+            turn(log, now)
+        assert everything(log) == expected(200)
+
+
+@pytest.mark.parametrize("where", ["written", "synced", "known"])
+def test_a_commit_that_is_interrupted_is_there_or_not_for_the_next_owner_and_ends_this_one(path, where):
+    with closing(SqliteLog(path)) as log:
+        turn(log, 1)
+        turn(log, 2)
+        if where == "known":
+            log._tail.settle = interrupt
+        else:
+            log._head.region = Acting(log._head.region, **{"write" if where == "written" else "sync": interrupt})
+        with pytest.raises(KeyboardInterrupt):
+            turn(log, 3)
+        again = "found a commit or a read that was interrupted.*; open the log again"
+        with pytest.raises(LogError, match=again):
+            log.read(4, limit=9)
+        with pytest.raises(LogError, match=again):
+            log.forget(2)
+    with closing(SqliteLog(path)) as log:
+        there = 2 if where == "written" else 3
+        assert everything(log) == expected(there)
+        turn(log, there + 1)
+        turn(log, there + 2)
+        assert everything(log) == expected(there + 2)
+
+
+def test_a_batch_that_was_in_doubt_at_the_end_may_be_there_and_the_next_owner_goes_on_after_it(path):
+    with closing(SqliteLog(path)) as log:
+        turn(log, 1)
+        turn(log, 2)
+        region = log._head.region
+        log._head.region = Acting(
+            region, sync=no_disk, write=lambda at, data: len(data) > 16 and region.write(at, data)
+        )
+        limit = log._connection.execute("PRAGMA max_page_count = 1").fetchone()[0]
+        log._connection.execute(f"PRAGMA max_page_count = {limit}")
+        with pytest.raises(LogError, match="a full disk"):
+            turn(log, 3, size=12_000)
+        log._connection.execute("PRAGMA max_page_count = 1000000")
+    with closing(SqliteLog(path)) as log:
+        assert [batch.now for batch in log.batches()] == [1, 2, 3]
+        turn(log, 4)
+        assert list(log.batches(log.sequence() - 1)) == list(log.batches())[3:]
+        assert [batch.now for batch in log.batches()] == [1, 2, 3, 4]
+
+
+def test_after_a_transaction_that_failed_the_next_batch_goes_into_the_tables_where_that_one_may_be(tmp_path):
+    for name in ("before", "after"):
+        (tmp_path / name).mkdir()
+    disk = SimulatedDisk(tmp_path / "before", np.random.default_rng(0))
+    synced = disk.synced
+    with simulated(disk), closing(SqliteLog(tmp_path / "before" / "log.db", disk=disk)) as log:
+        turn(log, 1)
+        log.append("gate", [b"g"])
+        batch = log.read(2, limit=9)
+        disk.synced = lambda path, **more: no_disk() if path.endswith("-wal") else synced(path, **more)
+        with pytest.raises(LogError, match="a disk that does not read or write"):
+            log.commit(batch, {"katmatic.labels": [b"x" * 100_000]})
+        disk.synced = synced
+        log.commit(batch, {"katmatic.labels": [b"acknowledged"]})
+        disk.after(tmp_path / "after", is_power_cut=False)
+    with closing(SqliteLog(tmp_path / "after" / "log.db")) as log:
+        assert [value for _, value in log.scan("katmatic.labels")] == [b"label 1", b"acknowledged"]
+
+
+def test_a_disk_that_has_no_room_for_the_head_is_told_as_a_full_one(path):
+    disk = SystemDisk()
+    disk.region = partial(no_room, disk)
+    with pytest.raises(LogError, match=r"found a full disk .*, expected room for what is committed; free some room"):
+        SqliteLog(path, disk=disk)
+    with closing(SqliteLog(path)) as log:
+        turn(log, 1)
+
+
+def no_room(*given):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_large_batch_is_made_into_rows_once(path, monkeypatch):
+    made = []
+    with closing(SqliteLog(path)) as log:
+        turn(log, 1)
+        entry_of = sqlite.entry_of
+        monkeypatch.setattr(sqlite, "entry_of", lambda *given: made.append(1) or entry_of(*given))
+        monkeypatch.setattr(sqlite, "packed", no_disk)  # which nobody needs
+        turn(log, 2, size=100_000)
+        assert made == [1]
+
+
+@pytest.mark.parametrize("topic", [None, "gate", "katmatic.labels"])
+def test_who_is_overtaken_by_what_is_forgotten_is_not_told_of_damage(path, monkeypatch, topic):
+    with closing(SqliteLog(path)) as log:
+        for now in range(1, 20):
+            turn(log, now)
+    monkeypatch.setattr(sqlite, "CHUNK_BATCHES", 5)
+    monkeypatch.setattr(sqlite, "CHUNK_BYTES", 10)
+    with closing(SqliteLog(path)) as log, closing(open_readonly(path)) as reader:
+        rows = reader.scan(topic) if topic else reader.batches()
+        first = next(rows)
+        assert log.forget(15) == 14
+        if topic:
+            assert [first, *rows][-1] == list(log.scan(topic))[-1]
+        else:
+            with pytest.raises(
+                LogError, match=r"found that the batches up to 14 were forgotten meanwhile, .*; read it"
+            ):
+                list(rows)

@@ -28,13 +28,26 @@ from katmatic.log.sqlite_file import (
     Damage,
     Explained,
     Transaction,
+    Unbroken,
     check_form,
     connect,
     create,
     own,
     shaped,
 )
-from katmatic.log.sqlite_head import HEAD_BYTES, NOTHING, Head, Tip, follows, left, packed, set_mark
+from katmatic.log.sqlite_head import (
+    HEAD_BYTES,
+    NOTHING,
+    Head,
+    Recent,
+    Tip,
+    Unmoved,
+    follows,
+    left,
+    packed,
+    packed_limit,
+    set_mark,
+)
 from katmatic.log.sqlite_mover import Mover
 from katmatic.log.sqlite_rows import (
     FORGOTTEN_AT_ONCE,
@@ -79,7 +92,7 @@ INBOX_LOOK_SECONDS = 0.2  # how soon a post without a mark is noticed when nothi
 LOOKS = 1_000  # and after how many batches otherwise
 CHUNK_BYTES = 4 * 2**20  # read in one go, so that a long scan holds nobody up and needs little memory
 CHUNK_BATCHES = 1000
-VIEWS_LIMIT = 100  # of tables and head, until one of both at one moment is found; the owner moves some in a second
+VIEWS_LIMIT = 100  # of head and tables, until both agree: at once, unless a half gets full just while the head is read
 RESERVED = 10_000  # sequences at a time, so that ticks that are not kept cost no commit
 
 
@@ -100,7 +113,8 @@ class SqliteHistory:
         self._path = Path(path)
         self._explained = Explained(self._path)
         self._past_lock = threading.Lock()
-        self._tip, self._recent = Tip(head_of(self._path)), NOTHING
+        self._tip: Unmoved = Tip(head_of(self._path))
+        self._recent = NOTHING
         if not self._path.exists():
             raise LogError(
                 str(path), found="no such file", expected="a log", do="start the pipeline first, or name another file"
@@ -148,6 +162,16 @@ class SqliteHistory:
                 found=f"a checkpoint at batch {after}",
                 expected=f"one between {forgotten} and {reserved}, which is what the log holds",
                 do="restore the log and its checkpoints from one backup, or start with a new log",
+            )
+
+    def _check_kept(self, past: sqlite3.Connection, after: int) -> None:
+        forgotten = read_facts(past)[1]
+        if forgotten > after:
+            raise LogError(
+                str(self._path),
+                found=f"that the batches up to {forgotten} were forgotten meanwhile",
+                expected=f"those after {after}, which were to be read next",
+                do="read it again from its beginning, or keep more of it",
             )
 
     def scan(self, topic: str, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, bytes]]:
@@ -212,6 +236,7 @@ class SqliteHistory:
                 if checksum != batch_checksum(sequence, now, first, packed):
                     raise Damage(f"batch {sequence}")
                 if position is not None and first != position:
+                    self._check_kept(past, after)
                     raise Damage(f"positions from {position} up to {first}, which are missing")
                 found.append(Batch(sequence, now, self._slices(past, first, unpack_runs(packed))))
                 position = first + len(found[-1])
@@ -264,7 +289,7 @@ class SqliteHistory:
             for place, first, sequence, checksum, data in chain(rows, self._recent.records(there.number, start)):
                 if checksum != piece_checksum(place, first, sequence, data):
                     raise Damage(self._where(past, place))
-                if there.way == WRITTEN and last is not None and first > last + 1:
+                if there.way == WRITTEN and last is not None and first > last + 1 and not self._is_start(past, place):
                     raise Damage(f"{topic} from position {last + 1} up to {first}, which are missing")
                 values = unpack_values(data)
                 last = place & POSITIONS
@@ -276,6 +301,12 @@ class SqliteHistory:
                 if size > CHUNK_BYTES:
                     break
         return found
+
+    def _is_start(self, past: sqlite3.Connection, place: int) -> bool:
+        """Whether a topic begins at a place, because what came before it was forgotten."""
+        low = place & ~POSITIONS
+        least = past.execute("SELECT min(place) FROM records WHERE place BETWEEN ? AND ?", (low, place)).fetchone()[0]
+        return read_facts(past)[1] > 0 and least in (None, place)
 
     def _positions(self, past: sqlite3.Connection, number: int, sequence: int) -> list[int]:
         row = self._recent.batch(sequence)
@@ -315,12 +346,15 @@ class SqliteHistory:
                     self._past.execute("ROLLBACK")
 
     def _begin(self) -> None:
-        """Tables and head as of one moment: what is moved from here to there meanwhile would be missed."""
+        """The head, then the tables: what is moved from there to here meanwhile is in these."""
         for _ in range(VIEWS_LIMIT):
+            entries = self._tip.unmoved()
             self._past.execute("BEGIN")
             sequence, position = last_of(self._past)
-            self._recent = self._tip.after(sequence)
-            if follows(self._recent.entries, position):
+            entries = [entry for entry in entries if entry.sequence > sequence]
+            if follows(entries, position):
+                if entries != self._recent.entries:
+                    self._recent = Recent(entries)
                 return
             self._past.execute("ROLLBACK")
         raise Damage(f"{head_of(self._path).name}, a batch after {sequence}")
@@ -371,7 +405,7 @@ class SqliteLog(SqliteHistory):
         self._sequence = self._reserved = self._now = self._position = 0
         self._seen = self._version = 0  # of the inbox
         self._mark, self._looks = b"", 0
-        self._owner = own(path)
+        self._owner, self._unbroken = own(path), Unbroken(path)
         with ExitStack() as undo:
             undo.callback(os.close, self._owner)
             self._connection = create(path, tables(), wal_bytes=wal_bytes)
@@ -385,6 +419,7 @@ class SqliteLog(SqliteHistory):
                 self._take_over(head_of(path))
                 self._head = Head(head_of(path), disk or SystemDisk(), head_bytes)
                 undo.callback(self._head.close)
+                self._tip = self._head
                 self._resume()
             self._mover = Mover(path) if moves_beside else None
             undo.pop_all()
@@ -410,7 +445,7 @@ class SqliteLog(SqliteHistory):
         while True:
             if self._tail.wait(min(max(timeout, 0.0), INBOX_LOOK_SECONDS)):
                 return True
-            with self._lock, self._explained:
+            with self._lock, self._unbroken, self._explained:
                 self._check_open()
                 self._look(closely=True)
             timeout -= INBOX_LOOK_SECONDS
@@ -419,7 +454,7 @@ class SqliteLog(SqliteHistory):
 
     def read(self, now: int, *, limit: int) -> Batch:
         """The next batch, at most `limit` records; a tick if nothing waits."""
-        with self._lock, self._explained:
+        with self._lock, self._unbroken, self._explained:
             self._check_open()
             self._look()
             slices, inbox = self._tail.take(self._position, limit)
@@ -437,7 +472,7 @@ class SqliteLog(SqliteHistory):
         keep: bool = False,
     ) -> None:
         """Make the batch and what was made of it durable, all or nothing; then keep the promises of its records."""
-        with self._lock:
+        with self._lock, self._unbroken:
             self._check_open()
             if self._given is None or batch is not self._given.batch:
                 raise not_given(str(self._path), batch, self._given.batch if self._given else None)
@@ -473,7 +508,7 @@ class SqliteLog(SqliteHistory):
         """
         total = 0
         while True:
-            with self._lock:
+            with self._lock, self._unbroken:
                 self._check_open()
                 with self._whole() as connection:
                     gone = forget_batches(connection, before)
@@ -486,7 +521,7 @@ class SqliteLog(SqliteHistory):
         with self._lock:
             if self._owner < 0:
                 return
-            with suppress(LogError), self._whole() as connection:
+            with suppress(LogError), self._unbroken, self._whole() as connection:
                 newest = connection.execute("SELECT max(sequence) FROM batches").fetchone()[0] or 0
                 set_facts(connection, reserved=max(self._sequence, newest))  # no gap after an orderly end
             if self._mover is not None:
@@ -504,7 +539,13 @@ class SqliteLog(SqliteHistory):
 
     def _take_over(self, head: Path) -> None:
         """Move into the tables what the owner before left in the head."""
-        self._move(left(head, *last_of(self._connection)))
+        entries = left(head, *last_of(self._connection))
+        if entries:
+            with self._transaction as connection:
+                insert_entries(connection, entries)
+                newest, (reserved, _) = entries[-1].sequence, read_facts(connection)
+                if newest > reserved:  # it was in doubt, and the owner went no further
+                    set_facts(connection, reserved=newest)
 
     def _resume(self) -> None:
         """Go on where the file ends."""
@@ -553,18 +594,19 @@ class SqliteLog(SqliteHistory):
     ) -> tuple[dict[str, Topic], int]:
         """Make all of it durable; the topics as they are then, and the number of the first record fed."""
         assert self._given is not None
+        found = None
         if kept and not (feeds or self._given.inbox or batch.sequence > self._reserved):
             names = {*made, *(each.topic for each in batch.slices)}
             if names <= self._topics.keys():
-                topics, entry = self._entry(batch, made)
-                if self._is_in_head(entry):
-                    return topics, 0
+                found = self._entry(batch, made)
+                if self._is_in_head(found[1]):
+                    return found[0], 0
         with self._whole() as connection:
             if batch.sequence > self._reserved:
                 set_facts(connection, reserved=batch.sequence + RESERVED - 1)
             if not kept:
                 return {}, 0
-            topics, entry = self._entry(batch, made)
+            topics, entry = found or self._entry(batch, made)
             insert_entries(connection, [entry])
             if self._given.inbox:
                 connection.execute("DELETE FROM inbox WHERE number <= ?", (self._given.inbox,))
@@ -579,9 +621,9 @@ class SqliteLog(SqliteHistory):
 
     def _is_in_head(self, entry: Entry) -> bool:
         """Put a batch into the head, if it is small, and the head takes it."""
-        data = packed(entry)
-        if not self._head.takes(len(data)):
+        if not self._head.takes(packed_limit(entry)):
             return False
+        data = packed(entry)
         if not self._head.has_room(len(data)):
             self._turn_over()
         with suppress(OSError):  # of a disk that does not write; then the tables are tried
@@ -595,25 +637,22 @@ class SqliteLog(SqliteHistory):
         if self._mover is not None:
             self._mover.wait()
         if full.entries:
-            self._move(full.entries)
+            with self._transaction as connection:
+                insert_entries(connection, full.entries)
             full.clear()
         self._head.turn_over()
         if self._mover is not None:
             self._mover.move(self._head.full)
-
-    def _move(self, entries: list[Entry]) -> None:
-        """Put batches from the head into the tables."""
-        if entries:
-            with self._transaction as connection:
-                insert_entries(connection, entries)
 
     @contextmanager
     def _whole(self) -> Iterator[sqlite3.Connection]:
         """A transaction that begins with all that is in the head."""
         if self._mover is not None:
             self._mover.wait()
+        self._head.doubt()  # if it fails, the tables may have it or not
         with self._transaction as connection:
-            insert_entries(connection, self._head.unmoved())
+            if entries := self._head.unmoved():
+                insert_entries(connection, entries)
             yield connection
         self._head.clear()
         if self._mover is not None:

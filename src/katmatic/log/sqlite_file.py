@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import sqlite3
@@ -135,6 +136,27 @@ class Transaction:
                 raise
 
 
+class Unbroken:
+    """What is done whole, or fails with a LogError: then nothing is done. If it ends otherwise, nothing more may be."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.is_broken = False
+
+    def __enter__(self) -> None:
+        if self.is_broken:
+            raise LogError(
+                str(self._path),
+                found="a commit or a read that was interrupted, and is there or not",
+                expected="one that came to its end",
+                do="open the log again",
+            )
+        self.is_broken = True
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self.is_broken = kind is not None and not issubclass(kind, LogError)
+
+
 _ADVICE = {
     sqlite3.SQLITE_FULL: (
         "a full disk",
@@ -178,6 +200,9 @@ class Explained:
             found, expected, do = _ADVICE.get(
                 code, ("a transaction that fails", "one that does not", "see the error above")
             )
+            raise LogError(str(self._path), found=f"{found} ({error})", expected=expected, do=do) from error
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            found, expected, do = _ADVICE[sqlite3.SQLITE_FULL]
             raise LogError(str(self._path), found=f"{found} ({error})", expected=expected, do=do) from error
         if isinstance(error, OSError):
             raise LogError(

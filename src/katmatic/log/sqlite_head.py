@@ -14,11 +14,12 @@ from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from struct import Struct as Layout
+from typing import Protocol
 
 import msgspec
 import xxhash
 
-from katmatic.disk import Disk, Region
+from katmatic.disk import Disk, Region, sync_data
 from katmatic.log.sqlite_file import Damage
 from katmatic.log.sqlite_rows import POSITION_BITS, POSITIONS, Entry, Piece
 
@@ -78,20 +79,37 @@ class Recent:
 NOTHING = Recent([])
 
 
+class Unmoved(Protocol):
+    """Where those batches are that may not be in the tables yet."""
+
+    def unmoved(self) -> list[Entry]:
+        """All of them in order, durable. Some may be in the tables; one may be missing that is there, or comes now."""
+        ...
+
+
 class Tip:
-    """The file of a head as it is read: by its owner, and by others while the owner goes on."""
+    """The file of a head as others read it while its owner goes on."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._known: dict[tuple[int, int], Entry] = {}  # by where it stands, and its checksum
-        self._recent = NOTHING
 
-    def after(self, sequence: int) -> Recent:
-        """The batches above `sequence`. If the owner has moved some meanwhile, they may begin later."""
+    def unmoved(self) -> list[Entry]:
+        """All that stands there whole."""
+        known = self._known
         try:
-            data = self._path.read_bytes()
+            with self._path.open("rb", buffering=0) as file:
+                found = self._entries(file.readall())
+                if not self._known.keys() <= known.keys():  # the owner may be about to sync what is new, or cannot
+                    sync_data(file.fileno())
         except FileNotFoundError:
-            return NOTHING
+            return []
+        except BaseException:
+            self._known = known
+            raise
+        return found
+
+    def _entries(self, data: bytes) -> list[Entry]:
         half, known, found = len(data) // 2, self._known, []
         self._known = {}
         for start, stop in ((ALIGNED, half), (half, 2 * half)):
@@ -101,12 +119,9 @@ class Tip:
                 if entry.sequence <= newest:  # of an earlier time
                     break
                 newest = entry.sequence
-                if newest > sequence:
-                    found.append(entry)
+                found.append(entry)
         found.sort(key=lambda entry: entry.sequence)
-        if found != self._recent.entries:
-            self._recent = Recent(found)
-        return self._recent
+        return found
 
 
 def follows(entries: list[Entry], position: int) -> bool:
@@ -123,7 +138,7 @@ def left(path: Path, sequence: int, position: int) -> list[Entry]:
 
     Raises Damage if one of them cannot be read.
     """
-    found = Tip(path).after(sequence).entries
+    found = [entry for entry in Tip(path).unmoved() if entry.sequence > sequence]
     newest = found[-1].sequence if found else sequence
     if not follows(found, position) or newest < _newest_anywhere(path):
         raise Damage(f"{path.name}, a batch after {newest}")
@@ -152,11 +167,15 @@ class Head:
         half = size // 2
         self._limit = half // ENTRIES_LEAST
         self._filled, self.full = Half(ALIGNED, half), Half(half, 2 * half)
-        self._is_in_doubt = False  # a write failed, and may be there or not
+        self._is_in_doubt = False
 
     def takes(self, size: int) -> bool:
         """Whether a batch of so many bytes may stand here; none may while one is there or not."""
         return size <= self._limit and not self._is_in_doubt
+
+    def doubt(self) -> None:
+        """Take no batch before all of it is in the tables: one may be there or not, here or in the tables."""
+        self._is_in_doubt = True
 
     def has_room(self, size: int) -> bool:
         """Whether a batch of so many bytes goes into the half that is filled."""
@@ -170,7 +189,7 @@ class Head:
             self.region.write(half.at, front + payload)
             self.region.sync()
         except OSError:
-            self._is_in_doubt = True
+            self.doubt()
             with suppress(OSError):
                 self.region.write(half.at, bytes(_FRONT.size))  # so that nobody reads it meanwhile
             raise
@@ -209,6 +228,11 @@ def set_mark(path: Path, number: int) -> None:
 def packed(entry: Entry) -> bytes:
     """A batch as bytes."""
     return _pack(entry)
+
+
+def packed_limit(entry: Entry) -> int:
+    """As how many bytes it is packed at most."""
+    return 64 + len(entry.runs) + sum(40 + len(piece[3]) for piece in entry.pieces)
 
 
 def _whole(data: bytes, at: int, stop: int) -> Iterator[tuple[int, int, bytes]]:

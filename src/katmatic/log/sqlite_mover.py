@@ -7,7 +7,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from katmatic.clock import monotonic_seconds
-from katmatic.errors import LogError
 from katmatic.log.sqlite_file import Transaction, connect, move_pages
 from katmatic.log.sqlite_head import Half
 from katmatic.log.sqlite_rows import insert_entries
@@ -69,7 +68,8 @@ class Mover:
                 return
             if self._has_pages and monotonic_seconds() >= moved + MOVED_SECONDS:
                 self._has_pages = False
-                move_pages(self._connection)
+                with suppress(Exception):
+                    move_pages(self._connection)
                 moved = monotonic_seconds()
 
     def _is_asked(self) -> bool:
@@ -79,7 +79,7 @@ class Mover:
         return self._half is not None or self._is_over
 
     def _empty(self, half: Half) -> None:
-        with suppress(LogError):
+        with suppress(Exception):  # whatever it is: the pipeline waits for an answer
             with self._transaction:
                 insert_entries(self._connection, half.entries)
             half.clear()

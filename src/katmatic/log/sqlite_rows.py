@@ -151,8 +151,15 @@ def read_topics(connection: sqlite3.Connection) -> dict[str, Topic]:
 
 def last_of(connection: sqlite3.Connection) -> tuple[int, int]:
     """The sequence of the newest batch in the tables, and the position after it; 0 of nothing."""
-    row = connection.execute("SELECT sequence, first, runs FROM batches ORDER BY sequence DESC LIMIT 1").fetchone()
-    return (0, 0) if row is None else (row[0], row[1] + sum(count for _, count in unpack_runs(row[2])))
+    row = connection.execute(
+        "SELECT sequence, now, first, runs, checksum FROM batches ORDER BY sequence DESC LIMIT 1"
+    ).fetchone()
+    if row is None:
+        return 0, 0
+    sequence, now, first, packed, checksum = row
+    if checksum != batch_checksum(sequence, now, first, packed):
+        raise Damage(f"batch {sequence}")
+    return sequence, first + sum(count for _, count in unpack_runs(packed))
 
 
 def end_of(connection: sqlite3.Connection, number: int) -> int:
