@@ -243,16 +243,16 @@ def test_a_rate_knows_the_newest_moments_exactly_and_of_long_ago_no_more_than_wa
         change = moment, *rng.choice([(1, 0.0), (1, 1.0), (1, 1.0), (-1, -1.0)])
         rate.add([change])
         naive.append(change)
-        assert len(rate.steps) <= 3 * 16
+        assert len(rate.moments) == len(rate.sums) <= 3 * 16
         asked = 10 * i - rng.randrange(80)
         known = [each for each in naive if each[0] < asked]
         assert rate.before(asked) == (sum(number for _, number, _ in known), sum(total for _, _, total in known))
-    for moment, number, total in rate.steps:
+    for moment, (number, total) in zip(rate.moments, rate.sums, strict=True):
         known = [each for each in naive if each[0] <= moment]
         assert (number, total) == (sum(each[1] for each in known), sum(each[2] for each in known))
-    assert [moment for moment, _, _ in rate.steps] == sorted({moment for moment, _, _ in rate.steps})
-    assert rate.steps[0][0] < 200, "the beginning is known"
-    gaps = np.diff([moment for moment, _, _ in rate.steps[: rate._old]])
+    assert rate.moments == sorted(set(rate.moments))
+    assert rate.moments[0] < 200, "the beginning is known"
+    gaps = np.diff(rate.moments[: rate._old])
     assert 4 < rate._old <= 16
     assert gaps.max() < 8 * np.median(gaps), "evenly"
 

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from operator import itemgetter
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +37,7 @@ LOG_LOSS_CLIP = 1e-6  # a certain answer that was wrong costs at most 13.8
 BINS = 10  # of the calibration
 RIPENING_LIMIT = 50_000  # anchors that wait to be ripe; beyond it every second one is left out
 STEPS_LIMIT = 512  # past points kept of a rate: so many of long ago, and up to twice as many of the newest
-_NOTHING_KNOWN = (0, 0, 0.0)
+_NOTHING_KNOWN = (0, 0.0)
 
 Floats = NDArray[np.float64]
 _Name = tuple[int, int]  # of a row: its anchor, and the moment that it is about
@@ -225,18 +226,16 @@ class Quality:
             else:
                 known[anchor] = label
             moment = max(now, time + ripens)
-            mine = []
+            mine = [] if is_void else [(moment, 1, label)]
             if old is not None and old == old:
-                mine.append((moment, -1, -old))
-            if not is_void:
-                mine.append((moment, 1, label))
+                mine.insert(0, (moment, -1, -old))
             changes += mine
-            if key:
-                own = owns.get(key[0])
-                if own is None and len(owns) < KEYS_LIMIT:
-                    own = owns[key[0]] = _Rate()
-                if own is not None:
-                    own.add(mine)
+            own = owns.get(key[0]) if key else None
+            if own is None:
+                if not key or len(owns) >= KEYS_LIMIT:
+                    continue
+                own = owns[key[0]] = _Rate()
+            own.add(mine)
         self._base.add(changes)
 
     def _judge(self, found: Sequence[Example]) -> None:
@@ -379,57 +378,58 @@ class _Rows:
 class _Rate:
     """How many labels were known at each moment, and their sum; of long ago, at some moments only."""
 
-    __slots__ = ("_every", "_number", "_old", "steps")
+    __slots__ = ("_every", "_number", "_old", "moments", "sums")
 
     def __init__(self) -> None:
-        self.steps: list[tuple[int, int, float]] = []  # from a moment on: how many, and their sum
+        self.moments: list[int] = []  # when something became known
+        self.sums: list[tuple[int, float]] = []  # from each of them on: how many, and their sum
         self._old = 0  # so many of them are of long ago: each `_every`th of those that there were
         self._every, self._number = 1, 0
 
     def add(self, changes: Iterable[tuple[int, int, float]]) -> None:
         """Labels that became known, and when: how many, and their sum. It may be before others that came earlier."""
-        steps = self.steps
+        moments, sums = self.moments, self.sums
         for moment, number, total in changes:
-            if not steps:
-                steps.append((moment, number, total))
-                continue
-            when, known, sums = steps[-1]
-            if moment > when:
-                steps.append((moment, known + number, sums + total))
-                self._thin()
-            elif moment == when:
-                steps[-1] = when, known + number, sums + total
+            known, summed = sums[-1] if sums else _NOTHING_KNOWN
+            if not moments or moment > moments[-1]:
+                moments.append(moment)
+                sums.append((known + number, summed + total))
+                if len(moments) - self._old > 2 * STEPS_LIMIT:
+                    self._thin()
+            elif moment == moments[-1]:
+                sums[-1] = known + number, summed + total
             else:
                 self._insert(moment, number, total)
 
     def before(self, moment: int) -> tuple[int, float]:
         """Number and sum of the labels that were known before `moment`: at the moment itself, more may come."""
-        steps = self.steps
-        if steps and steps[-1][0] < moment:
-            return steps[-1][1:]
-        i = bisect_left(steps, (moment,))
-        return (steps[i - 1] if i else _NOTHING_KNOWN)[1:]
+        i = bisect_left(self.moments, moment)
+        return self.sums[i - 1] if i else _NOTHING_KNOWN
 
     def _insert(self, moment: int, number: int, total: float) -> None:
-        steps = self.steps
-        i = bisect_left(steps, (moment,))
-        if steps[i][0] != moment:
-            steps.insert(i, (moment, *(steps[i - 1] if i else _NOTHING_KNOWN)[1:]))
+        moments, sums = self.moments, self.sums
+        i = bisect_left(moments, moment)
+        if moments[i] != moment:
+            moments.insert(i, moment)
+            sums.insert(i, sums[i - 1] if i else _NOTHING_KNOWN)
             self._old += i < self._old
-        steps[i:] = [(when, known + number, sums + total) for when, known, sums in steps[i:]]
-        self._thin()
+        sums[i:] = [(known + number, summed + total) for known, summed in sums[i:]]
+        if len(moments) - self._old > 2 * STEPS_LIMIT:
+            self._thin()
 
     def _thin(self) -> None:
-        """Of the older steps, keep fewer: who asks about then is told what was known a little earlier."""
-        steps, old, stop = self.steps, self._old, self._old + STEPS_LIMIT
-        if len(steps) - old <= 2 * STEPS_LIMIT:
-            return
-        kept = steps[old + -self._number % self._every : stop : self._every]
-        steps[old:stop] = kept
-        self._old += len(kept)
+        """Of the older moments, keep fewer: who asks about then is told what was known a little earlier."""
+        old, stop = self._old, self._old + STEPS_LIMIT
+        kept = slice(old + -self._number % self._every, stop, self._every)
+        self._old += len(range(*kept.indices(stop)))
         self._number += STEPS_LIMIT
-        if self._old > STEPS_LIMIT:
-            steps[: self._old] = steps[: self._old : 2]
+        is_full = self._old > STEPS_LIMIT
+        columns: tuple[list[Any], list[Any]] = self.moments, self.sums
+        for column in columns:
+            column[old:stop] = column[kept]
+            if is_full:
+                del column[1 : self._old : 2]
+        if is_full:
             self._old -= self._old // 2
             self._every *= 2
 
