@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -61,8 +61,8 @@ RULES_IN_WINDOW = 4  # checks in the time over which a decline is seen
 JUDGED_OVER = "7d"  # how far back the live answers are judged for alerts, unless a policy says so
 DRIFT_EVERY = 3_600_000_000  # and between two comparisons of what is asked with what was learnt from
 TOLD_EVERY = 86_400_000_000  # and between two alerts about one function of the user's that raises
-GATHERED_OVER = 20_000  # microseconds of the log's time over which predictions and labels are taken in together,
-GATHERED_ROWS = 16  # or so many: more at once would hold up the next turn
+GATHERED_OVER = 25_000  # microseconds of the log's time over which predictions and labels are taken in together,
+GATHERED_ROWS = 32  # or so many: more at once would hold up the next turn
 UNKNOWN_FIELDS_LIMIT = 100  # names of fields that no event declares, that are told
 _names = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode  # of the fields of an event
 
@@ -183,25 +183,29 @@ class Live:
     def _count(self, turns: Sequence[Turn]) -> None:
         """What became of the events of these turns, and what still waits."""
         counts: dict[str, int] = {}
-        heard: dict[str, list[Slice]] = {}
+        events: dict[str, int] = {}  # by topic
+        newest: dict[str, Slice] = {}
+        dead: list[str] = []  # topics
         for turn in turns:
             changes = turn.changes
             for name, number in changes.counts.items():
                 if number:
                     counts[name] = counts.get(name, 0) + number
             for piece in turn.batch.slices:
-                if piece.topic in self._fields:
-                    heard.setdefault(piece.topic, []).append(piece)
+                topic = piece.topic
+                if topic in self._fields:
+                    events[topic] = events.get(topic, 0) + len(piece.values) - piece.values.count(b"")
+                    newest[topic] = piece
             if changes.errors or changes.said:
                 self._tell_errors(changes, turn.batch.now)
-            self._dead.extendleft(changes.dead)
-        dead = Counter(letter.topic for turn in turns for letter in turn.changes.dead)
+            if changes.dead:
+                self._dead.extendleft(changes.dead)
+                dead += [letter.topic for letter in changes.dead]
         now = turns[-1].batch.now
         self._pulse.counted(counts)
-        for topic, pieces in heard.items():
-            events = sum(len(piece.values) - piece.values.count(b"") for piece in pieces)
-            self._pulse.heard(topic, events, now, dead=dead[topic])
-            self._look(topic, pieces[-1].values[-1], now)
+        for topic, number in events.items():
+            self._pulse.heard(topic, number, now, dead=dead.count(topic))
+            self._look(topic, newest[topic].values[-1], now)
         oldest = next(iter(self._waiting.values()), None)
         lags = [(now - since) / 1e6 for topic, since, _ in turns[-1].batch.came if topic in self._fields]
         lags += [monotonic_seconds() - oldest[1]] if oldest else [0.0]
@@ -304,10 +308,12 @@ class Live:
             return
         self._quality[name].examples(examples)
         self._watches[name].outcomes((example.key, example.label) for example in examples)
-        unripe, ripens = self._unripe[name], self._ripens[name]
-        for example in examples:
-            if example.label == example.label:
-                heapq.heappush(unripe, example.time + ripens)
+        times = [example.time for example in examples if example.label == example.label]
+        ripens, now = self._ripens[name], self._now()
+        young = [time for time in times if time + ripens > now]
+        self._ripe[name] += len(times) - len(young)
+        for time in young:
+            heapq.heappush(self._unripe[name], time + ripens)
         self.rows(name)  # what is ripe need not wait there until somebody asks
 
     @property

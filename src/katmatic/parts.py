@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
 BITS = 10  # of a position within its part: 1,024 are moved in 20 µs, and those that come together lie together
@@ -47,6 +47,11 @@ class Parts(Generic[V]):
         """The value at a position; None if there is none."""
         part = self._parts.get(position >> BITS)
         return None if part is None else part.get(position)
+
+    def has_any(self, positions: Iterable[int]) -> bool:
+        """Whether there is a value at one of these positions."""
+        part = self._parts.get
+        return any(position in part(position >> BITS, ()) for position in positions)
 
     def pop(self, position: int) -> V | None:
         """Take out the value at a position; None if there is none."""

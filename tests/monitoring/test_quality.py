@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from katmatic.monitoring import quality as module
-from katmatic.monitoring.quality import Quality, _Rows, auc, binary_scores, calibration, number_scores
+from katmatic.monitoring.quality import PRIOR, Quality, _Rate, _Rows, auc, binary_scores, calibration, number_scores
 from tests.monitoring.blocks import MINUTE, bell, examples, school
 
 RIPE = 25 * MINUTE  # 15 minutes of the window and 10 of lateness
@@ -154,9 +154,9 @@ def test_the_newest_rows_are_kept_and_one_that_comes_again_takes_a_new_place():
         naive = [None if one is known else one for one in naive]
         if rng.random() < 0.8:
             leaving = naive[0] if len(naive) == limit else None
-            assert rows.leaving == (leaving and leaving[1])
+            assert rows.leaving(1) == ({leaving[1]} if leaving else set())
             figures = tuple(rng.random() for _ in range(5))
-            rows.put(name, day, figures)
+            rows.put([(name, day, figures)])
             naive = [*naive, (name, day, figures)][-limit:]
     here = [one for one in naive if one is not None]
     assert 20 < len(here) < limit
@@ -166,6 +166,106 @@ def test_the_newest_rows_are_kept_and_one_that_comes_again_takes_a_new_place():
         assert sorted(rows.of(day).tolist()) == sorted([*figures] for _, its, figures in here if its == day)
     newest = [[*figures] for name, _, figures in here if name[1] >= 1][-7:]
     assert rows.since(1, 7).tolist() == newest
+
+
+class Naive:
+    """Every example is taken by itself, and what was known at a moment is counted again each time."""
+
+    def __init__(self):
+        self.waiting, self.known, self.learnt, self.rows, self.now = {}, {}, [], {}, 0
+
+    def examples(self, found):
+        for example in found:
+            self.now = max(self.now, example.label_now)
+            if (example.anchor, example.at) in self.waiting:
+                self.ripen(example.label_now - 1)
+            self.waiting[example.anchor, example.at] = example
+        self.ripen(self.now - 1)
+
+    def ripen(self, now):
+        ripe = [name for name, example in self.waiting.items() if example.time + RIPE <= now]
+        found = sorted((self.waiting.pop(name) for name in ripe), key=lambda one: (one.time, one.anchor, one.at))
+        for one in found:
+            old = self.known.get(one.anchor)
+            if old == one.label or (old is None and np.isnan(one.label)):
+                continue
+            self.known[one.anchor] = one.label
+            moment = max(one.label_now, one.time + RIPE)
+            if old is not None and not np.isnan(old):
+                self.learnt.append((moment, one.key[0], -1, -old))
+            if not np.isnan(one.label):
+                self.learnt.append((moment, one.key[0], 1, one.label))
+        for one in found:
+            self.rows.pop((one.anchor, one.at), None)
+            before = [each for each in self.learnt if each[0] < one.at]
+            number = sum(each[2] for each in before)
+            if np.isnan([one.score, one.label]).any() or not one.weight or not number:
+                continue
+            base, own = sum(each[3] for each in before) / number, [each for each in before if each[1] == one.key[0]]
+            rule = (sum(each[3] for each in own) + PRIOR * base) / (sum(each[2] for each in own) + PRIOR)
+            self.rows[one.anchor, one.at] = one.label, one.score, base, rule, one.weight
+
+
+def test_random_histories_are_judged_as_one_by_one():
+    """With revisions, voids, leads, weights; what is known before it is ripe, and what comes back long after."""
+    app = school()
+    for seed in range(30):
+        rng = random.Random(seed)
+        quality, naive, now = Quality(app, app.predictors["absence"]), Naive(), bell(1)
+        for _ in range(120):
+            now += rng.choice([0, MINUTE, 10 * MINUTE, 3 * 60 * MINUTE])
+            names = {(rng.randrange(25), rng.choice([0, 0, 30])) for _ in range(rng.randrange(1, 8))}
+            found = []
+            for number, lead in names if rng.random() < 0.9 else [*names, *names]:
+                anchor = number + 25 * ((now - bell(1)) // (240 * MINUTE))
+                time = bell(1) + anchor * 9 * MINUTE
+                label = rng.choice([0.0, 1.0, 1.0, np.nan] if rng.random() < 0.3 else [0.0, 1.0])
+                score, weight = rng.choice([0.1, 0.5, 0.9, np.nan]), rng.choice([1.0, 1.0, 4.0, 0.0])
+                pair = {"time": time, "at": time - lead * MINUTE, "label_now": now, "weight": [weight]}
+                found += examples([anchor], [(f"p{anchor % 7}", "9b")], [label], [score], **pair)
+            quality.examples(found)
+            naive.examples(found)
+            if rng.random() < 0.1:
+                quality.report(now)
+                naive.ripen(now)
+        quality.report(now + RIPE)
+        naive.ripen(now + RIPE)
+        rows = sorted(naive.rows.values())
+        np.testing.assert_allclose(sorted(quality._rows.all().tolist()), rows, rtol=0, atol=1e-12)
+        assert len(rows) > 20
+
+
+def test_a_rate_knows_the_newest_moments_exactly_and_of_long_ago_no_more_than_was_known(monkeypatch):
+    monkeypatch.setattr(module, "STEPS_LIMIT", 16)
+    rng, rate, naive = random.Random(4), _Rate(), []
+    for i in range(3_000):
+        moment = 10 * i + rng.randrange(10) if rng.random() < 0.97 else 10 * i - rng.randrange(100)
+        change = moment, *rng.choice([(1, 0.0), (1, 1.0), (1, 1.0), (-1, -1.0)])
+        rate.add([change])
+        naive.append(change)
+        assert len(rate.moments) == len(rate.sums) <= 3 * 16
+        asked = 10 * i - rng.randrange(80)
+        known = [each for each in naive if each[0] < asked]
+        assert rate.before(asked) == (sum(number for _, number, _ in known), sum(total for _, _, total in known))
+    for moment, (number, total) in zip(rate.moments, rate.sums, strict=True):
+        known = [each for each in naive if each[0] <= moment]
+        assert (number, total) == (sum(each[1] for each in known), sum(each[2] for each in known))
+    assert rate.moments == sorted(set(rate.moments))
+    assert rate.moments[0] < 200, "the beginning is known"
+    gaps = np.diff(rate.moments[: rate._old])
+    assert 4 < rate._old <= 16
+    assert gaps.max() < 8 * np.median(gaps), "evenly"
+
+
+def test_answers_are_judged_though_many_labels_become_known_before_theirs(monkeypatch):
+    """At a high rate the baselines had forgotten what they knew when the question was asked."""
+    monkeypatch.setattr(module, "STEPS_LIMIT", 16)
+    app = school()
+    quality = Quality(app, app.predictors["absence"])
+    for i in range(500):
+        time = bell(1) + i * MINUTE // 4  # of 25 minutes to be ripe: 100 others
+        quality.examples(examples([i], [(f"p{i % 9}", "9b")], [i % 2], [0.5], time=time, label_now=time + RIPE))
+    assert quality.report().model.rows == 500 - 100 - 1
 
 
 @given(st.lists(st.tuples(st.booleans(), st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0])), min_size=1, max_size=30))

@@ -12,16 +12,19 @@ from __future__ import annotations
 import heapq
 import threading
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
+from operator import itemgetter
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from katmatic.duration import NO_TIME, micros
 from katmatic.monitoring.days import Days
-from katmatic.parts import Fifo, Parts
+from katmatic.parts import BITS, Fifo, Parts
 from katmatic.records import Example
 from katmatic.spec.app import App, Predictor
 
@@ -33,11 +36,13 @@ PRIOR = 2.0  # how many labels the base rate weighs in a key's own past rate
 LOG_LOSS_CLIP = 1e-6  # a certain answer that was wrong costs at most 13.8
 BINS = 10  # of the calibration
 RIPENING_LIMIT = 50_000  # anchors that wait to be ripe; beyond it every second one is left out
-STEPS_LIMIT = 512  # past points kept of a rate
-_NOTHING_KNOWN = (0, 0, 0.0)
+STEPS_LIMIT = 512  # past points kept of a rate: so many of long ago, and up to twice as many of the newest
+_NOTHING_KNOWN = (0, 0.0)
 
 Floats = NDArray[np.float64]
 _Name = tuple[int, int]  # of a row: its anchor, and the moment that it is about
+_Judged = tuple[_Name, date, tuple[float, ...]]  # a row, its day, and its figures
+_turn = itemgetter(2, 0, 3)  # rows are taken as they ripen: by time, anchor, and the moment that they are about
 
 
 @dataclass(frozen=True)
@@ -116,21 +121,30 @@ class Quality:
 
     def examples(self, found: Iterable[Example]) -> None:
         """Take in predictions whose truth became known, or became another."""
+        found = list(found)
+        if not found:
+            return
+        anchors, _, times, moments, _, known, _, _ = zip(*found, strict=True)
         with self._lock:
-            for example in found:
-                self._now = max(self._now, example.label_now)
-                mine = self._ripening.get(example.anchor)
-                if mine and example.at in mine:  # what was known until now was known, whether or not somebody looked
-                    self._ripen(example.label_now - 1)
-                    mine = self._ripening.get(example.anchor)
-                if mine:
-                    mine[example.at] = example
-                elif self._takes(example.anchor):
-                    self._ripening[example.anchor] = {example.at: example}
-                    heapq.heappush(self._ripe_at, (example.time + self._ripens, example.anchor))
+            self._now = max(self._now, *known)
+            before = self._now - 1  # of this moment more may come; whoever looks next finds little left to do
+            ripe: list[Example] = []
+            if (self._ripe_at and self._ripening.has_any(anchors)) or not _all_differ(anchors, moments):
+                for example in found:
+                    self._wait(example)
+            else:  # what is ripe already need not wait
+                latest = before - self._ripens
+                if self._every == 1 and max(times) <= latest:
+                    ripe = found
+                else:
+                    for example in found:
+                        if example.time > latest:
+                            self._wait(example)
+                        elif self._takes(example.anchor):
+                            ripe.append(example)
             if len(self._ripe_at) > RIPENING_LIMIT:
                 self._thin()
-            self._ripen(self._now - 1)  # of this moment more may come; whoever looks next finds little left to do
+            self._ripen(before, ripe)
 
     def report(self, now: int | None = None, *, days: int = 60) -> Report:
         """The figures over all ripe rows kept, and by day, at the moment `now` (None: when the newest label came)."""
@@ -158,6 +172,17 @@ class Quality:
             rows = self._rows.since(start, NEWEST_LIMIT)
         return Report(self._predictor.name, self._is_binary, *self._scores(rows), (), ())
 
+    def _wait(self, example: Example) -> None:
+        mine = self._ripening.get(example.anchor)
+        if mine and example.at in mine:  # what was known until now was known, whether or not somebody looked
+            self._ripen(example.label_now - 1)
+            mine = self._ripening.get(example.anchor)
+        if mine:
+            mine[example.at] = example
+        elif self._takes(example.anchor):
+            self._ripening[example.anchor] = {example.at: example}
+            heapq.heappush(self._ripe_at, (example.time + self._ripens, example.anchor))
+
     def _takes(self, anchor: int) -> bool:
         return self._every == 1 or (anchor * 0x9E3779B97F4A7C15 >> 32) % self._every == 0
 
@@ -170,70 +195,84 @@ class Quality:
         self._ripe_at = [(moment, anchor) for moment, anchor in self._ripe_at if self._takes(anchor)]
         heapq.heapify(self._ripe_at)
 
-    def _ripen(self, now: int) -> None:
-        found: list[Example] = []
+    def _ripen(self, now: int, found: Sequence[Example] = ()) -> None:
+        """What waits and is ripe at `now`, and what is `found` to be so, counts."""
+        found = list(found)
         while self._ripe_at and self._ripe_at[0][0] <= now:
             _, anchor = heapq.heappop(self._ripe_at)
-            mine = self._ripening.pop(anchor) or {}
-            found += mine.values() if len(mine) < 2 else [mine[at] for at in sorted(mine)]
+            found += (self._ripening.pop(anchor) or {}).values()
         if not found:
             return
         self._reported.clear()
         self._changes += 1
-        for example in found:
-            self._learn(example)
-        for example in found:
-            self._put(example)
+        found.sort(key=_turn)
+        self._learn(found)
+        self._judge(found)
         while len(self._known) > 2 * ROWS_LIMIT:
             self._known.pop_oldest()
         while len(self._measured) > DAYS_LIMIT:
             del self._measured[min(self._measured)]
 
-    def _learn(self, example: Example) -> None:
-        """Let the baselines know an anchor's label; a changed mind takes back the old one."""
-        anchor, key, label = example.anchor, example.key, example.label
-        old, is_void = self._known.get(anchor), label != label
-        if old == label or (old is None and is_void):
-            return
-        if old is None:
-            self._known.add(anchor, label)
-        else:
-            self._known[anchor] = label
-        moment = max(example.label_now, example.time + self._ripens)
-        rates = [self._base]
-        if key:
-            own = self._own.get(key[0])
-            if own is None and len(self._own) < KEYS_LIMIT:
-                own = self._own[key[0]] = _Rate()
-            if own is not None:
-                rates.append(own)
-        for rate in rates:
+    def _learn(self, found: Sequence[Example]) -> None:
+        """Let the baselines know the anchors' labels; a changed mind takes back the old one."""
+        known, owns, ripens = self._known, self._own, self._ripens
+        changes: list[tuple[int, int, float]] = []
+        for anchor, key, time, _, label, now, _, _ in found:
+            old, is_void = known.get(anchor), label != label
+            if old == label or (old is None and is_void):
+                continue
+            if old is None:
+                known.add(anchor, label)
+            else:
+                known[anchor] = label
+            moment = max(now, time + ripens)
+            mine = [] if is_void else [(moment, 1, label)]
             if old is not None and old == old:
-                rate.add(moment, -1, -old)
-            if not is_void:
-                rate.add(moment, 1, label)
+                mine.insert(0, (moment, -1, -old))
+            changes += mine
+            own = owns.get(key[0]) if key else None
+            if own is None:
+                if not key or len(owns) >= KEYS_LIMIT:
+                    continue
+                own = owns[key[0]] = _Rate()
+            own.add(mine)
+        self._base.add(changes)
 
-    def _put(self, example: Example) -> None:
-        key, at, label, score = example.key, example.at, example.label, example.score
-        name = example.anchor, at
-        old = self._rows.take_out(name)
-        if old is not None:
-            self._measured.pop(old, None)
-        if score != score or label != label or not example.weight:
+    def _judge(self, found: Sequence[Example]) -> None:
+        """Have the rows, beside what the baselines would have said."""
+        rows: list[_Judged] = []
+        is_here, owns, base_before, day_of = self._rows.has, self._own, self._base.before, self._days.of
+        for anchor, key, _, at, label, _, score, weight in found:
+            name = anchor, at
+            if is_here(name):
+                day = self._rows.take_out(name)
+                if day is not None:
+                    self._measured.pop(day, None)
+            if score != score or label != label or not weight:
+                continue
+            number, total = base_before(at)
+            if not number:  # nothing was known then, so there is nothing to be compared with
+                continue
+            base = total / number
+            own = owns.get(key[0]) if key else None
+            own_number, own_total = own.before(at) if own is not None else (0, 0.0)
+            rule = (own_total + PRIOR * base) / (own_number + PRIOR)
+            rows.append((name, day_of(at), (label, score, base, rule, weight)))
+        if rows:
+            self._put(rows)
+
+    def _put(self, rows: Sequence[_Judged]) -> None:
+        days, leaving = {day for _, day, _ in rows}, self._rows.leaving(len(rows))
+        newest = max(self._rows.days, default=None)
+        if len(rows) > 1 and leaving and (days != {newest} or not leaving <= {*self._measured, newest}):
+            for i in range(len(rows)):
+                self._put(rows[i : i + 1])
             return
-        number, total = self._base.before(at)
-        if not number:  # nothing was known then, so there is nothing to be compared with
-            return
-        base = total / number
-        own = self._own.get(key[0]) if key else None
-        own_number, own_total = own.before(at) if own is not None else (0, 0.0)
-        rule = (own_total + PRIOR * base) / (own_number + PRIOR)
-        oldest = self._rows.leaving
-        if oldest is not None and oldest not in self._measured and oldest != max(self._rows.days):
-            self._measured[oldest] = self._measure(oldest)  # the day's figures stay when its rows go
-        day = self._days.of(at)
-        self._rows.put(name, day, (label, score, base, rule, example.weight))
-        self._measured.pop(day, None)
+        for day in leaving - {*self._measured, newest}:
+            self._measured[day] = self._measure(day)  # the day's figures stay when its rows go
+        self._rows.put(rows)
+        for day in days:
+            self._measured.pop(day, None)
 
     def _measure(self, day: date) -> Daily:
         return Daily(day, *self._scores(self._rows.of(day)))
@@ -251,49 +290,73 @@ class _Rows:
     def __init__(self, limit: int) -> None:
         self.days: dict[date, int] = {}  # how many rows of each are here
         self._limit, self._next = limit, 0
-        self._places: Parts[dict[int, int]] = Parts()  # by anchor, then by the moment that it is about
+        self._places: dict[int, dict[_Name, int]] = {}  # in parts, by the anchor
         self._names: list[_Name] = []  # by place
         self._day, self._at = np.zeros(limit, np.int64), np.zeros(limit, np.int64)  # no day: nothing is here
         self._figures = np.zeros((limit, 5))  # label, score, base, rule, weight
 
-    @property
-    def leaving(self) -> date | None:
-        """The day of the row whose place the next one takes; None if that is free."""
-        day = int(self._day[self._next % self._limit])
-        return date.fromordinal(day) if day else None
+    def leaving(self, number: int) -> set[date]:
+        """The days of the rows whose places so many new ones take."""
+        if self._next + number <= self._limit:
+            return set()
+        places = np.arange(self._next, self._next + min(number, self._limit)) % self._limit
+        return {date.fromordinal(day) for day in set(self._day[places].tolist()) if day}
 
-    def put(self, name: _Name, day: date, figures: tuple[float, ...]) -> None:
-        """Have a row, which is not here yet."""
-        place = self._next % self._limit
-        self._next += 1
-        if place == len(self._names):
-            self._names.append(name)
-        elif self._day[place]:
-            self.take_out(self._names[place])
-        self._names[place] = name
-        anchor, at = name
-        mine = self._places.get(anchor)
-        if mine is None:
-            mine = self._places[anchor] = {}
-        mine[at] = place
-        self._day[place], self._at[place], self._figures[place] = day.toordinal(), at, figures
-        self.days[day] = self.days.get(day, 0) + 1
+    def put(self, rows: Sequence[_Judged]) -> None:
+        """Have rows, which are not here yet."""
+        start = self._next % self._limit
+        if start + len(rows) > self._limit:
+            self.put(rows[: self._limit - start])
+            self.put(rows[self._limit - start :])
+            return
+        stop = start + len(rows)
+        if start < len(self._names):
+            self._let_go(start, stop)
+        self._next += len(rows)
+        names, days, figures = zip(*rows, strict=True)
+        self._names[start:stop] = names
+        for place, name in enumerate(names, start):
+            mine = self._places.get(name[0] >> BITS)
+            if mine is None:
+                mine = self._places[name[0] >> BITS] = {}
+            mine[name] = place
+        self._at[start:stop] = [at for _, at in names]
+        self._figures[start:stop] = figures
+        numbers = Counter(days)
+        one = days[0].toordinal() if len(numbers) == 1 else None
+        self._day[start:stop] = [day.toordinal() for day in days] if one is None else one
+        for day, number in numbers.items():
+            self.days[day] = self.days.get(day, 0) + number
+
+    def has(self, name: _Name) -> bool:
+        """Whether a row is here."""
+        return name in self._places.get(name[0] >> BITS, ())
 
     def take_out(self, name: _Name) -> date | None:
         """Have a row no longer: its day, if it was here."""
-        anchor, at = name
-        mine = self._places.get(anchor)
-        if mine is None or at not in mine:
+        if not self.has(name):
             return None
-        place = mine.pop(at)
-        if not mine:
-            self._places.pop(anchor)
+        place = self._places[name[0] >> BITS][name]
         day = date.fromordinal(int(self._day[place]))
-        self._day[place] = 0
-        self.days[day] -= 1
-        if not self.days[day]:
-            del self.days[day]
+        self._let_go(place, place + 1)
         return day
+
+    def _let_go(self, start: int, stop: int) -> None:
+        """Have nothing in these places."""
+        days = self._day[start:stop].tolist()
+        for day, name in zip(days, self._names[start:stop], strict=False):
+            if day:
+                mine = self._places[name[0] >> BITS]
+                del mine[name]
+                if not mine:
+                    del self._places[name[0] >> BITS]
+        self._day[start:stop] = 0
+        for ordinal, number in Counter(days).items():
+            if ordinal:
+                day = date.fromordinal(ordinal)
+                self.days[day] -= number
+                if not self.days[day]:
+                    del self.days[day]
 
     def all(self) -> Floats:
         """The figures of every row."""
@@ -313,31 +376,67 @@ class _Rows:
 
 
 class _Rate:
-    """How many labels were known at each moment, and their sum."""
+    """How many labels were known at each moment, and their sum; of long ago, at some moments only."""
 
-    __slots__ = ("steps",)
+    __slots__ = ("_every", "_number", "_old", "moments", "sums")
 
     def __init__(self) -> None:
-        self.steps: list[tuple[int, int, float]] = []  # from a moment on: how many, and their sum
+        self.moments: list[int] = []  # when something became known
+        self.sums: list[tuple[int, float]] = []  # from each of them on: how many, and their sum
+        self._old = 0  # so many of them are of long ago: each `_every`th of those that there were
+        self._every, self._number = 1, 0
 
-    def add(self, moment: int, number: int, total: float) -> None:
-        """Labels that became known at `moment`, which may be before others that came earlier."""
-        steps = self.steps
-        if not steps or moment > steps[-1][0]:
-            _, known, sums = steps[-1] if steps else _NOTHING_KNOWN
-            steps.append((moment, known + number, sums + total))
-        else:
-            i = bisect_left(steps, (moment,))
-            if steps[i][0] != moment:
-                steps.insert(i, (moment, *(steps[i - 1] if i else _NOTHING_KNOWN)[1:]))
-            steps[i:] = [(when, known + number, sums + total) for when, known, sums in steps[i:]]
-        if len(steps) > 2 * STEPS_LIMIT:
-            del steps[:STEPS_LIMIT]
+    def add(self, changes: Iterable[tuple[int, int, float]]) -> None:
+        """Labels that became known, and when: how many, and their sum. It may be before others that came earlier."""
+        moments, sums = self.moments, self.sums
+        for moment, number, total in changes:
+            known, summed = sums[-1] if sums else _NOTHING_KNOWN
+            if not moments or moment > moments[-1]:
+                moments.append(moment)
+                sums.append((known + number, summed + total))
+                if len(moments) - self._old > 2 * STEPS_LIMIT:
+                    self._thin()
+            elif moment == moments[-1]:
+                sums[-1] = known + number, summed + total
+            else:
+                self._insert(moment, number, total)
 
     def before(self, moment: int) -> tuple[int, float]:
         """Number and sum of the labels that were known before `moment`: at the moment itself, more may come."""
-        i = bisect_left(self.steps, (moment,))
-        return (self.steps[i - 1] if i else _NOTHING_KNOWN)[1:]
+        i = bisect_left(self.moments, moment)
+        return self.sums[i - 1] if i else _NOTHING_KNOWN
+
+    def _insert(self, moment: int, number: int, total: float) -> None:
+        moments, sums = self.moments, self.sums
+        i = bisect_left(moments, moment)
+        if moments[i] != moment:
+            moments.insert(i, moment)
+            sums.insert(i, sums[i - 1] if i else _NOTHING_KNOWN)
+            self._old += i < self._old
+        sums[i:] = [(known + number, summed + total) for known, summed in sums[i:]]
+        if len(moments) - self._old > 2 * STEPS_LIMIT:
+            self._thin()
+
+    def _thin(self) -> None:
+        """Of the older moments, keep fewer: who asks about then is told what was known a little earlier."""
+        old, stop = self._old, self._old + STEPS_LIMIT
+        kept = slice(old + -self._number % self._every, stop, self._every)
+        self._old += len(range(*kept.indices(stop)))
+        self._number += STEPS_LIMIT
+        is_full = self._old > STEPS_LIMIT
+        columns: tuple[list[Any], list[Any]] = self.moments, self.sums
+        for column in columns:
+            column[old:stop] = column[kept]
+            if is_full:
+                del column[1 : self._old : 2]
+        if is_full:
+            self._old -= self._old // 2
+            self._every *= 2
+
+
+def _all_differ(anchors: Sequence[int], moments: Sequence[int]) -> bool:
+    """Whether each is another row."""
+    return len(set(anchors)) == len(anchors) or len(set(zip(anchors, moments, strict=True))) == len(anchors)
 
 
 def _ripening(app: App, predictor: Predictor) -> int:
