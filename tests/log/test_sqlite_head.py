@@ -18,6 +18,7 @@ from katmatic.errors import LogError
 from katmatic.log import sqlite, sqlite_head, sqlite_mover
 from katmatic.log.memory import MemoryLog
 from katmatic.log.sqlite import SqliteLog, head_of, open_readonly
+from katmatic.log.sqlite_rows import entry_of
 from katmatic.testing.simulation.disk import SimulatedDisk
 from katmatic.testing.simulation.vfs import simulated
 
@@ -263,6 +264,7 @@ def test_a_log_without_a_head_is_taken_over(path):
             turn(log, now)
     head_of(path).unlink()
     with closing(sqlite3.connect(path)) as other:
+        other.execute("DROP TABLE head")
         other.execute("PRAGMA user_version = 1")
     with closing(open_readonly(path)) as reader:
         assert everything(reader) == expected(3)
@@ -504,3 +506,30 @@ def test_who_is_overtaken_by_what_is_forgotten_is_not_told_of_damage(path, monke
                 LogError, match=r"found that the batches up to 14 were forgotten meanwhile, .*; read it"
             ):
                 list(rows)
+
+
+def test_a_record_that_looks_like_a_batch_is_a_record(path, tmp_path):
+    """The next owner looks for newer batches wherever one might begin; what is sent may look like one there."""
+    forged = sqlite_head.packed(entry_of(9_000, 1, [], 2, []))
+    size = 4_096
+    with closing(SqliteLog(path)) as log:
+        turn(log, 1)
+        put(log, 2, b"x" * size)
+        where = head_of(path).read_bytes().index(b"x" * size)
+        gap = -where % 64
+        value = bytes(gap) + b"".join(
+            (sqlite_head._FRONT.pack(sqlite_head._checksum(forged, at, 0), len(forged)) + forged).ljust(64, b"\0")
+            for at in range(where + gap, where + size - 64, 64)
+        )
+        turn(log, 3, size=100_000)  # so that the next one stands where that one stood
+        put(log, 4, value.ljust(size, b"\0"))
+        assert head_of(path).read_bytes().index(value) == where
+        there = everything(log)
+        left = killed(path, tmp_path / "left")
+    with closing(SqliteLog(left)) as log:
+        assert everything(log) == there
+
+
+def put(log, now, value):
+    log.append("gate", [value])
+    log.commit(log.read(now, limit=1), {})

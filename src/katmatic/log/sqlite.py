@@ -51,6 +51,7 @@ from katmatic.log.sqlite_head import (
 from katmatic.log.sqlite_mover import Mover
 from katmatic.log.sqlite_rows import (
     FORGOTTEN_AT_ONCE,
+    HEAD_TABLE,
     POSITION_BITS,
     POSITIONS,
     Entry,
@@ -67,6 +68,7 @@ from katmatic.log.sqlite_rows import (
     piece_checksum,
     put_waiting,
     read_facts,
+    read_salt,
     read_topics,
     register,
     set_facts,
@@ -113,13 +115,14 @@ class SqliteHistory:
         self._path = Path(path)
         self._explained = Explained(self._path)
         self._past_lock = threading.Lock()
-        self._tip: Unmoved = Tip(head_of(self._path))
+        self._tip: Unmoved = Tip(head_of(self._path), self._salt)
         self._recent = NOTHING
         if not self._path.exists():
             raise LogError(
                 str(path), found="no such file", expected="a log", do="start the pipeline first, or name another file"
             )
         self._past = connect(self._path, "PRAGMA query_only = ON")
+        self._salt_there: int | None = None
         self._topics_there: dict[str, Topic] = {}
         self._names: dict[int, str] = {}
         try:
@@ -345,6 +348,11 @@ class SqliteHistory:
                 with suppress(sqlite3.Error):  # a file that cannot be read has ended it already
                     self._past.execute("ROLLBACK")
 
+    def _salt(self) -> int:
+        if self._salt_there is None:
+            self._salt_there = read_salt(self._past)
+        return self._salt_there
+
     def _begin(self) -> None:
         """The head, then the tables: what is moved from there to here meanwhile is in these."""
         for _ in range(VIEWS_LIMIT):
@@ -408,7 +416,7 @@ class SqliteLog(SqliteHistory):
         self._owner, self._unbroken = own(path), Unbroken(path)
         with ExitStack() as undo:
             undo.callback(os.close, self._owner)
-            self._connection = create(path, tables(), wal_bytes=wal_bytes)
+            self._connection = create(path, tables(), HEAD_TABLE, wal_bytes=wal_bytes)
             undo.callback(self._connection.close)
             self._transaction = Transaction(self._connection, path)
             super().__init__(path)
@@ -417,7 +425,7 @@ class SqliteLog(SqliteHistory):
                 if file_bytes_limit is not None:
                     self._connection.execute(f"PRAGMA max_page_count = {max(file_bytes_limit // PAGE_BYTES, 1)}")
                 self._take_over(head_of(path))
-                self._head = Head(head_of(path), disk or SystemDisk(), head_bytes)
+                self._head = Head(head_of(path), disk or SystemDisk(), self._salt(), head_bytes)
                 undo.callback(self._head.close)
                 self._tip = self._head
                 self._resume()
@@ -539,7 +547,7 @@ class SqliteLog(SqliteHistory):
 
     def _take_over(self, head: Path) -> None:
         """Move into the tables what the owner before left in the head."""
-        entries = left(head, *last_of(self._connection))
+        entries = left(head, self._salt(), *last_of(self._connection))
         if entries:
             with self._transaction as connection:
                 insert_entries(connection, entries)

@@ -42,8 +42,8 @@ def own(path: Path) -> int:
     return lock
 
 
-def create(path: Path, tables: str, *, wal_bytes: int = WAL_BYTES) -> sqlite3.Connection:
-    """A connection that may write; in a new file it makes the tables."""
+def create(path: Path, tables: str, added: str, *, wal_bytes: int = WAL_BYTES) -> sqlite3.Connection:
+    """A connection that may write; in a new file it makes the tables, in one of the first form what was added since."""
     with Explained(path):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # people's data: for the owner's eyes
         _sync(path.parent)
@@ -63,7 +63,7 @@ def create(path: Path, tables: str, *, wal_bytes: int = WAL_BYTES) -> sqlite3.Co
                 connection.executescript(f"BEGIN; {tables} {form} COMMIT;")
             check_form(connection, path)
             if connection.execute("PRAGMA user_version").fetchone()[0] != FORM:
-                connection.execute(f"PRAGMA user_version = {FORM}")
+                connection.executescript(f"BEGIN; {added} PRAGMA user_version = {FORM}; COMMIT;")
     except BaseException:
         connection.close()
         raise

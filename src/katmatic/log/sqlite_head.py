@@ -1,15 +1,16 @@
 """The head of the embedded log: what was committed last, in a file where a commit is one small write and its sync.
 
 A small batch in SQLite's tables touches a page of each topic, and all of them are written. Here the same rows stand one
-after the other, each batch with a checksum that also covers where it stands. The file is as large as it will ever be
-from the start, so that a sync has only these bytes to write. It has two halves: while one is filled, what stands in the
-other is moved into the tables, and then forgotten. Whoever reads the log takes what is not in the tables from here.
+after the other, each batch with a checksum that also covers where it stands, and a number of the log's that no sender
+knows: what is sent may look like anything. The file is as large as it will ever be from the start, so that a sync has
+only these bytes to write. It has two halves: while one is filled, what stands in the other is moved into the tables,
+and then forgotten. Whoever reads the log takes what is not in the tables from here.
 In front stands a mark that whoever posts records changes, so that the owner need not ask SQLite again and again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -90,8 +91,8 @@ class Unmoved(Protocol):
 class Tip:
     """The file of a head as others read it while its owner goes on."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, salt: Callable[[], int]) -> None:
+        self._path, self._salt = path, salt
         self._known: dict[tuple[int, int], Entry] = {}  # by where it stands, and its checksum
 
     def unmoved(self) -> list[Entry]:
@@ -99,7 +100,7 @@ class Tip:
         known = self._known
         try:
             with self._path.open("rb", buffering=0) as file:
-                found = self._entries(file.readall())
+                found = self._entries(file.readall(), self._salt())
                 if not self._known.keys() <= known.keys():  # the owner may be about to sync what is new, or cannot
                     sync_data(file.fileno())
         except FileNotFoundError:
@@ -109,12 +110,12 @@ class Tip:
             raise
         return found
 
-    def _entries(self, data: bytes) -> list[Entry]:
+    def _entries(self, data: bytes, salt: int) -> list[Entry]:
         half, known, found = len(data) // 2, self._known, []
         self._known = {}
         for start, stop in ((ALIGNED, half), (half, 2 * half)):
             newest = 0
-            for at, checksum, payload in _whole(data, start, stop):
+            for at, checksum, payload in _whole(data, start, stop, salt):
                 entry = self._known[at, checksum] = known.get((at, checksum)) or _unpack(payload)
                 if entry.sequence <= newest:  # of an earlier time
                     break
@@ -133,14 +134,14 @@ def follows(entries: list[Entry], position: int) -> bool:
     return True
 
 
-def left(path: Path, sequence: int, position: int) -> list[Entry]:
+def left(path: Path, salt: int, sequence: int, position: int) -> list[Entry]:
     """The batches above `sequence` that an earlier owner left, of which the first begins at `position`.
 
     Raises Damage if one of them cannot be read.
     """
-    found = [entry for entry in Tip(path).unmoved() if entry.sequence > sequence]
+    found = [entry for entry in Tip(path, lambda: salt).unmoved() if entry.sequence > sequence]
     newest = found[-1].sequence if found else sequence
-    if not follows(found, position) or newest < _newest_anywhere(path):
+    if not follows(found, position) or newest < _newest_anywhere(path, salt):
         raise Damage(f"{path.name}, a batch after {newest}")
     return found
 
@@ -162,8 +163,9 @@ class Half:
 class Head:
     """The head as its owner writes it. What an earlier one has `left` is in the tables by now."""
 
-    def __init__(self, path: Path, disk: Disk, size: int = HEAD_BYTES) -> None:
+    def __init__(self, path: Path, disk: Disk, salt: int, size: int = HEAD_BYTES) -> None:
         self.region: Region = disk.region(path, size)
+        self._salt = salt
         half = size // 2
         self._limit = half // ENTRIES_LEAST
         self._filled, self.full = Half(ALIGNED, half), Half(half, 2 * half)
@@ -184,7 +186,7 @@ class Head:
     def add(self, entry: Entry, payload: bytes) -> None:
         """Make a batch durable. OSError if it cannot be: then it is to go into the tables, with all that is here."""
         half = self._filled
-        front = _FRONT.pack(_checksum(payload, half.at), len(payload))
+        front = _FRONT.pack(_checksum(payload, half.at, self._salt), len(payload))
         try:
             self.region.write(half.at, front + payload)
             self.region.sync()
@@ -235,29 +237,29 @@ def packed_limit(entry: Entry) -> int:
     return 64 + len(entry.runs) + sum(40 + len(piece[3]) for piece in entry.pieces)
 
 
-def _whole(data: bytes, at: int, stop: int) -> Iterator[tuple[int, int, bytes]]:
+def _whole(data: bytes, at: int, stop: int, salt: int) -> Iterator[tuple[int, int, bytes]]:
     """The batches that stand in a row from `at` on, up to the first that is not whole: where, checksum, bytes."""
-    while (payload := _payload(data, at, stop)) is not None:
+    while (payload := _payload(data, at, stop, salt)) is not None:
         yield at, _FRONT.unpack_from(data, at)[0], payload
         at += -(-(_FRONT.size + len(payload)) // ALIGNED) * ALIGNED
 
 
-def _payload(data: bytes, at: int, stop: int) -> bytes | None:
+def _payload(data: bytes, at: int, stop: int, salt: int) -> bytes | None:
     if at + _FRONT.size > stop:
         return None
     checksum, length = _FRONT.unpack_from(data, at)
     if not 0 < length <= stop - at - _FRONT.size:
         return None
     payload = data[at + _FRONT.size : at + _FRONT.size + length]
-    return payload if checksum == _checksum(payload, at) else None
+    return payload if checksum == _checksum(payload, at, salt) else None
 
 
-def _newest_anywhere(path: Path) -> int:
+def _newest_anywhere(path: Path, salt: int) -> int:
     """The highest sequence of all batches that can be read, wherever they stand; 0 of nothing."""
     data = path.read_bytes() if path.exists() else b""
-    payloads = (_payload(data, at, len(data)) for at in range(ALIGNED, len(data), ALIGNED))
+    payloads = (_payload(data, at, len(data), salt) for at in range(ALIGNED, len(data), ALIGNED))
     return max((_unpack(payload).sequence for payload in payloads if payload is not None), default=0)
 
 
-def _checksum(payload: bytes, at: int) -> int:
-    return xxhash.xxh3_64_intdigest(payload, at * _ODD & _64_BITS)
+def _checksum(payload: bytes, at: int, salt: int) -> int:
+    return xxhash.xxh3_64_intdigest(payload, (at * _ODD ^ salt * _ODD) & _64_BITS)

@@ -47,6 +47,13 @@ SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, substr(?1, value ->> 
 _INSERT_RECORDS = f"INSERT INTO records (place, first, sequence, checksum, data) {_ROWS}"
 _INSERT_BATCHES = f"INSERT INTO batches (sequence, now, first, checksum, runs) {_ROWS}"
 
+# What logs of the first form lack. A number that nobody else knows: no record can be made that looks like a batch.
+HEAD_TABLE = """
+CREATE TABLE head (salt INTEGER NOT NULL, checked INTEGER NOT NULL);
+INSERT INTO head VALUES (random(), 0);
+UPDATE head SET checked = ~salt;
+"""
+
 POSITION_BITS = 48
 POSITIONS = (1 << POSITION_BITS) - 1
 _64_BITS = (1 << 64) - 1
@@ -59,7 +66,15 @@ unpack_runs = msgspec.msgpack.Decoder(list[tuple[int, int]]).decode
 
 def tables() -> str:
     """The statements that make the tables of a new log."""
-    return f"{_SCHEMA} INSERT INTO facts VALUES (0, 0, {_facts_checksum((0, 0))});"
+    return f"{_SCHEMA} INSERT INTO facts VALUES (0, 0, {_facts_checksum((0, 0))}); {HEAD_TABLE}"
+
+
+def read_salt(connection: sqlite3.Connection) -> int:
+    """What goes into the checksums of the head."""
+    salt, checked = connection.execute("SELECT salt, checked FROM head").fetchone()
+    if checked != ~salt:
+        raise Damage("head")
+    return int(salt)
 
 
 class Topic(NamedTuple):
