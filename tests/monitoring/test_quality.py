@@ -268,6 +268,58 @@ def test_answers_are_judged_though_many_labels_become_known_before_theirs(monkey
     assert quality.report().model.rows == 500 - 100 - 1
 
 
+@pytest.mark.parametrize(("rate", "share"), [(200, 1), (300, 2), (1000, 4), (2100, 16)])
+def test_of_many_answers_a_second_an_even_sample_is_judged(monkeypatch, rate, share):
+    monkeypatch.setattr(module, "JUDGED_LIMIT", module.JUDGED_LIMIT // 10)
+    monkeypatch.setattr(module, "JUDGED_SPAN", module.JUDGED_SPAN // 10)
+    app, spans, size = school(), 3, rate
+    quality, together = (Quality(app, app.predictors["absence"]) for _ in range(2))
+    rng = np.random.default_rng(0)
+    chances = rng.random(spans * size)
+    absent = (rng.random(spans * size) < chances).astype(float)
+    rows = [
+        example
+        for i in range(spans * size)
+        for example in examples(
+            [i],
+            [(f"p{i % 40}", "9b")],
+            absent[i : i + 1],
+            chances[i : i + 1],
+            time=bell(1) + i * 1_000_000 // rate,
+            label_now=bell(1) + RIPE + i * 1_000_000 // rate,
+        )
+    ]
+    rows[:0] = examples([10**6], [("p0", "9b")], [0.0], [0.5], time=bell(1) - 600 * MINUTE, label_now=bell(1) - 600 * MINUTE + RIPE)
+    for start in range(0, len(rows), 50):
+        quality.examples(rows[start : start + 50])
+    together.examples(rows)
+    report = quality.report()
+    assert report == together.report()
+    assert report.model.rows == pytest.approx(size + 2 * size / share, rel=0.1), "all of the first span"
+    assert report.model.brier == pytest.approx(1 / 6, abs=0.02), "evenly"
+
+
+def test_what_was_judged_once_is_judged_again_though_many_come():
+    app = school()
+    quality = Quality(app, app.predictors["absence"])
+    second = 1_000_000
+
+    def came(anchors, label, at):
+        keys = [(f"p{anchor % 40}", "9b") for anchor in anchors]
+        n = len(anchors)
+        quality.examples(
+            examples(anchors, keys, [label] * n, [0.5] * n, time=bell(1) + at, label_now=bell(1) + RIPE + at)
+        )
+
+    came(range(100), 0.0, 0)
+    for i in range(1, 21):
+        came(range(1000 * i, 1000 * i + 1000), 0.0, i * second)
+    known = dict.fromkeys(range(100), 1.0)
+    came(list(known), 1.0, 21 * second)
+    quality.report()
+    assert {anchor: quality._known.get(anchor) for anchor in known} == known
+
+
 @given(st.lists(st.tuples(st.booleans(), st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0])), min_size=1, max_size=30))
 def test_the_area_equals_the_naive_one(rows):
     label = np.array([float(one) for one, _ in rows])

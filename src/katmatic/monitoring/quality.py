@@ -3,6 +3,8 @@
 The baselines know at each prediction only what was known then: the base rate (of all labels known so far) and the
 key's own past rate (of the labels of the same first key, drawn towards the base rate by `PRIOR` labels).
 
+Where more answers become known than some 250 a second, an even sample of their anchors is judged.
+
 An answer counts once its anchor is ripe: when silence would have settled it, too. Those that are known earlier are not
 like the rest (who came is known at once, who is absent only later), and figures of them alone would mislead.
 """
@@ -35,6 +37,8 @@ KEYS_LIMIT = 50_000  # keys whose own past rate is kept; of others the base rate
 PRIOR = 2.0  # how many labels the base rate weighs in a key's own past rate
 LOG_LOSS_CLIP = 1e-6  # a certain answer that was wrong costs at most 13.8
 BINS = 10  # of the calibration
+JUDGED_LIMIT = 2_560  # rows that become known within JUDGED_SPAN; of more, an even sample of anchors is judged then,
+JUDGED_SPAN = 10_000_000  # microseconds of the log's time: as many as came in the one before
 RIPENING_LIMIT = 50_000  # anchors that wait to be ripe; beyond it every second one is left out
 STEPS_LIMIT = 512  # past points kept of a rate: so many of long ago, and up to twice as many of the newest
 _NOTHING_KNOWN = (0, 0.0)
@@ -110,6 +114,7 @@ class Quality:
         self._ripening: Parts[dict[int, Example]] = Parts()  # by anchor, then by the moment that it is about
         self._ripe_at: list[tuple[int, int]] = []  # a heap: when, and which anchor
         self._every = 1  # anchors are taken whose position is a multiple of it, by a hash
+        self._pace, self._span, self._came = 1, 0, 0  # the same where many come; which span it is, how many came in it
         self._rows = _Rows(ROWS_LIMIT)
         self._measured: dict[date, Daily] = {}
         self._base = _Rate()
@@ -121,7 +126,7 @@ class Quality:
 
     def examples(self, found: Iterable[Example]) -> None:
         """Take in predictions whose truth became known, or became another."""
-        found = list(found)
+        found = self._sample(found)
         if not found:
             return
         anchors, _, times, moments, _, known, _, _ = zip(*found, strict=True)
@@ -183,8 +188,23 @@ class Quality:
             self._ripening[example.anchor] = {example.at: example}
             heapq.heappush(self._ripe_at, (example.time + self._ripens, example.anchor))
 
+    def _sample(self, found: Iterable[Example]) -> list[Example]:
+        """Those that are judged: all, or where many come an even sample of anchors, and what was judged before."""
+        kept = []
+        for example in found:
+            span = example.label_now // JUDGED_SPAN
+            if span > self._span:
+                most = self._came if span == self._span + 1 else 0
+                self._pace = 1 << max(0, -(-most // JUDGED_LIMIT) - 1).bit_length()
+                self._span, self._came = span, 0
+            self._came += 1
+            anchor = example.anchor
+            if self._pace == 1 or _is_multiple(anchor, self._pace) or anchor in self._known:
+                kept.append(example)
+        return kept
+
     def _takes(self, anchor: int) -> bool:
-        return self._every == 1 or (anchor * 0x9E3779B97F4A7C15 >> 32) % self._every == 0
+        return self._every == 1 or _is_multiple(anchor, self._every)
 
     def _thin(self) -> None:
         """Let go of every second anchor that waits."""
@@ -437,6 +457,11 @@ class _Rate:
 def _all_differ(anchors: Sequence[int], moments: Sequence[int]) -> bool:
     """Whether each is another row."""
     return len(set(anchors)) == len(anchors) or len(set(zip(anchors, moments, strict=True))) == len(anchors)
+
+
+def _is_multiple(anchor: int, number: int) -> bool:
+    """Whether an anchor's position is a multiple, by a hash: those of 4 are among those of 2."""
+    return (anchor * 0x9E3779B97F4A7C15 >> 32) % number == 0
 
 
 def _ripening(app: App, predictor: Predictor) -> int:
