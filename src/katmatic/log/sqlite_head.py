@@ -24,8 +24,8 @@ from katmatic.disk import Disk, Region, sync_data
 from katmatic.log.sqlite_file import Damage
 from katmatic.log.sqlite_rows import POSITION_BITS, POSITIONS, Entry, Piece
 
-HEAD_BYTES = 512 * 2**10  # some 200 batches of a few events
-ENTRIES_LEAST = 4  # that a half has room for: larger batches cost the tables little by the record
+HEAD_BYTES = 2**20  # some 400 batches of a few events
+ENTRIES_LEAST = 2  # that a half has room for: larger batches, of some 400 events, cost the tables little by the record
 ALIGNED = 64  # bytes: where a batch may begin
 _MARK = Layout("<Q")  # the number that the next record will get that is posted
 _FRONT = Layout("<QQ")  # checksum and length of what follows
