@@ -351,7 +351,7 @@ def test_who_reads_while_the_first_batch_of_a_half_is_written_misses_none_that_w
 
         def meanwhile():
             found = unmoved()
-            turn(log, 4, size=100_000)  # the tables take it, and the head along
+            turn(log, 4, size=400_000)  # the tables take it, and the head along
             log._head.region = Acting(region, write=half_written)
             turn(log, 5)
             reader._tip.unmoved = unmoved
@@ -369,7 +369,7 @@ def test_a_newest_batch_of_the_tables_that_the_disk_has_changed_is_not_taken_for
     with closing(SqliteLog(path)) as log:
         for now in range(1, 4):
             turn(log, now)
-        turn(log, 4, size=100_000)
+        turn(log, 4, size=400_000)
         turn(log, 5)
         left = killed(path, tmp_path / "left")
     with closing(sqlite3.connect(left)) as other, other:
@@ -456,7 +456,7 @@ def test_after_a_transaction_that_failed_the_next_batch_goes_into_the_tables_whe
         batch = log.read(2, limit=9)
         disk.synced = lambda path, **more: no_disk() if path.endswith("-wal") else synced(path, **more)
         with pytest.raises(LogError, match="a disk that does not read or write"):
-            log.commit(batch, {"katmatic.labels": [b"x" * 100_000]})
+            log.commit(batch, {"katmatic.labels": [b"x" * 400_000]})
         disk.synced = synced
         log.commit(batch, {"katmatic.labels": [b"acknowledged"]})
         disk.after(tmp_path / "after", is_power_cut=False)
@@ -484,7 +484,7 @@ def test_a_large_batch_is_made_into_rows_once(path, monkeypatch):
         entry_of = sqlite.entry_of
         monkeypatch.setattr(sqlite, "entry_of", lambda *given: made.append(1) or entry_of(*given))
         monkeypatch.setattr(sqlite, "packed", no_disk)  # which nobody needs
-        turn(log, 2, size=100_000)
+        turn(log, 2, size=400_000)
         assert made == [1]
 
 
@@ -521,7 +521,7 @@ def test_a_record_that_looks_like_a_batch_is_a_record(path, tmp_path):
             (sqlite_head._FRONT.pack(sqlite_head._checksum(forged, at, 0), len(forged)) + forged).ljust(64, b"\0")
             for at in range(where + gap, where + size - 64, 64)
         )
-        turn(log, 3, size=100_000)  # so that the next one stands where that one stood
+        turn(log, 3, size=400_000)  # so that the next one stands where that one stood
         put(log, 4, value.ljust(size, b"\0"))
         assert head_of(path).read_bytes().index(value) == where
         there = everything(log)

@@ -289,7 +289,9 @@ def test_of_many_answers_a_second_an_even_sample_is_judged(monkeypatch, rate, sh
             label_now=bell(1) + RIPE + i * 1_000_000 // rate,
         )
     ]
-    rows[:0] = examples([10**6], [("p0", "9b")], [0.0], [0.5], time=bell(1) - 600 * MINUTE, label_now=bell(1) - 600 * MINUTE + RIPE)
+    rows[:0] = examples(
+        [10**6], [("p0", "9b")], [0.0], [0.5], time=bell(1) - 600 * MINUTE, label_now=bell(1) - 600 * MINUTE + RIPE
+    )
     for start in range(0, len(rows), 50):
         quality.examples(rows[start : start + 50])
     together.examples(rows)
