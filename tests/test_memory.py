@@ -36,7 +36,7 @@ def test_what_lives_is_set_aside_and_goes_once_nothing_refers_to_it(clock):
     assert gone() is None
 
 
-def test_what_was_looked_at_twice_is_not_looked_at_again(clock):
+def test_what_was_looked_at_once_is_not_looked_at_again(clock):
     Collector()
     before = gc.get_stats()[2]["collections"]
     kept = [[Thing()] for _ in range(200_000)]
@@ -71,3 +71,22 @@ def test_cycles_go_at_the_latest_after_hours_of_work(clock):
     clock[0] += memory.FULL_SECONDS_MOST
     collector.turn(worked=True)
     assert gone() is None
+
+
+def test_cycles_among_what_is_new_go_with_one_of_the_next_turns(clock):
+    collector, thing = Collector(), Thing()
+    thing.itself = thing
+    gone = weakref.ref(thing)
+    del thing
+    clock[0] += memory.ASIDE_SECONDS
+    collector.turn(worked=True)
+    assert gone() is None
+
+
+def test_once_the_loop_has_ended_all_is_collected_as_before(clock):
+    before = gc.get_threshold()
+    with Collector() as collector:
+        assert gc.get_threshold() != before
+        clock[0] += memory.ASIDE_SECONDS
+        collector.turn(worked=True)
+    assert (gc.get_threshold(), gc.get_freeze_count()) == (before, 0)

@@ -18,12 +18,20 @@ FULL_SECONDS_MOST = 6 * 3600.0  # and at the latest after so long, quiet or not:
 
 
 class Collector:
-    """Told of each turn of a loop that must not be halted, on its thread."""
+    """Told of each turn of a loop that must not be halted, on its thread. After a `with` all is as it was."""
 
     def __init__(self) -> None:
         self._worked = self._aside = monotonic_seconds()
-        gc.set_threshold(gc.get_threshold()[0], NEVER, NEVER)
+        self._before = gc.get_threshold()
+        gc.set_threshold(self._before[0], NEVER, NEVER)
         self.collect()
+
+    def __enter__(self) -> Collector:
+        return self
+
+    def __exit__(self, kind: object, error: object, at: object) -> None:
+        gc.unfreeze()
+        gc.set_threshold(*self._before)
 
     def collect(self) -> None:
         """A full collection now."""

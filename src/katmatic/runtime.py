@@ -258,44 +258,45 @@ class Runtime:
         While nothing can be committed (the disk is full), it tries again and again, and the page says why. It ends
         by itself if another process has taken the log over.
         """
-        collector = Collector()
-        published = self.clock.now() - DAY  # what a restart says again counts once
-        asked = self.clock.now()
-        while not stop.is_set():
-            now = self.clock.now()
-            wait = min(self.settings.tick, max(DUE_SECONDS, (self.pipeline.state.next_due - now) / 1e6))
-            try:
-                if now - asked >= CALENDAR_RETRY:
-                    self._append(self.calendars.again())
-                    asked = now
-                self._append(self.said(published, now))
-                published = now
-                turn = self.pipeline.turn(wait, limit=self.settings.batch)
-                collector.turn(worked=len(turn.batch) > 0)
-            except LogLost as error:
-                self.live.trouble = str(error)
-                return
-            except LogError as error:
-                self.live.trouble = str(error)
-                stop.wait(COMMIT_RETRY_SECONDS)
-            else:
-                self.live.trouble = ""
+        with Collector() as collector:
+            published = self.clock.now() - DAY  # what a restart says again counts once
+            asked = self.clock.now()
+            while not stop.is_set():
+                now, worked = self.clock.now(), False
+                wait = min(self.settings.tick, max(DUE_SECONDS, (self.pipeline.state.next_due - now) / 1e6))
+                try:
+                    if now - asked >= CALENDAR_RETRY:
+                        self._append(self.calendars.again())
+                        asked = now
+                    self._append(self.said(published, now))
+                    published = now
+                    worked = len(self.pipeline.turn(wait, limit=self.settings.batch).batch) > 0
+                except LogLost as error:
+                    self.live.trouble = str(error)
+                    return
+                except LogError as error:
+                    self.live.trouble = str(error)
+                    stop.wait(COMMIT_RETRY_SECONDS)
+                else:
+                    self.live.trouble = ""
+                collector.turn(worked=worked)
 
     def follow(self, stop: threading.Event) -> None:
         """Apply what the owner commits until `stop`; for a thread of its own.
 
         While the log cannot be read, it tries again and again, and the page says why.
         """
-        collector = Collector()
-        while not stop.is_set():
-            try:
-                turn = self.pipeline.turn(self.settings.tick)
-                collector.turn(worked=len(turn.batch) > 0)
-            except LogError as error:
-                self.live.trouble = str(error)
-                stop.wait(COMMIT_RETRY_SECONDS)
-            else:
-                self.live.trouble = ""
+        with Collector() as collector:
+            while not stop.is_set():
+                worked = False
+                try:
+                    worked = len(self.pipeline.turn(self.settings.tick).batch) > 0
+                except LogError as error:
+                    self.live.trouble = str(error)
+                    stop.wait(COMMIT_RETRY_SECONDS)
+                else:
+                    self.live.trouble = ""
+                collector.turn(worked=worked)
 
     def _warn(self, text: str) -> None:
         self.pipeline.raise_alert(Alert(name="proof-ended", severity="warning", text=text, now=self.clock.now()))
