@@ -18,7 +18,7 @@ from collections.abc import Callable
 from katmatic.clock import monotonic_seconds
 
 SECONDS_LIMIT = 600.0  # that a piece of work may take; then it is killed
-NICENESS = 19  # it takes what the pipeline leaves
+NICENESS = 10
 SAID_BYTES = 4_000  # of what went wrong
 _DIES_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
