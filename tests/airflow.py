@@ -24,6 +24,7 @@ from tests.program import ROOT, free_port
 PINNED = ROOT / "requirements-airflow.txt"
 START_SECONDS = 240.0  # it takes 15 to 40
 STOP_SECONDS = 20.0
+ANSWER_SECONDS = 60.0  # that it may have no time for a request
 ENDED = ("success", "failed", "skipped", "upstream_failed", "removed")
 
 
@@ -200,8 +201,16 @@ class Airflow:
         data = None if body is None else json.dumps(body).encode()
         headers = {"content-type": "application/json", "authorization": f"Bearer {self._token}"}
         request = urllib.request.Request(self._url + path, data, headers, method=method)
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.load(answer)
+        deadline = time.monotonic() + ANSWER_SECONDS
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=30) as answer:
+                    return json.load(answer)
+            except urllib.error.HTTPError as error:
+                with error:
+                    if error.code != 503 or time.monotonic() > deadline:  # its database is busy: nothing was done
+                        raise
+            time.sleep(0.5)
 
 
 if __name__ == "__main__":
