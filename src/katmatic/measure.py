@@ -219,7 +219,6 @@ def ready(
 
 
 def is_scored(block: PredictionBlock) -> NDArray[np.bool_]:
-    """Which rows have a score."""
-    assert block.score is not None
-    found: NDArray[np.bool_] = np.isfinite(block.score)
+    """Which rows have a score; none before there is a model."""
+    found: NDArray[np.bool_] = np.zeros(len(block), np.bool_) if block.score is None else np.isfinite(block.score)
     return found

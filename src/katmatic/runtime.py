@@ -23,7 +23,7 @@ from katmatic.log.follow import Followed
 from katmatic.log.sqlite import SqliteHistory, SqliteLog, open_readonly
 from katmatic.memory import Collector
 from katmatic.metrics import Metrics
-from katmatic.pipeline import Pipeline
+from katmatic.pipeline import Pipeline, Turn
 from katmatic.prover import Prover, prove_command
 from katmatic.records import DECISIONS, MODELS, PREDICTIONS, Alert
 from katmatic.settings import Settings
@@ -258,39 +258,38 @@ class Runtime:
         While nothing can be committed (the disk is full), it tries again and again, and the page says why. It ends
         by itself if another process has taken the log over.
         """
-        with Collector() as collector:
-            published = self.clock.now() - DAY  # what a restart says again counts once
-            asked = self.clock.now()
-            while not stop.is_set():
-                now, worked = self.clock.now(), False
-                wait = min(self.settings.tick, max(DUE_SECONDS, (self.pipeline.state.next_due - now) / 1e6))
-                try:
-                    if now - asked >= CALENDAR_RETRY:
-                        self._append(self.calendars.again())
-                        asked = now
-                    self._append(self.said(published, now))
-                    published = now
-                    worked = len(self.pipeline.turn(wait, limit=self.settings.batch).batch) > 0
-                except LogLost as error:
-                    self.live.trouble = str(error)
-                    return
-                except LogError as error:
-                    self.live.trouble = str(error)
-                    stop.wait(COMMIT_RETRY_SECONDS)
-                else:
-                    self.live.trouble = ""
-                collector.turn(worked=worked)
+        published = self.clock.now() - DAY  # what a restart says again counts once
+        asked = self.clock.now()
+
+        def take() -> Turn:
+            nonlocal published, asked
+            now = self.clock.now()
+            wait = min(self.settings.tick, max(DUE_SECONDS, (self.pipeline.state.next_due - now) / 1e6))
+            if now - asked >= CALENDAR_RETRY:
+                self._append(self.calendars.again())
+                asked = now
+            self._append(self.said(published, now))
+            published = now
+            return self.pipeline.turn(wait, limit=self.settings.batch)
+
+        self._loop(stop, take)
 
     def follow(self, stop: threading.Event) -> None:
         """Apply what the owner commits until `stop`; for a thread of its own.
 
         While the log cannot be read, it tries again and again, and the page says why.
         """
+        self._loop(stop, lambda: self.pipeline.turn(self.settings.tick))
+
+    def _loop(self, stop: threading.Event, take: Callable[[], Turn]) -> None:
         with Collector() as collector:
             while not stop.is_set():
                 worked = False
                 try:
-                    worked = len(self.pipeline.turn(self.settings.tick).batch) > 0
+                    worked = len(take().batch) > 0
+                except LogLost as error:  # of an owner: another process has taken it over
+                    self.live.trouble = str(error)
+                    return
                 except LogError as error:
                     self.live.trouble = str(error)
                     stop.wait(COMMIT_RETRY_SECONDS)

@@ -102,42 +102,45 @@ class _Few:
         return 7 + self._keys
 
 
-class FewLabels(LabelBlock):
-    """Versions of a label, whose columns are made once somebody looks at them."""
-
-    few: _Few
+class _Late:
+    """A block whose columns are made once somebody looks at one of them."""
 
     def __len__(self) -> int:
         few = vars(self).get("few")
-        return few.n if few is not None else len(self.anchor)
+        return few.n if few is not None else len(vars(self)["anchor"])
 
     def __getattr__(self, name: str) -> Any:
         few = vars(self).get("few")
-        if few is None or name not in LabelBlock.__dataclass_fields__:
-            raise AttributeError(f"versions of a label have no {name}")
-        _, anchor, time, version, now, evidence, value = few.columns()
-        vars(self).update(anchor=anchor, time=time, version=version, now=now, evidence=evidence)
-        vars(self).update(key=few.key(), value=value.view(np.float64), state=few.bytes(few.width))
+        if few is None or name not in type(self).__dataclass_fields__:  # type: ignore[attr-defined]
+            raise AttributeError(f"{type(self).__name__} has no {name}")
+        vars(self).update(self._made(few))
         return vars(self)[name]
 
+    def _made(self, few: _Few) -> dict[str, Any]:
+        """The columns by name."""
+        raise AttributeError(type(self).__name__)
 
-class FewPredictions(PredictionBlock):
-    """Predictions, whose columns are made once somebody looks at them."""
+
+class FewLabels(_Late, LabelBlock):
+    """Versions of a label."""
 
     few: _Few
 
-    def __len__(self) -> int:
-        few = vars(self).get("few")
-        return few.n if few is not None else len(self.anchor)
+    def _made(self, few: _Few) -> dict[str, Any]:
+        names = "anchor", "time", "version", "now", "evidence"
+        *columns, value = few.columns()[1:]
+        made = dict(zip(names, columns, strict=True))
+        return {**made, "key": few.key(), "value": value.view(np.float64), "state": few.bytes(few.width)}
 
-    def __getattr__(self, name: str) -> Any:
-        few = vars(self).get("few")
-        if few is None or name not in PredictionBlock.__dataclass_fields__:
-            raise AttributeError(f"predictions have no {name}")
-        _, anchor, time, at, now, lead, _ = few.columns()
-        vars(self).update(anchor=anchor, time=time, at=at, now=now, lead=lead)
-        vars(self).update(key=few.key(), failed=np.zeros(few.n, np.bool_))
-        return vars(self)[name]
+
+class FewPredictions(_Late, PredictionBlock):
+    """Predictions."""
+
+    few: _Few
+
+    def _made(self, few: _Few) -> dict[str, Any]:
+        made = dict(zip(("anchor", "time", "at", "now", "lead"), few.columns()[1:6], strict=True))
+        return {**made, "key": few.key(), "failed": np.zeros(few.n, np.bool_)}
 
     def rows(self) -> Ints:
         """The rows of the anchors."""

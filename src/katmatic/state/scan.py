@@ -736,24 +736,30 @@ def settle(
 
 
 @jit
+def _sized(letters, at, code, size):
+    """Write a code of MessagePack for a size of one byte, or those after it for two or four, and the size."""
+    if size < 256:
+        letters[at] = code
+        letters[at + 1] = size
+        return at + 2
+    if size < 65_536:
+        letters[at] = code + 1
+        letters[at + 1] = size >> 8
+        letters[at + 2] = size & 255
+        return at + 3
+    letters[at] = code + 2
+    for j in range(4):
+        letters[at + 1 + j] = (size >> (24 - 8 * j)) & 255
+    return at + 5
+
+
+@jit
 def _head(letters, at, size):
     """Write the head of a text of so many bytes, as MessagePack has it; where its bytes go."""
     if size < 32:
         letters[at] = 0xA0 | size
         return at + 1
-    if size < 256:
-        letters[at] = 0xD9
-        letters[at + 1] = size
-        return at + 2
-    if size < 65_536:
-        letters[at] = 0xDA
-        letters[at + 1] = size >> 8
-        letters[at + 2] = size & 255
-        return at + 3
-    letters[at] = 0xDB
-    for j in range(4):
-        letters[at + 1 + j] = (size >> (24 - 8 * j)) & 255
-    return at + 5
+    return _sized(letters, at, 0xD9, size)
 
 
 @jit
@@ -1102,7 +1108,7 @@ def labels(about):
         return -1
     for column in range(1, 4):
         to = _column(letters, to, out, column * n, n)
-    to = _bin(letters, to, n)
+    to = _sized(letters, to, 0xC4, n)
     for i in range(n):
         letters[to + i] = states[i]
     to = _column(letters, to + n, out, 6 * n, n)
@@ -1166,7 +1172,7 @@ def predictions(about, count):
         to = _column(letters, to, out, column * n, n)
     to = _column(letters, to, out, (7 + part_count) * n, n * width)
     letters[to] = 0x80  # no texts
-    to = _bin(letters, to + 1, n)
+    to = _sized(letters, to + 1, 0xC4, n)
     for i in range(n):
         letters[to + i] = 0  # nothing failed
     return n << 32 | (to + n)
@@ -1184,25 +1190,7 @@ def _packed(about, n):
 @jit
 def _column(letters, to, words, at, count):
     """Write words as bytes, as MessagePack has them; where they end."""
-    to = _bin(letters, to, 8 * count)
+    to = _sized(letters, to, 0xC4, 8 * count)
     for i in range(count):
         _put(letters, to + 8 * i, words[at + i])
     return to + 8 * count
-
-
-@jit
-def _bin(letters, to, size):
-    """Write the head of so many bytes, as MessagePack has it; where these go."""
-    if size < 256:
-        letters[to] = 0xC4
-        letters[to + 1] = size
-        return to + 2
-    if size < 65_536:
-        letters[to] = 0xC5
-        letters[to + 1] = size >> 8
-        letters[to + 2] = size & 255
-        return to + 3
-    letters[to] = 0xC6
-    for j in range(4):
-        letters[to + 1 + j] = (size >> (24 - 8 * j)) & 255
-    return to + 5
