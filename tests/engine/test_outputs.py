@@ -211,7 +211,7 @@ def test_a_block_that_was_changed_is_written_as_it_is():
     assert decode_labels(encode_labels(replace(labels, now=labels.now + 1))).now.tolist() == [NOON + 1]
     answered = block.answered(3, np.array([0.5]))
     assert encode_predictions(answered) == encode_predictions(replace(block, version=3, score=np.array([0.5])))
-    with pytest.raises(AttributeError, match="predictions have no rown"):
+    with pytest.raises(AttributeError, match="FewPredictions has no rown"):
         block.rown  # noqa: B018
-    with pytest.raises(AttributeError, match="versions of a label have no rown"):
+    with pytest.raises(AttributeError, match="FewLabels has no rown"):
         labels.rown  # noqa: B018
