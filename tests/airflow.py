@@ -207,9 +207,9 @@ class Airflow:
                 with urllib.request.urlopen(request, timeout=30) as answer:
                     return json.load(answer)
             except urllib.error.HTTPError as error:
-                with error:
-                    if error.code != 503 or time.monotonic() > deadline:  # its database is busy: nothing was done
-                        raise
+                if error.code != 503 or time.monotonic() > deadline:  # its database is busy: nothing was done
+                    raise
+                error.close()
             time.sleep(0.5)
 
 
