@@ -33,7 +33,7 @@ def record(action, now, *, rows=0, version=1, predictor="absence", **more):
 class World:
     """A pipeline that is told of turns, and trainings that print what they are told to."""
 
-    def __init__(self, retrain=None, *, by_itself=True):
+    def __init__(self, retrain=None, *, by_itself=True, waits=True):
         self.rows, self.drifted, self.version = 0, False, 0
         self.now, self.started, self.written = 50 * DAY, [], []
         self.prints = lambda now: msgspec.json.encode(record("promoted", now, rows=self.rows)).decode()
@@ -52,7 +52,7 @@ class World:
             has_drifted=lambda name: self.drifted,
             has_declined=lambda name: self.declined,
             by_itself=by_itself,
-            waits=True,
+            waits=waits,
         )
 
     def command(self, predictor, now, is_review):
@@ -89,6 +89,21 @@ def test_the_first_model_is_trained_when_there_are_rows():
     world.rows = 40
     assert world.turn()
     assert [each.action for each in world.written] == ["promoted"]
+    assert not world.turn()
+
+
+@pytest.mark.parametrize("action", ["promoted", "refused", "failed"])
+def test_a_training_that_ended_is_not_due_again_before_what_came_of_it_is_read(action):
+    """Found by measuring: each first model was trained twice."""
+    world = World(waits=False)
+    world.prints = lambda now: msgspec.json.encode(record(action, now, rows=80)).decode()
+    world.rows = 40
+    assert world.turn()
+    os.waitid(os.P_PID, world.trainer.process, os.WEXITED | os.WNOWAIT)
+    world.rows = 80
+    assert not world.turn()
+    assert [each.action for each in world.written] == [action]
+    assert not world.turn()
     assert not world.turn()
 
 

@@ -88,6 +88,7 @@ class Trainer:
         self._told, self._by_itself, self.waits = told, by_itself, waits
         self._courses = {name: _course(pipeline.app.predictors[name]) for name in pipeline.scorers}
         self._running: _Training | None = None
+        self._unread = ""  # the predictor whose training has ended, and did not come back from the log yet
         self._telling: tuple[str, int, subprocess.Popen[bytes]] | None = None  # the registry, who answers again
         self._untold: dict[str, int] = {}  # predictor -> version
         self._tell_after = -math.inf  # by the clock that only runs forward
@@ -114,6 +115,8 @@ class Trainer:
         """A training was done, now or in an earlier life."""
         course = self._courses.get(record.predictor)
         if course is not None and record.action != "rolled-back":
+            if self._unread == record.predictor:
+                self._unread = ""
             course.tried, course.not_before = record.now, record.not_before
             course.failures = course.failures + 1 if record.is_failure else 0
             # After a restart, fewer rows may be known of than were trained on.
@@ -129,7 +132,7 @@ class Trainer:
                 self._untold.pop(record.predictor, None)
         self._tell()
         self._collect()
-        if self._running is None:
+        if self._running is None and not self._unread:  # until then it would be due again
             for name, course in self._courses.items():
                 now, asked = turn.batch.now, course.asked
                 course.asked = ""
@@ -236,14 +239,17 @@ class Trainer:
             said.seek(0)
             record = _record(said.read(), training.name)
         if record is not None:
-            self._pipeline.log.append(MODELS, [encode(record)])
+            self._hand_on(record)
             return
         ended = f"took more than {SECONDS_LIMIT:g} s" if is_over else f"ended with code {training.process.returncode}"
         self._broken(training.name, f"the training ({training.why}) {ended} and said nothing", training.now)
 
     def _broken(self, name: str, reason: str, now: int) -> None:
-        record = ModelVersion(predictor=name, version=0, action="failed", reason=reason, now=now)
+        self._hand_on(ModelVersion(predictor=name, version=0, action="failed", reason=reason, now=now))
+
+    def _hand_on(self, record: ModelVersion) -> None:
         self._pipeline.log.append(MODELS, [encode(record)])
+        self._unread = record.predictor
 
 
 def _course(predictor: Predictor) -> _Course:
