@@ -147,7 +147,7 @@ class Live:
     def _note(self, turn: Turn) -> None:
         now = turn.batch.now
         with self._lock:
-            if turn.models or turn.changes.again:  # what came before counts for what is asked about anchors from before
+            if turn.models or turn.changes.earlier:  # for these what came before counts already
                 self._take_in()
             self._trained += turn.models
             for record in turn.models:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -34,36 +34,49 @@ class Changes(msgspec.Struct):
     dead: list[DeadLetter]
     holds: list[str]  # topics whose silence holds labels, told once until they are heard
     counts: dict[str, int]
+    earlier: Earlier
     errors: dict[str, int]  # how often functions of the user raised, by predictor (or `where`)
     said: dict[str, str] = {}  # and what the last of them said, by predictor.feature
     held: bool = False  # labels were held, or let go: it was the moment that decided
-    anchors: list[_Asked] = []
-    again: dict[int, tuple[int, bytes]] = {}  # anchors from before: stream, payload
-    kept: dict[int, Event] = {}
-    readers: Sequence[Reader] = ()
+    anchors: list[_Asked] = []  # that are in the batch
     taken: list[tuple[Schema, Columns]] = []  # events that were applied, also the late ones
 
     def event(self, position: int) -> Event:
         """The anchor event of a prediction of this step."""
-        if position not in self.kept and position in self.again:
-            self.restore([position])
-        elif position not in self.kept:
-            for asked in self.anchors:
-                found = asked.event(position)
-                if found is not None:
-                    self.kept[position] = found
-        return self.kept[position]
+        for asked in self.anchors:
+            found = asked.event(position)
+            if found is not None:
+                return found
+        (event,) = self.earlier.events([position])
+        return event
 
-    def restore(self, positions: Sequence[int]) -> None:
-        """Read again the anchors that are asked at a later moment than their arrival."""
+
+class Earlier:
+    """Anchors of batches before, that are asked at a later moment than their arrival: read again if they are wanted."""
+
+    def __init__(self, readers: Sequence[Reader]) -> None:
+        self._readers = readers
+        self._payloads: dict[int, tuple[int, bytes]] = {}  # by position, with the stream
+        self._events: dict[int, Event] = {}
+
+    def __len__(self) -> int:
+        return len(self._payloads)
+
+    def know(self, payloads: Iterable[tuple[int, tuple[int, bytes]]]) -> None:
+        """Some more of them."""
+        self._payloads.update(payloads)
+
+    def events(self, positions: Sequence[int]) -> list[Event]:
+        """The events at some positions."""
         missing: dict[int, list[int]] = {}
         for position in dict.fromkeys(positions):
-            if position not in self.kept:
-                missing.setdefault(self.again[position][0], []).append(position)
+            if position not in self._events:
+                missing.setdefault(self._payloads[position][0], []).append(position)
         for stream, wanted in missing.items():
-            reader = self.readers[stream]
-            columns = reader.read([self.again[position][1] for position in wanted])
-            self.kept.update(zip(wanted, reader.events(columns), strict=True))
+            reader = self._readers[stream]
+            columns = reader.read([self._payloads[position][1] for position in wanted])
+            self._events.update(zip(wanted, reader.events(columns), strict=True))
+        return [self._events[position] for position in positions]
 
 
 class State:
@@ -146,9 +159,9 @@ def _counted(plan: Plan, state: State, given: Given) -> Changes:
         dead=sorted(given.dead, key=lambda dead: dead.position),
         holds=[],
         counts={},
+        earlier=Earlier(state.readers),
         errors={"where": given.raised} if given.raised else {},
         said=dict(given.said),
-        readers=state.readers,
     )
 
 
@@ -248,7 +261,7 @@ def _predictions(plan: Plan, state: State, n: int, given: Given, changes: Change
             taken = state.outputs.predictions(p, given)
             if taken is not None:
                 for few, few_orders in taken:
-                    _Asked(state, questions, _anchor(few), few.rows, given, changes, is_here=True)
+                    _asked(state, questions, _anchor(few), few.rows, given, changes, is_here=True)
                     changes.predictions.append((few, few_orders))
                 continue
         mine = _chosen(table[:, 1], p, len(plan.questions))
@@ -256,7 +269,7 @@ def _predictions(plan: Plan, state: State, n: int, given: Given, changes: Change
             continue
         orders, _, anchor, time, at, now, lead, rows = _columns(table[mine])
         is_here = not questions.predictor.lead or int(rows.min()) >= 0
-        asked = _Asked(state, questions, _same(anchor), _same(rows), given, changes, is_here=is_here)
+        asked = _asked(state, questions, _same(anchor), _same(rows), given, changes, is_here=is_here)
         anchors = Anchors(asked.field, asked.events, partial(moments, at, plan.zone))
         made = assemble(questions, answers[mine], anchors, state.store.codes)
         if made.raised:
@@ -286,31 +299,45 @@ def _anchor(block: PredictionBlock) -> Callable[[], NDArray[np.int64]]:
     return lambda: block.anchor
 
 
+def _asked(
+    state: State,
+    questions: Questions,
+    positions: Callable[[], NDArray[np.int64]],
+    rows: Callable[[], NDArray[np.int64]],
+    given: Given,
+    changes: Changes,
+    *,
+    is_here: bool,
+) -> _Asked:
+    """The anchors of some questions, which `changes` know from now on."""
+    reader = state.readers[questions.stream]
+    for stream, columns, places in given.columns if is_here else ():
+        if stream == questions.stream:
+            asked = _Asked(reader, positions, rows, changes.earlier, columns, places)
+            changes.anchors.append(asked)
+            return asked
+    pending = state.store.pending
+    changes.earlier.know((position, pending[position][:2]) for position in positions().tolist())
+    return _Asked(reader, positions, rows, changes.earlier)
+
+
 class _Asked:
-    """The anchors of some questions: in the batch, or from before."""
+    """The anchors of some questions: in the batch, with `columns`, or from before.
+
+    It does not know the changes, which know it: what refers to itself waits for the collector of cycles.
+    """
 
     def __init__(
         self,
-        state: State,
-        questions: Questions,
+        reader: Reader,
         positions: Callable[[], NDArray[np.int64]],
         rows: Callable[[], NDArray[np.int64]],
-        given: Given,
-        changes: Changes,
-        *,
-        is_here: bool,
+        earlier: Earlier,
+        columns: Columns | None = None,
+        places: Any = None,
     ) -> None:
-        self._reader, self._changes = state.readers[questions.stream], changes
-        self._positions, self._rows = positions, rows
-        self._columns: Columns | None = None
-        if is_here:
-            for stream, columns, places in given.columns:
-                if stream == questions.stream:
-                    self._columns, self._places = columns, places
-                    changes.anchors.append(self)
-        if self._columns is None:
-            pending = state.store.pending
-            changes.again.update((position, pending[position][:2]) for position in positions().tolist())
+        self._reader, self._positions, self._rows, self._earlier = reader, positions, rows, earlier
+        self._columns, self._places = columns, places
 
     @cached_property
     def _here(self) -> Columns | None:
@@ -333,9 +360,7 @@ class _Asked:
         here = self._here
         if here:
             return self._reader.events(here)
-        positions = self._positions().tolist()
-        self._changes.restore(positions)
-        return [self._changes.kept[position] for position in positions]
+        return self._earlier.events(self._positions().tolist())
 
     def event(self, position: int) -> Event | None:
         """The anchor at a position, if it is one of these, which are all in the batch."""
