@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from itertools import chain
 from typing import Any, ClassVar, Final, NamedTuple, TypeVar
 
 import msgspec
@@ -229,6 +230,17 @@ def _taken(key: Sequence[tuple[str, ...]], rows: NDArray[np.int64]) -> Sequence[
     return key.take(rows) if isinstance(key, Keys) else [key[i] for i in rows.tolist()]
 
 
+def _joined(blocks: Sequence[Any], *names: str) -> NDArray[np.int64]:
+    """Columns of integers, each in parts, as rows of one array: one call for all costs half of one for each."""
+    return np.concatenate([getattr(block, name) for name in names for block in blocks]).reshape(len(names), -1)
+
+
+def _keys(keys: Sequence[Sequence[tuple[str, ...]]]) -> Sequence[tuple[str, ...]]:
+    """All of them; as their texts are made for all at once, that costs less than to look at each."""
+    first, *others = keys
+    return first.followed_by(others) if isinstance(first, Keys) else list(chain.from_iterable(keys))
+
+
 @dataclass(frozen=True)
 class PredictionBlock:
     """Predictions of one predictor, as columns: how they travel and how they are logged. n rows, F features."""
@@ -260,6 +272,27 @@ class PredictionBlock:
             key=_taken(self.key, rows),
             texts={name: [column[i] for i in index] for name, column in self.texts.items()},
             score=None if self.score is None else self.score[rows],
+        )
+
+    def followed_by(self, others: Sequence[PredictionBlock]) -> PredictionBlock:
+        """These rows, then those of others of the same predictor, version and columns; all scored, or none."""
+        blocks = (self, *others)
+        scores = [block.score for block in blocks if block.score is not None]
+        anchor, time, at, now, lead = _joined(blocks, "anchor", "time", "at", "now", "lead")
+        return PredictionBlock(
+            predictor=self.predictor,
+            columns=self.columns,
+            anchor=anchor,
+            key=_keys([block.key for block in blocks]),
+            time=time,
+            at=at,
+            now=now,
+            lead=lead,
+            values=np.concatenate([block.values for block in blocks]),
+            texts={name: list(chain.from_iterable(block.texts[name] for block in blocks)) for name in self.texts},
+            failed=np.concatenate([block.failed for block in blocks]),
+            version=self.version,
+            score=np.concatenate(scores) if scores else None,
         )
 
     def answered(self, version: int, score: NDArray[np.float64]) -> PredictionBlock:
@@ -315,6 +348,27 @@ class LabelBlock:
         columns = ("anchor", "time", "version", "state", "value", "now", "evidence")
         taken = {name: getattr(self, name)[rows] for name in columns}
         return replace(self, **taken, key=_taken(self.key, rows))
+
+    def anchors(self) -> list[int]:
+        """The anchor of each row."""
+        found: list[int] = self.anchor.tolist()
+        return found
+
+    def followed_by(self, others: Sequence[LabelBlock]) -> LabelBlock:
+        """These rows, then those of others of the same label."""
+        blocks = (self, *others)
+        anchor, time, version, now, evidence = _joined(blocks, "anchor", "time", "version", "now", "evidence")
+        return LabelBlock(
+            label=self.label,
+            anchor=anchor,
+            key=_keys([block.key for block in blocks]),
+            time=time,
+            version=version,
+            state=np.concatenate([block.state for block in blocks]),
+            value=np.concatenate([block.value for block in blocks]),
+            now=now,
+            evidence=evidence,
+        )
 
     def row(self, i: int) -> LabelVersion:
         """Row `i` by itself."""

@@ -148,6 +148,37 @@ def assert_looked_at(block):
             assert mine == theirs, each.name
 
 
+def test_blocks_that_follow_each_other_are_one(apart):
+    """However each was made: the rows of all, in their order."""
+    app, joined = sales(), 0
+    few, many = Running(app), Running(app)
+    made = {}
+    for batch in turns(3):
+        mine, theirs = step.step(few.plan, few.state, batch), apart(many, batch)
+        for pair in zip(mine.predictions + mine.labels, theirs.predictions + theirs.labels, strict=True):
+            first, other = (block for block, _ in pair)
+            is_label = isinstance(first, LabelBlock)
+            name, is_scored = (first.label if is_label else first.predictor), not is_label and batch.sequence % 2
+            if is_scored:
+                first, other = (each.answered(7, np.arange(len(each)) / 8) for each in (first, other))
+            made.setdefault((is_label, name, is_scored), []).append((first, other))
+    for pairs in made.values():
+        for start in range(0, len(pairs), 5):
+            mine, theirs = zip(*pairs[start : start + 5], strict=True)
+            together, expected = (each[0].followed_by(each[1:]) for each in (mine, theirs))
+            is_late = all(isinstance(block, FewLabels | FewPredictions) for block in mine)
+            assert isinstance(together, FewLabels | FewPredictions) == is_late
+            joined += is_late
+            if isinstance(together, LabelBlock):
+                assert together.anchors() == expected.anchors() == together.anchor.tolist()
+                assert encode_labels(together) == encode_labels(expected)
+            else:
+                assert encode_predictions(together) == encode_predictions(expected)
+            assert_looked_at(together)
+            assert len(together) == sum(map(len, mine))
+    assert joined > 5
+
+
 def test_few_and_many_come_to_the_same(apart, monkeypatch):
     monkeypatch.setattr(forget, "LOOKED_AT", 8)  # numbers are taken back,
     monkeypatch.setattr(keys, "FORGOTTEN_FOR", SECOND)  # and given to new keys

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -45,9 +46,9 @@ class Outputs:
             if n < 0:
                 return None
             if n:
-                few = _Few(room.words(n), n, room.keys, self._store.keys)
+                few = _Few(room.words(n), n, room.keys, 1, self._store.keys)
                 block = made(FewLabels, label=name, packed=bytes(room.letters[:size]), few=few)
-                found.append((block, few.orders()))
+                found.append((block, few.whole_numbers(0)))
         return found
 
     def predictions(self, p: int, given: Given) -> list[tuple[FewPredictions, Any]] | None:
@@ -56,31 +57,31 @@ class Outputs:
         n, size = loop.predictions(room.about_at, given.few.get(questions.stream, 0))
         if n <= 0:
             return [] if n == 0 else None
-        few = _Few(room.words(n), n, room.keys, self._store.keys)
+        few = _Few(room.words(n), n, room.keys, 8 * room.width, self._store.keys)
         block = made(
             FewPredictions,
             predictor=questions.name,
             columns=questions.columns,
-            values=few.floats(7 + room.keys).reshape(n, room.width),
+            values=few.values(),
             texts={},
             packed=bytes(room.letters[:size]),
             few=few,
         )
-        return [(block, few.orders())]
+        return [(block, few.whole_numbers(0))]
 
 
 class _Few:
-    """The columns of few rows, as compiled code left them."""
+    """The columns of few rows, as compiled code left them: seven, the keys of each row, and so many bytes of each."""
 
-    def __init__(self, words: bytearray, n: int, keys: int, numbers: KeyNumbers) -> None:
-        self._words, self.n, self._keys, self._numbers = words, n, keys, numbers
+    def __init__(self, words: bytearray, n: int, keys: int, rest: int, numbers: KeyNumbers) -> None:
+        self._words, self.n, self._keys, self._rest, self._numbers = words, n, keys, rest, numbers
 
-    def orders(self) -> memoryview:
-        """The first column, as whole numbers."""
-        return memoryview(self._words).cast("q")[: self.n]
+    def whole_numbers(self, column: int) -> memoryview:
+        """One of the seven."""
+        return memoryview(self._words).cast("q")[column * self.n : (column + 1) * self.n]
 
     def columns(self) -> Ints:
-        """The seven columns."""
+        """The seven."""
         return np.frombuffer(self._words, np.int64, 7 * self.n).reshape(7, self.n)
 
     def key(self) -> Keys:
@@ -88,18 +89,22 @@ class _Few:
         n, width = self.n, self._keys
         return self._numbers.rows(np.frombuffer(self._words, np.int64, n * width, 56 * n).reshape(n, width))
 
-    def floats(self, column: int) -> NDArray[np.float64]:
-        """All from a column on, as floats."""
-        return np.frombuffer(self._words, np.float64, -1, 8 * column * self.n)
+    def values(self) -> NDArray[np.float64]:
+        """The rest, as floats."""
+        n, width = self.n, self._rest // 8
+        return np.frombuffer(self._words, np.float64, n * width, 8 * (7 + self._keys) * n).reshape(n, width)
 
-    def bytes(self, column: int) -> NDArray[np.uint8]:
-        """One byte a row, from a column on."""
-        return np.frombuffer(self._words, np.uint8, self.n, 8 * column * self.n)
+    def states(self) -> NDArray[np.uint8]:
+        """The rest, as bytes."""
+        return np.frombuffer(self._words, np.uint8, self.n * self._rest, 8 * (7 + self._keys) * self.n)
 
-    @property
-    def width(self) -> int:
-        """How many columns there are, with those of keys."""
-        return 7 + self._keys
+    def followed_by(self, others: Sequence[_Few]) -> _Few:
+        """These rows, then those of others of the same columns."""
+        ends = [*range(8, 64, 8), 56 + 8 * self._keys, 56 + 8 * self._keys + self._rest]  # of each, in bytes of a row
+        fews, spans = (self, *others), list(pairwise([0, *ends]))
+        words = bytearray().join(few._words[start * few.n : stop * few.n] for start, stop in spans for few in fews)
+        words += bytes(-len(words) % 8)
+        return _Few(words, sum(few.n for few in fews), self._keys, self._rest, self._numbers)
 
 
 class _Late:
@@ -108,6 +113,12 @@ class _Late:
     def __len__(self) -> int:
         few = vars(self).get("few")
         return few.n if few is not None else len(vars(self)["anchor"])
+
+    def anchors(self) -> list[int]:
+        """The anchor of each row."""
+        few = vars(self).get("few")
+        found: list[int] = (few.whole_numbers(1) if few is not None else vars(self)["anchor"]).tolist()
+        return found
 
     def __getattr__(self, name: str) -> Any:
         few = vars(self).get("few")
@@ -130,7 +141,12 @@ class FewLabels(_Late, LabelBlock):
         names = "anchor", "time", "version", "now", "evidence"
         *columns, value = few.columns()[1:]
         made = dict(zip(names, columns, strict=True))
-        return {**made, "key": few.key(), "value": value.view(np.float64), "state": few.bytes(few.width)}
+        return {**made, "key": few.key(), "value": value.view(np.float64), "state": few.states()}
+
+    def followed_by(self, others: Sequence[LabelBlock]) -> LabelBlock:
+        """These rows, then those of others of the same label."""
+        few = _all_few((self, *others))
+        return super().followed_by(others) if few is None else made(FewLabels, label=self.label, few=few)
 
 
 class FewPredictions(_Late, PredictionBlock):
@@ -142,10 +158,34 @@ class FewPredictions(_Late, PredictionBlock):
         made = dict(zip(("anchor", "time", "at", "now", "lead"), few.columns()[1:6], strict=True))
         return {**made, "key": few.key(), "failed": np.zeros(few.n, np.bool_)}
 
+    def followed_by(self, others: Sequence[PredictionBlock]) -> PredictionBlock:
+        """These rows, then those of others of the same predictor, version and columns; all scored, or none."""
+        blocks = (self, *others)
+        few = _all_few(blocks)
+        if few is None:
+            return super().followed_by(others)
+        scores = [block.score for block in blocks if block.score is not None]
+        return made(
+            FewPredictions,
+            predictor=self.predictor,
+            columns=self.columns,
+            values=few.values(),
+            texts={},
+            version=self.version,
+            score=np.concatenate(scores) if scores else None,
+            few=few,
+        )
+
     def rows(self) -> Ints:
         """The rows of the anchors."""
         found: Ints = self.few.columns()[6]
         return found
+
+
+def _all_few(blocks: Sequence[PredictionBlock | LabelBlock]) -> _Few | None:
+    """The rows of all, if each is as compiled code left it."""
+    first, *others = (vars(block).get("few") for block in blocks)
+    return None if first is None or None in others else first.followed_by(others)
 
 
 class _Room:
