@@ -13,6 +13,19 @@ from tests.apps import visits
 from tests.test_replay import lines
 from tests.test_runtime import DOOR
 
+# Files that take minutes, which begin first: the last one to begin is waited for.
+LONG = (
+    "engine/test_oracle.py", "simulation/test_seeds.py", "deploy/test_airflow.py", "bench/test_story.py",
+    "bench/test_figures.py", "examples/test_running.py", "examples/test_demo.py", "training/test_tensorflow.py",
+    "bench/test_real_data.py", "deploy/test_compose.py", "log/test_kafka.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    """The order in which files begin, if several run at once."""
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path, len(LONG)))
+
 
 @pytest.fixture
 def katmatic(tmp_path, monkeypatch, capsys):

@@ -1,14 +1,15 @@
-"""The collector of cycles: what lives is set aside, and cycles among it go in a quiet moment."""
+"""What lives is set aside, and cycles among it go in a quiet moment; threads do not wait long for each other."""
 
 from __future__ import annotations
 
 import gc
+import sys
 import weakref
 
 import pytest
 
 from katmatic import memory
-from katmatic.memory import Collector
+from katmatic.memory import Collector, quick_switches
 
 
 class Thing:
@@ -90,3 +91,10 @@ def test_once_the_loop_has_ended_all_is_collected_as_before(clock):
         clock[0] += memory.ASIDE_SECONDS
         collector.turn(worked=True)
     assert (gc.get_threshold(), gc.get_freeze_count()) == (before, 0)
+
+
+def test_threads_switch_quickly_only_while_a_loop_runs():
+    before = sys.getswitchinterval()
+    with quick_switches():
+        assert sys.getswitchinterval() == pytest.approx(memory.SWITCH_SECONDS)
+    assert sys.getswitchinterval() == before

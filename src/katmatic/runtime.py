@@ -21,7 +21,7 @@ from katmatic.live import Live
 from katmatic.log.base import Log
 from katmatic.log.follow import Followed
 from katmatic.log.sqlite import SqliteHistory, SqliteLog, open_readonly
-from katmatic.memory import Collector
+from katmatic.memory import Collector, quick_switches
 from katmatic.metrics import Metrics
 from katmatic.pipeline import Pipeline, Turn
 from katmatic.prover import Prover, prove_command
@@ -282,7 +282,7 @@ class Runtime:
         self._loop(stop, lambda: self.pipeline.turn(self.settings.tick))
 
     def _loop(self, stop: threading.Event, take: Callable[[], Turn]) -> None:
-        with Collector() as collector:
+        with Collector() as collector, quick_switches():
             while not stop.is_set():
                 worked = False
                 try:

@@ -11,7 +11,7 @@ from katmatic.log.sqlite_file import Transaction, connect, move_pages
 from katmatic.log.sqlite_head import Half
 from katmatic.log.sqlite_rows import insert_entries
 
-MOVED_SECONDS = 0.25  # between two moves into the main file: fewer than one in a hundred quick commits meet one
+MOVED_SECONDS = 2.0  # between two moves of pages into the main file: a commit that meets one waits for the disk
 
 
 class Mover:
