@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+from contextlib import closing
 from dataclasses import asdict, replace
 
 import pytest
@@ -17,6 +19,7 @@ from katmatic.live import UNKNOWN_FIELDS_LIMIT, Live
 from katmatic.log.codec import encode
 from katmatic.log.memory import MemoryLog
 from katmatic.log.sqlite import SqliteLog
+from katmatic.memory import quick_switches
 from katmatic.metrics import LATENCY_SECONDS
 from katmatic.pipeline import Pipeline
 from katmatic.records import MODELS, PREDICTIONS, ModelVersion
@@ -114,6 +117,44 @@ def test_a_sender_is_answered_once_what_it_sent_can_be_seen_and_may_have_gone_aw
     world.pipeline.turn()
     assert [promise.result(0) for promise in promises] == [range(1), range(1, 2), range(2, 3)]
     assert seen[0].anchor == 0
+
+
+def test_a_sender_whose_event_is_durable_before_anybody_waits_for_it_is_answered(monkeypatch):
+    """Found by a sender that waited in vain, until another one came: the turn was over when it began to wait."""
+    world = World()
+    append = world.log.append
+
+    def overtaken(topic, values):
+        promise = append(topic, values)
+        world.pipeline.turn()
+        return promise
+
+    monkeypatch.setattr(world.log, "append", overtaken)
+    assert world.live.submit("ring", [ring("v1", NOON)]).result(0) == range(1)
+    assert world.live.submit("ring", []).result(0) == range(0)
+
+
+def test_senders_at_once_are_all_answered(tmp_path):
+    with closing(SqliteLog(tmp_path / "log.db", moves_beside=True)) as log, quick_switches():
+        world, stop, answered = World(log), threading.Event(), []
+
+        def turns():
+            while not stop.is_set():
+                world.pipeline.turn(0.0005)
+
+        def sends(number):
+            answered.extend(world.live.submit("ring", [ring(f"v{number}", NOON + i)]).result(10) for i in range(200))
+
+        turning, *senders = threads = [threading.Thread(target=turns)] + [
+            threading.Thread(target=sends, args=(number,)) for number in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in senders:
+            thread.join()
+        stop.set()
+        turning.join()
+        assert sorted(each.start for each in answered) == list(range(800))
 
 
 def test_what_others_put_into_the_log_is_timed_too():

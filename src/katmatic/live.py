@@ -116,6 +116,8 @@ class Live:
         self._background: dict[str, PredictionBlock] = {}
         self._waiting: dict[int, tuple[int, float]] = {}  # handed in and not durable yet: records, and since when
         self._unanswered: deque[tuple[range, Future[range]]] = deque()  # durable, and not told of yet
+        self._told = 0  # up to which position what came was
+        self._answering = threading.Lock()  # for these two
         self._unknown: set[tuple[str, str]] = set()
         self._skew: SkewReport | None = None
         self._said: dict[str, int] = {}  # what raised -> when it was told last
@@ -139,9 +141,12 @@ class Live:
         """Who handed in what was told is answered now, so that whoever asks then sees it."""
         if not turn.batch.slices:
             return
-        stop = turn.batch.slices[-1].first + len(turn.batch.slices[-1].values)
-        while self._unanswered and self._unanswered[0][0].stop <= stop:
-            positions, answer = self._unanswered.popleft()
+        told = []
+        with self._answering:
+            self._told = turn.batch.slices[-1].first + len(turn.batch.slices[-1].values)
+            while self._unanswered and self._unanswered[0][0].stop <= self._told:
+                told.append(self._unanswered.popleft())
+        for positions, answer in told:
             answer.set_result(positions)
 
     def _note(self, turn: Turn) -> None:
@@ -433,10 +438,12 @@ class Live:
             answer.set_exception(error)
             return
         self._pulse.answered(monotonic_seconds() - arrived, records)
-        positions = promise.result()
-        if positions.stop > 0:
-            self._unanswered.append((positions, answer))
-        else:  # of nothing; or it is another's log, who tells nobody here
+        positions = promise.result()  # of nothing its stop is 0, and where the log is another's, who tells nobody here
+        with self._answering:
+            is_told = positions.stop <= self._told  # already, where this comes after the turn
+            if not is_told:
+                self._unanswered.append((positions, answer))
+        if is_told:
             answer.set_result(positions)
 
     def latest(self, predictor: str, key: tuple[str, ...]) -> Prediction | None:
