@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Protocol
 
+PIECE_BYTES = 2**21  # that are written between two syncs: some milliseconds
+
 
 class Region(Protocol):
     """A file of a size that does not change, open for writing. What cannot be done raises OSError."""
@@ -64,13 +66,19 @@ class SystemDisk:
     """The machine's own."""
 
     def write(self, file: Path, *parts: bytes) -> None:
-        """Make `file` anew, for the owner's eyes only: it holds people's data."""
+        """Make `file` anew, for the owner's eyes only: it holds people's data.
+
+        A large one is synced piece by piece: a sync of another file waits for all that the disk was given before.
+        """
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as stream:
+        with os.fdopen(descriptor, "wb", buffering=0) as stream:
             for part in parts:
-                stream.write(part)
-            stream.flush()
-            os.fsync(stream.fileno())
+                left = memoryview(part)
+                while left:
+                    left = left[stream.write(left[:PIECE_BYTES]) :]
+                    if left:
+                        sync_data(descriptor)
+            os.fsync(descriptor)
 
     def replace(self, file: Path, by: Path) -> None:
         """Let `by` take the name of `file`, at once."""

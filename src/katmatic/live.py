@@ -62,7 +62,7 @@ JUDGED_OVER = "7d"  # how far back the live answers are judged for alerts, unles
 DRIFT_EVERY = 3_600_000_000  # and between two comparisons of what is asked with what was learnt from
 TOLD_EVERY = 86_400_000_000  # and between two alerts about one function of the user's that raises
 GATHERED_OVER = 25_000  # microseconds of the log's time over which predictions and labels are taken in together,
-GATHERED_ROWS = 32  # or so many: more at once would hold up the next turn
+GATHERED_ROWS = 24  # or so many: more at once would hold up the next turn
 UNKNOWN_FIELDS_LIMIT = 100  # names of fields that no event declares, that are told
 _names = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode  # of the fields of an event
 
