@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +12,8 @@ from katmatic.log.sqlite_file import Transaction, connect, move_pages
 from katmatic.log.sqlite_head import Half
 from katmatic.log.sqlite_rows import insert_entries
 
-MOVED_SECONDS = 2.0  # between two moves of pages into the main file: a commit that meets one waits for the disk
+MOVED_SECONDS = 0.25  # between two moves of pages into the main file in a flood, which would fill the side file,
+CALM_SECONDS = 2.0  # and where all comes through the head: a commit that meets one waits for the disk
 
 
 class Mover:
@@ -25,15 +27,16 @@ class Mover:
         self._transaction = Transaction(self._connection, path)
         self._came = threading.Condition()
         self._half: Half | None = None
-        self._has_pages = self._is_over = False
+        self._moved, self._pause = monotonic_seconds(), math.inf  # until pages are moved again; there are none
+        self._is_over = False
         self._thread = threading.Thread(target=self._work, name="katmatic-log-mover", daemon=True)
         self._thread.start()
 
     def committed(self) -> None:
         """There are pages to move."""
-        if not self._has_pages:
+        if self._pause > MOVED_SECONDS:
             with self._came:
-                self._has_pages = True
+                self._pause = MOVED_SECONDS
                 self._came.notify_all()
 
     def move(self, half: Half) -> None:
@@ -57,26 +60,23 @@ class Mover:
         self._connection.close()
 
     def _work(self) -> None:
-        moved = monotonic_seconds()
         while True:
             with self._came:
-                self._came.wait_for(self._is_asked)
-                self._came.wait_for(self._is_urgent, max(0.0, moved + MOVED_SECONDS - monotonic_seconds()))
+                while self._half is None and not self._is_over and (left := self._left()) > 0:
+                    self._came.wait(left if left < math.inf else None)
             if self._half is not None:
                 self._empty(self._half)
             elif self._is_over:
                 return
-            if self._has_pages and monotonic_seconds() >= moved + MOVED_SECONDS:
-                self._has_pages = False
+            if self._left() <= 0:
+                self._pause = math.inf
                 with suppress(Exception):
                     move_pages(self._connection)
-                moved = monotonic_seconds()
+                self._moved = monotonic_seconds()
 
-    def _is_asked(self) -> bool:
-        return self._is_urgent() or self._has_pages
-
-    def _is_urgent(self) -> bool:
-        return self._half is not None or self._is_over
+    def _left(self) -> float:
+        """Seconds until pages are to be moved."""
+        return self._moved + self._pause - monotonic_seconds()
 
     def _empty(self, half: Half) -> None:
         with suppress(Exception):  # whatever it is: the pipeline waits for an answer
@@ -84,5 +84,5 @@ class Mover:
                 insert_entries(self._connection, half.entries)
             half.clear()
         with self._came:
-            self._half, self._has_pages = None, True
+            self._half, self._pause = None, min(self._pause, CALM_SECONDS)
             self._came.notify_all()
