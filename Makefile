@@ -5,9 +5,9 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 UV_VERSION := 0.13.9
 BIN := .venv/bin
-# Workers each take whole files. A third of the time is waited for brokers, schedulers and lessons: there is one more of
-# them than cores; more than four only fight for memory.
-WORKERS ?= $(shell python3 -c 'import os; print(min(4, 1 + (os.cpu_count() or 1)))' 2>/dev/null || echo 3)
+# Workers each take whole files. Some wait for brokers, schedulers and lessons: there is one more of them than
+# cores; more than four only fight for memory.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(4, 1 + (os.cpu_count() or 1)))' 2>/dev/null || echo 3)
 PYTEST := $(BIN)/python -m pytest
 PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 

@@ -18,7 +18,7 @@ from tests.histories import APPS, History, histories
 MADE = {name: make() for name, make in APPS.items()}
 QUICK = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 LONG = settings(
-    max_examples=int(os.environ.get("ORACLE_EXAMPLES", "60")),
+    max_examples=int(os.environ.get("ORACLE_EXAMPLES", "100")),
     deadline=None,
     suppress_health_check=list(HealthCheck),
     print_blob=True,

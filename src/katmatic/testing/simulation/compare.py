@@ -66,8 +66,8 @@ class Recorded:
         return 0
 
     def append(self, topic: str, values: Sequence[bytes]) -> Future[range]:
-        """Not here."""
-        raise NotImplementedError
+        """Not here: what was lived through is only read again."""
+        raise NotImplementedError("a log that is replayed takes no records")
 
     def wait(self, timeout: float) -> bool:
         """Whether batches are left."""
