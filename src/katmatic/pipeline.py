@@ -42,7 +42,7 @@ from katmatic.state.checkpoint import Checkpoints
 BATCH_LIMIT = 5_000  # records of one commit
 REPLAY_LIMIT = 50_000  # records of one step while the log is read again
 CHECKPOINT_RECORDS = 200_000  # after so many records, or
-CHECKPOINT_BATCHES = 100_000  # after so many batches, the state is saved: a restart reads no more than these again
+CHECKPOINT_BATCHES = 50_000  # after so many batches, the state is saved: a restart reads no more than these again
 
 
 @dataclass(frozen=True)
