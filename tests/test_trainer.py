@@ -276,6 +276,17 @@ def test_a_review_that_is_asked_for_begins_at_once_also_of_one_who_does_not_trai
     assert world.reviews == [True, True]
 
 
+def test_after_a_review_that_let_an_earlier_version_answer_trainings_go_on():
+    """Found by the story: the trainer waited for ever for what it had read."""
+    world = World(Retrain(rows=40, on_decline="8d")).has_a_model()
+    world.prints = lambda now: msgspec.json.encode(record("rolled-back", now, rows=100)).decode()
+    world.declined = True
+    assert world.passes(2 * DAY)
+    assert not world.turn()
+    assert world.passes(2 * DAY)
+    assert world.reviews == [False, True, True]
+
+
 def test_a_review_that_ends_without_a_word_says_who_asked_for_it():
     world = World(by_itself=False)
     world.code = "raise SystemExit(3)"

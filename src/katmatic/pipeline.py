@@ -350,11 +350,13 @@ def _models(batches: Sequence[Batch]) -> Iterator[ModelVersion]:
 
 def _grouped(batches: Iterable[Batch], limit: int) -> Iterator[list[Batch]]:
     group: list[Batch] = []
+    records = 0
     for batch in batches:
         group.append(batch)
-        if sum(len(each) for each in group) >= limit or len(group) >= limit // 10:
+        records += len(batch)
+        if records >= limit or len(group) >= limit // 10:
             yield group
-            group = []
+            group, records = [], 0
     if group:
         yield group
 

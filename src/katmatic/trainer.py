@@ -115,8 +115,6 @@ class Trainer:
         """A training was done, now or in an earlier life."""
         course = self._courses.get(record.predictor)
         if course is not None and record.action != "rolled-back":
-            if self._unread == record.predictor:
-                self._unread = ""
             course.tried, course.not_before = record.now, record.not_before
             course.failures = course.failures + 1 if record.is_failure else 0
             # After a restart, fewer rows may be known of than were trained on.
@@ -126,6 +124,8 @@ class Trainer:
         """See whether a training has ended, or is due."""
         for record in turn.models:
             self.know(record)
+            if record.predictor == self._unread:
+                self._unread = ""
             if record.action == "rolled-back":
                 self._untold[record.predictor] = record.version
             elif record.action == "promoted":  # who promotes tells it
