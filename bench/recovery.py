@@ -5,7 +5,9 @@ on its embedded log, and keeps checkpoints as it always does. Then it is killed,
 asked about one card until it answers: `recovery_seconds` is the time from the start of the new process to the answer
 that equals, in every bit, that of the life before, which nothing had disturbed. Then it is asked about many more
 cards, of which all have to answer the same. `replayed` says how many records were behind the newest checkpoint, and
-were read again. `start_seconds` is the time until the same file, with an empty data folder, says that it is ready.
+were read again. Then SMALL more are put into the log, each a batch of its own; `small_batches_seconds` is the same time
+for a life that reads these again too. `start_seconds` is the time until the same file, with an empty data folder, says
+that it is ready.
 
 The page cache is warm, and so are Python's compiled files. The best and the median of several lives; and beside them
 the CPU seconds of the program up to then, which do not count what else the machine does. Both include the second or so
@@ -15,6 +17,7 @@ in which the application's own file imports scikit-learn.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -29,7 +32,8 @@ from bench.million import app, disputed
 from bench.report import report
 from katmatic.clock import SystemClock, monotonic_seconds, sleep
 from katmatic.log.codec import encode
-from katmatic.log.sqlite import open_readonly
+from katmatic.log.sqlite import SqliteLog, open_readonly
+from katmatic.pipeline import CHECKPOINT_BATCHES, CHECKPOINT_RECORDS
 from katmatic.records import MODELS, ModelVersion
 from katmatic.training.dataset import Dataset
 from katmatic.training.export import export
@@ -37,6 +41,8 @@ from tests.program import Program
 
 KEYS = 1_000_000
 BEHIND = 100_000  # payments after the last checkpoint: half of what may be
+# And then so many batches of one payment each: as many as may be, until the next checkpoint.
+SMALL = int((1 - BEHIND / CHECKPOINT_RECORDS) / (1 / CHECKPOINT_RECORDS + 1 / CHECKPOINT_BATCHES))
 LIVES = 5
 POSTED = 5_000  # payments in a request
 ASKED = 200  # cards that are compared
@@ -74,19 +80,29 @@ def model(folder: Path) -> ModelVersion:
 
 def post(program: Program, keys: int, first: int, events: int, began: int, step: float) -> None:
     """Payments `first` to `first + events`, of the cards in turn; each request waits until they are durable."""
-    random = np.random.default_rng(first + 1)
     for start in range(first, first + events, POSTED):
         numbers = range(start, min(start + POSTED, first + events))
-        amounts = np.round(random.lognormal(3, 1, len(numbers)), 2).tolist()
-        lines = [
-            f'{{"card": "C{number % keys:07}", "amount": {amount}, "at": {(began + int(number * step)) / 1e6:.6f}}}'
-            for number, amount in zip(numbers, amounts, strict=True)
-        ]
-        request = Request(
-            f"{program.url}/v1/events/payment", "\n".join(lines).encode(), {"content-type": "application/x-ndjson"}
-        )
+        body = b"\n".join(payments(numbers, keys, began, step))
+        request = Request(f"{program.url}/v1/events/payment", body, {"content-type": "application/x-ndjson"})
         with urlopen(request, timeout=PATIENCE_SECONDS) as answer:
             assert answer.status == 202
+
+
+def payments(numbers: range, keys: int, began: int, step: float) -> list[bytes]:
+    """Payments with such numbers, of the cards in turn, from a moment on."""
+    amounts = np.round(np.random.default_rng(numbers.start + 1).lognormal(3, 1, len(numbers)), 2).tolist()
+    return [
+        b'{"card": "C%07d", "amount": %.2f, "at": %.6f}' % (number % keys, amount, (began + int(number * step)) / 1e6)
+        for number, amount in zip(numbers, amounts, strict=True)
+    ]
+
+
+def put_one_by_one(path: Path, values: list[bytes]) -> None:
+    """Each payment a batch of its own, at the end of a log that nobody owns."""
+    with closing(SqliteLog(path)) as log:
+        for value in values:
+            log.append("payment", [value])
+            log.commit(log.read(SystemClock().now(), limit=1), {})
 
 
 def asked(program: Program, cards: list[int], at: int) -> Any:
@@ -161,9 +177,13 @@ def recovered(folder: Path, keys: int, lives: int, environment: dict[str, str]) 
             cpu.append(used)
             wrong += first != before[:1]
             wrong += asked(program, cards, until) != before
-        replayed = max((int(part.split()[0].replace(",", "")) for part in _told(program)), default=0)
+        replayed = _replayed(program)
     finally:
         program.end(signal.SIGKILL)
+    small = min(SMALL, keys)
+    numbers = range(keys + behind, keys + behind + small)
+    put_one_by_one(data / "log.db", payments(numbers, keys, until - SPAN, SPAN / numbers.stop))
+    one_by_one = [_copied_life(folder, number, cards[:1], until, environment) for number in range(lives)]
     return {
         "keys": keys,
         "events": keys + behind,
@@ -171,16 +191,36 @@ def recovered(folder: Path, keys: int, lives: int, environment: dict[str, str]) 
         "recovery_seconds": round(min(took), 2),
         "recovery_seconds_median": round(float(np.median(took)), 2),
         "recovery_cpu_seconds": round(min(cpu), 2),
+        "small_batches": small,
+        "small_batches_replayed": max(replayed for *_, replayed in one_by_one),
+        "small_batches_seconds": round(min(seconds for _, seconds, _ in one_by_one), 2),
+        "small_batches_seconds_median": round(float(np.median([seconds for _, seconds, _ in one_by_one])), 2),
         "compared": lives * (len(cards) + 1),
-        "lives_that_answered_differently": wrong,
+        "lives_that_answered_differently": wrong + sum(found != one_by_one[0][0] for found, *_ in one_by_one),
         "filled_seconds": round(filled, 1),
         "checkpoint_mb": round(sum(file.stat().st_size for file in data.glob("checkpoints/*.checkpoint")) / 1e6),
     }
 
 
-def _told(program: Program) -> list[str]:
-    """What the program said of the log that it read again."""
-    return [part for part in program.said().replace("\r", "\n").split("\n") if part.endswith("records read again")]
+def _copied_life(
+    folder: Path, number: int, cards: list[int], at: int, environment: dict[str, str]
+) -> tuple[Any, float, int]:
+    """A life on a copy of the data: its first answer, the seconds until then, how many records it read again."""
+    data = folder / f"copy-{number}"
+    shutil.copytree(folder / "data", data)
+    program = Program("run", APP, "--data", str(data), said=folder / f"copy-{number}.txt", environment=environment)
+    try:
+        found, seconds, _ = first_answer(program, cards, at)
+        return found, seconds, _replayed(program)
+    finally:
+        program.end(signal.SIGKILL)
+        shutil.rmtree(data)
+
+
+def _replayed(program: Program) -> int:
+    """How many records of the log it read again at most, as it said."""
+    told = (part for part in program.said().replace("\r", "\n").split("\n") if part.endswith("records read again"))
+    return max((int(part.split()[0].replace(",", "")) for part in told), default=0)
 
 
 def measure() -> dict[str, Any]:

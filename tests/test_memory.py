@@ -9,7 +9,7 @@ import weakref
 import pytest
 
 from katmatic import memory
-from katmatic.memory import Collector, quick_switches
+from katmatic.memory import Collector, no_collections, only_new, quick_switches
 
 
 class Thing:
@@ -98,3 +98,32 @@ def test_threads_switch_quickly_only_while_a_loop_runs():
     with quick_switches():
         assert sys.getswitchinterval() == pytest.approx(memory.SWITCH_SECONDS)
     assert sys.getswitchinterval() == before
+
+
+def test_for_a_while_the_collector_looks_only_at_what_is_new():
+    old = Thing()
+    old.itself = old
+    gone = weakref.ref(old)
+    with only_new():
+        del old
+        new = Thing()
+        new.itself = new
+        new_gone = weakref.ref(new)
+        del new
+        gc.collect()
+        assert new_gone() is None
+        assert gone() is not None
+    gc.collect()
+    assert gone() is None
+
+
+@pytest.mark.parametrize("was_enabled", [True, False])
+def test_for_a_while_nothing_is_collected(was_enabled):
+    before = gc.isenabled()
+    (gc.enable if was_enabled else gc.disable)()
+    try:
+        with no_collections():
+            assert not gc.isenabled()
+        assert gc.isenabled() == was_enabled
+    finally:
+        (gc.enable if before else gc.disable)()

@@ -35,6 +35,28 @@ def quick_switches() -> Iterator[None]:
         sys.setswitchinterval(before)
 
 
+@contextmanager
+def no_collections() -> Iterator[None]:
+    """Within it nothing is collected: for what makes much, and little garbage; an eighth of the time of imports."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@contextmanager
+def only_new() -> Iterator[None]:
+    """Within it, the collector looks only at what was made since."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
 class Collector:
     """Told of each turn of a loop that must not be halted, on its thread. After a `with` all is as it was."""
 

@@ -42,7 +42,7 @@ from katmatic.state.checkpoint import Checkpoints
 BATCH_LIMIT = 5_000  # records of one commit
 REPLAY_LIMIT = 50_000  # records of one step while the log is read again
 CHECKPOINT_RECORDS = 200_000  # after so many records, or
-CHECKPOINT_BATCHES = 50_000  # after so many batches, the state is saved: a restart reads no more than these again
+CHECKPOINT_BATCHES = 200_000  # so many batches, or half as many of both, the state is saved: a restart reads them again
 
 
 @dataclass(frozen=True)
@@ -241,7 +241,9 @@ class Pipeline:
             self._learn(changes)
             sequence = batches[-1].sequence
             records += sum(len(batch) for batch in batches)
+            self._batches += len(batches)
             progress(records)
+        self._records = records  # so that one life after the other does not read more and more of it
         for mine in models.values():  # the newest that can be loaded
             next((record for record in reversed(mine) if self._install(record)), None)
         self._fall_back()
@@ -266,7 +268,7 @@ class Pipeline:
         """Save if much has happened since the last time; the one before is there until then."""
         trouble = self._aside.ended() if self._aside is not None else None
         try:
-            if self._records >= CHECKPOINT_RECORDS or self._batches >= CHECKPOINT_BATCHES:
+            if self._records / CHECKPOINT_RECORDS + self._batches / CHECKPOINT_BATCHES >= 1:
                 if self._aside is None:
                     self.save()
                 elif not self._aside.is_busy:

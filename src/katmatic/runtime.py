@@ -21,7 +21,7 @@ from katmatic.live import Live
 from katmatic.log.base import Log
 from katmatic.log.follow import Followed
 from katmatic.log.sqlite import SqliteHistory, SqliteLog, open_readonly
-from katmatic.memory import Collector, quick_switches
+from katmatic.memory import Collector, no_collections, only_new, quick_switches
 from katmatic.metrics import Metrics
 from katmatic.pipeline import Pipeline, Turn
 from katmatic.prover import Prover, prove_command
@@ -59,7 +59,8 @@ def load_app(path: Path) -> App:
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module  # so that the annotations of its events can be looked up
     try:
-        spec.loader.exec_module(module)
+        with no_collections():
+            spec.loader.exec_module(module)
     except KatmaticError:
         raise
     except Exception as error:  # the file is the user's
@@ -191,8 +192,9 @@ class Runtime:
         )
         self.live = Live(self.pipeline)
         self.calendars = Calendars(app)
-        self.replayed = self.pipeline.recover(progress)
-        self.live.rebuild()
+        with only_new():
+            self.replayed = self.pipeline.recover(progress)
+            self.live.rebuild()
         self.pipeline.watchers.append(self.live)
         self.actor = Actor(self.pipeline, self.live.acted) if acts and not follows else None
         if self.actor is not None:

@@ -90,7 +90,9 @@ def test_after_a_kill_the_answers_are_those_of_the_life_before():
     assert found["lives_that_answered_differently"] == 0
     assert found["compared"] == 201
     assert found["replayed"] == found["events"] + 1 == 6001  # and the record that says which model answers
+    assert found["small_batches_replayed"] == found["replayed"] + found["small_batches"] == 9001
     assert found["recovery_seconds"] > 0
+    assert found["small_batches_seconds"] > 0
     assert found["start_seconds"] > 0
 
 

@@ -93,29 +93,37 @@ class Intake:
         rows.values.fill(np.nan)
         rows.masks.fill(1)
         rows.fate.fill(kernel.NO_EVENT)
-        by_stream: dict[int, tuple[list[bytes], list[NDArray[np.int64]]]] = {}
+        runs = _Runs()
+        by_stream: dict[int, tuple[list[bytes], _Runs]] = {}
         decisions: list[tuple[int, bytes]] = []
+        lengths: list[int] = []
         row = records = 0
         for batch in batches:
             first = row
             for piece in batch.slices:
-                stop = row + len(piece.values)
+                values = piece.values
+                size = len(values)
+                runs.add(row, size, piece.first)
                 stream = self._plan.by_topic.get(piece.topic)
                 if stream is not None:
-                    values, places = by_stream.setdefault(stream, ([], []))
-                    values.extend(piece.values)
-                    places.append(np.arange(row, stop))
-                    records += len(piece.values)
+                    if stream not in by_stream:
+                        by_stream[stream] = [], _Runs()
+                    mine = by_stream[stream]
+                    mine[0].extend(values)
+                    mine[1].add(row, size, piece.first)
+                    records += size
                 elif piece.topic == DECISIONS:
-                    decisions += zip(range(row, stop), piece.values, strict=True)
-                rows.pos[row:stop] = np.arange(piece.first, piece.first + len(piece.values))
-                row = stop
-            rows.pos[row] = 0
+                    decisions += zip(range(row, row + size), values, strict=True)
+                row += size
             row += 1
-            rows.now[first:row] = batch.now
+            lengths.append(row - first)
+        rows.pos.fill(0)
+        places, positions = runs.places()
+        rows.pos[places] = positions
+        rows.now[:] = np.repeat([batch.now for batch in batches], lengths)
         given = Given([], [], records)
-        for stream, (values, parts) in by_stream.items():
-            self._fill(rows, given, stream, values, parts[0] if len(parts) == 1 else np.concatenate(parts))
+        for stream, (texts, its_runs) in by_stream.items():
+            self._fill(rows, given, stream, texts, its_runs.places()[0])
         for row, value in decisions:
             self._decide(rows, row, value)
         self._store.check()
@@ -240,6 +248,28 @@ class Intake:
             anchor_keys = dict(zip(keys, decision.key, strict=True))
             wanted = tuple(anchor_keys[name] for name in label.join)
             rows.keys[row, join] = self._store.keys.find(join, wanted[0] if len(wanted) == 1 else wanted)
+
+
+class _Runs:
+    """Records that follow each other, run by run: from which row on, how many, and the position of the first."""
+
+    def __init__(self) -> None:
+        self._rows: list[int] = []
+        self._sizes: list[int] = []
+        self._firsts: list[int] = []
+
+    def add(self, row: int, size: int, first: int) -> None:
+        """One run more."""
+        self._rows.append(row)
+        self._sizes.append(size)
+        self._firsts.append(first)
+
+    def places(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The row of each record, and its position."""
+        rows, sizes, firsts = (np.array(each, np.int64) for each in (self._rows, self._sizes, self._firsts))
+        before = np.cumsum(sizes) - sizes
+        within = np.arange(int(sizes.sum())) - np.repeat(before, sizes)
+        return np.repeat(rows, sizes) + within, np.repeat(firsts, sizes) + within
 
 
 class _Stream:

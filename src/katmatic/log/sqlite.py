@@ -95,6 +95,7 @@ LOOKS = 1_000  # and after how many batches otherwise
 CHUNK_BYTES = 4 * 2**20  # read in one go, so that a long scan holds nobody up and needs little memory
 CHUNK_BATCHES = 1000
 VIEWS_LIMIT = 100  # of head and tables, until both agree: at once, unless a half gets full just while the head is read
+_WALK = "SELECT place, first, sequence, checksum, data FROM records WHERE place BETWEEN ? AND ? ORDER BY place"
 RESERVED = 10_000  # sequences at a time, so that ticks that are not kept cost no commit
 
 
@@ -227,8 +228,8 @@ class SqliteHistory:
     def _some_batches(self, after: int, position: int | None) -> tuple[list[Batch], int]:
         """Some batches after a sequence, the first from `position` on if that is known; and the position after them."""
         found: list[Batch] = []
-        size = 0
         with self._reading() as past:
+            pieces = _Pieces(past, self._recent)
             rows = past.execute(
                 "SELECT sequence, now, first, runs, checksum FROM batches WHERE sequence > ? ORDER BY sequence LIMIT ?",
                 (after, CHUNK_BATCHES),
@@ -236,29 +237,33 @@ class SqliteHistory:
             if len(rows) < CHUNK_BATCHES:
                 rows += self._recent.batches(after)
             for sequence, now, first, packed, checksum in rows:
-                if checksum != batch_checksum(sequence, now, first, packed):
+                if sequence <= after or checksum != batch_checksum(sequence, now, first, packed):
                     raise Damage(f"batch {sequence}")
                 if position is not None and first != position:
                     self._check_kept(past, after)
                     raise Damage(f"positions from {position} up to {first}, which are missing")
-                found.append(Batch(sequence, now, self._slices(past, first, unpack_runs(packed))))
+                found.append(Batch(sequence, now, self._slices(past, pieces, first, unpack_runs(packed))))
                 position = first + len(found[-1])
-                size += sum(len(value) for piece in found[-1].slices for value in piece.values)
-                if size > CHUNK_BYTES:
+                if pieces.size > CHUNK_BYTES:
                     break
         return found, position or 0
 
-    def _slices(self, past: sqlite3.Connection, first: int, runs: list[tuple[int, int]]) -> tuple[Slice, ...]:
+    def _slices(
+        self, past: sqlite3.Connection, pieces: _Pieces, first: int, runs: list[tuple[int, int]]
+    ) -> tuple[Slice, ...]:
+        if len(runs) == 1:
+            ((number, count),) = runs
+            return (Slice(self._name(past, number), first, self._piece(past, pieces, number, first + count - 1)),)
         last = first - 1
         lasts = {}
         for number, count in runs:
             last += count
             lasts[number] = last
-        pieces = {number: self._piece(past, number << POSITION_BITS | last) for number, last in lasts.items()}
-        if len(runs) == len(pieces):
-            taken = [(number, pieces[number]) for number, _ in runs]
+        found = {number: self._piece(past, pieces, number, last) for number, last in lasts.items()}
+        if len(runs) == len(found):
+            taken = [(number, found[number]) for number, _ in runs]
         else:
-            streams = {number: iter(values) for number, values in pieces.items()}
+            streams = {number: iter(values) for number, values in found.items()}
             taken = [(number, [next(streams[number]) for _ in range(count)]) for number, count in runs]
         slices = []
         for number, values in taken:
@@ -266,15 +271,12 @@ class SqliteHistory:
             first += len(values)
         return tuple(slices)
 
-    def _piece(self, past: sqlite3.Connection, place: int) -> list[bytes]:
-        row = self._recent.piece(place)
-        if row is None:
-            row = past.execute(
-                "SELECT first, sequence, checksum, data FROM records WHERE place = ?", (place,)
-            ).fetchone()
-        if row is None or row[2] != piece_checksum(place, row[0], row[1], row[3]):
+    def _piece(self, past: sqlite3.Connection, pieces: _Pieces, number: int, last: int) -> list[bytes]:
+        place = number << POSITION_BITS | last
+        data = pieces.at(number, place)
+        if data is None:
             raise Damage(self._where(past, place))
-        return unpack_values(row[3])
+        return unpack_values(data)
 
     def _some_records(self, topic: str, start: int, last: int | None) -> list[tuple[Sequence[int], list[bytes]]]:
         found: list[tuple[Sequence[int], list[bytes]]] = []
@@ -285,15 +287,14 @@ class SqliteHistory:
                 return []
             if last is None and read_facts(past)[1] == 0:
                 last = start - 1
-            rows = past.execute(
-                "SELECT place, first, sequence, checksum, data FROM records WHERE place BETWEEN ? AND ? ORDER BY place",
-                (there.number << POSITION_BITS | start, there.number << POSITION_BITS | POSITIONS),
-            )
+            least = there.number << POSITION_BITS | start
+            rows = past.execute(_WALK, (least, there.number << POSITION_BITS | POSITIONS))
             for place, first, sequence, checksum, data in chain(rows, self._recent.records(there.number, start)):
-                if checksum != piece_checksum(place, first, sequence, data):
+                if place < least or checksum != piece_checksum(place, first, sequence, data):
                     raise Damage(self._where(past, place))
                 if there.way == WRITTEN and last is not None and first > last + 1 and not self._is_start(past, place):
                     raise Damage(f"{topic} from position {last + 1} up to {first}, which are missing")
+                least = place + 1  # where the file is damaged, SQLite may give what was not asked for
                 values = unpack_values(data)
                 last = place & POSITIONS
                 positions: Sequence[int] = range(first, last + 1)
@@ -366,6 +367,31 @@ class SqliteHistory:
                 return
             self._past.execute("ROLLBACK")
         raise Damage(f"{head_of(self._path).name}, a batch after {sequence}")
+
+
+class _Pieces:
+    """What batches have of each topic, asked for in their order: one walk over a topic, not one look for each batch."""
+
+    def __init__(self, past: sqlite3.Connection, recent: Recent) -> None:
+        self._past, self._recent = past, recent
+        self._walks: dict[int, Iterator[tuple[int, int, int, int, bytes]]] = {}
+        self.size = 0  # of what was found
+
+    def at(self, number: int, place: int) -> bytes | None:
+        """What ends at a place; None if it is not there, or is not what was written."""
+        found = self._recent.piece(place)
+        if found is None:
+            walk = self._walks.get(number)
+            if walk is None:
+                walk = self._walks[number] = self._past.execute(_WALK, (place, number << POSITION_BITS | POSITIONS))
+            found = next(walk, None)
+        if found is None or found[0] != place:
+            return None
+        _, first, sequence, checksum, data = found
+        if checksum != piece_checksum(place, first, sequence, data):
+            return None
+        self.size += len(data)
+        return data
 
 
 @dataclass

@@ -54,10 +54,13 @@ class Recent:
             if entry.sequence > after
         )
 
-    def piece(self, place: int) -> tuple[int, int, int, bytes] | None:
-        """What ends at a place: first, sequence, checksum, data."""
+    def piece(self, place: int) -> tuple[int, int, int, int, bytes] | None:
+        """What ends at a place: this, first, sequence, checksum, data."""
         found = self._places.get(place)
-        return None if found is None else (found[0][1], found[1], *found[0][2:])
+        if found is None:
+            return None
+        (_, first, checksum, data), sequence = found
+        return place, first, sequence, checksum, data
 
     def records(self, number: int, start: int) -> Iterator[tuple[int, int, int, int, bytes]]:
         """What is there of a topic, up to `start` or after it: place, first, sequence, checksum, data."""

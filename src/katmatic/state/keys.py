@@ -182,8 +182,7 @@ class KeyNumbers:
         self._keys = _larger(np.concatenate([[0], words]), 1 + len(words))
         self._starts = np.zeros(0, np.int64)
         self.used = used
-        self._grow(1, 1)
-        self._arrange()
+        self._grow(1 + count // 8, 1, anew=True)
         heads = self._keys[self._starts[:count]]
         gone = np.flatnonzero(heads & scan.FORGOTTEN)
         self._forgotten = len(gone)
@@ -221,8 +220,8 @@ class KeyNumbers:
             return [self._names[number] for number in wanted]
         return list(itemgetter(*wanted)(self._names))
 
-    def _grow(self, more: int, words: int) -> None:
-        """Have room for so many more keys of so many words."""
+    def _grow(self, more: int, words: int, *, anew: bool = False) -> None:
+        """Have room for so many more keys of so many words; the index is made, if it is not there, or is too small."""
         count, used = len(self), int(self._facts[scan.K_USED])
         places = int(self._facts[scan.K_MASK]) + 1
         if used + words <= len(self._keys) and count + more <= len(self._starts) and 2 * (count + more) <= places:
@@ -236,7 +235,7 @@ class KeyNumbers:
             self._starts = _larger(self._starts, count + more)
             self.used = np.concatenate([self.used, np.full(len(self._starts) - len(self.used), kernel.NEVER)])
         self._look()
-        if 2 * (count + more) > places:
+        if anew or 2 * (count + more) > places:
             while 2 * (count + more) > places:
                 places *= 2
             self._facts[scan.K_MASK] = places - 1

@@ -888,17 +888,25 @@ def number(
 
 def arrange(facts, index, starts, keys):
     """Make an index of keys, which is empty, and say where each number's newest key begins."""
-    at, mask = 1, facts[K_MASK]  # nobody's key lies at 0
-    while at < facts[K_USED]:
-        size = _words_of(keys[at])
-        starts[keys[at] & NUMBER] = at
-        if keys[at] & FORGOTTEN == 0:
-            hashed = _hash(keys, at, size)
-            slot = hashed & mask
-            while index[2 * slot + 1] != 0:
-                slot = (slot + 1) & mask
-            index[2 * slot], index[2 * slot + 1] = hashed, at
-        at += size
+    at, mask, used = 1, facts[K_MASK], facts[K_USED]  # nobody's key lies at 0
+    while at < used:
+        first, some = at, 0
+        while at < used and some < _AT_ONCE:
+            size = _words_of(keys[at])
+            _prefetch(index, 2 * (_hash(keys, at, size) & mask))
+            at += size
+            some += 1
+        stop, at = at, first
+        while at < stop:
+            size = _words_of(keys[at])
+            starts[keys[at] & NUMBER] = at
+            if keys[at] & FORGOTTEN == 0:
+                hashed = _hash(keys, at, size)
+                slot = hashed & mask
+                while index[2 * slot + 1] != 0:
+                    slot = (slot + 1) & mask
+                index[2 * slot], index[2 * slot + 1] = hashed, at
+            at += size
 
 
 def forget(numbers, count, facts, index, starts, keys):
