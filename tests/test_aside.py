@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -52,6 +53,39 @@ def test_what_went_wrong_is_told(tmp_path):
     assert end(aside) == "it ended with code 3"
     aside.start(lambda: os.kill(os.getpid(), signal.SIGKILL))
     assert end(aside) == "it ended with code -9"
+
+
+def test_another_program_may_do_it(tmp_path):
+    aside = Aside()
+    aside.run([sys.executable, "-c", f"open({str(tmp_path / 'done')!r}, 'w').close()"])
+    assert end(aside) == ""
+    assert (tmp_path / "done").exists()
+    aside.run([sys.executable, "-c", "import sys; sys.exit('no room' + 100_000 * ' for it')"])
+    assert end(aside) == (100_000 * " for it")[-3_999:].strip()
+    with pytest.raises(OSError, match="nowhere"):
+        aside.run([str(tmp_path / "nowhere")])
+    assert not aside.is_busy
+    aside.run([sys.executable, "-c", "import time; time.sleep(60)"])
+    aside.stop()
+    assert not aside.is_busy
+
+
+def test_who_works_aside_lets_others_go_first_and_goes_with_its_parent():
+    child = "import time; from katmatic.aside import give_way; give_way(); print('ready'); time.sleep(60)"
+    parent = f"""
+import os, subprocess, sys
+child = subprocess.Popen([sys.executable, "-uc", "{child}"], stdout=subprocess.PIPE)
+assert child.stdout.readline() == b"ready\\n"
+with open(f"/proc/{{child.pid}}/oom_score_adj") as file:
+    print(child.pid, os.getpriority(os.PRIO_PROCESS, child.pid), file.read(), flush=True)
+os.kill(os.getpid(), 9)
+"""
+    said = subprocess.run([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True, check=False).stdout.split()
+    assert said[1:] == ["10", "1000"]
+    deadline = time.monotonic() + WAIT_SECONDS
+    while Path("/proc", said[0]).exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_what_takes_too_long_is_ended():

@@ -9,10 +9,15 @@ from contextlib import contextmanager
 import pytest
 
 from katmatic.clock import ManualClock
+from katmatic.engine.step import step
 from katmatic.errors import DeclarationError, LogError, SettingsError
+from katmatic.log.base import Batch, Slice
+from katmatic.log.sqlite import SqliteLog
+from katmatic.pipeline import Pipeline, short_fingerprint
 from katmatic.records import ALERTS
-from katmatic.runtime import Runtime, load_app
+from katmatic.runtime import Runtime, load_app, save_checkpoint
 from katmatic.settings import Settings
+from katmatic.state.files import FileCheckpoints
 from tests.apps import NOON, SECOND, opened, ring
 
 PATIENCE_SECONDS = 20
@@ -213,3 +218,60 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path, made):
     (tmp_path / "data").write_text("", "utf-8")
     with pytest.raises(SettingsError, match="a folder to write to"):
         made()
+
+
+def ring_until(runtime, check):
+    """One visitor after the other, each a batch of its own, until something has come to pass."""
+    deadline, count = time.monotonic() + PATIENCE_SECONDS, 0
+    while not (found := check()):
+        assert time.monotonic() < deadline
+        runtime.log.append("ring", [ring(f"v{count % 7}", time.time_ns() // 1000)]).result(PATIENCE_SECONDS)
+        count += 1
+    return found
+
+
+def test_while_few_come_at_once_another_program_saves_the_state(tmp_path, monkeypatch):
+    path, folder = tmp_path / "app.py", tmp_path / "data"
+    path.write_text(DOOR, "utf-8")
+    monkeypatch.setattr("katmatic.pipeline.CHECKPOINT_BATCHES", 40)
+    monkeypatch.setattr("katmatic.pipeline.is_possible", lambda: pytest.fail("that it would do by itself"))
+    checkpoints = FileCheckpoints(folder / "checkpoints")
+    runtime = Runtime(load_app(path), path, Settings(data=str(folder), training=False, tick=0.01))
+    with working(runtime):
+        sequence, state = ring_until(runtime, lambda: checkpoints.latest("door"))
+        ring_until(runtime, lambda: runtime.log.sequence() > sequence + 10)
+    kept = bytes(state)
+    runtime.log.close()  # as after a kill: nothing is saved at the end
+    log = SqliteLog(folder / "log.db")
+    checkpoints.save("door", sequence, kept)
+    again, whole = (Pipeline(runtime.app, log, ManualClock(NOON), checkpoints=c) for c in (checkpoints, None))
+    assert 0 < again.recover() < whole.recover() == log.end("ring")
+    more = [Slice("ring", log.end("ring"), [ring(f"v{i}", whole.state.now) for i in range(8)])]
+    batch = Batch(log.sequence() + 1, whole.state.now, more)
+    (one,), (other,) = (step(each.plan, each.state, batch).predictions for each in (again, whole))
+    assert [repr(one[0].row(i)) for i in range(8)] == [repr(other[0].row(i)) for i in range(8)]
+    assert again.state.store.counts == whole.state.store.counts
+    log.close()
+
+
+def test_what_another_program_cannot_save_is_told_and_then_saved_by_a_copy(tmp_path, monkeypatch):
+    path, folder = tmp_path / "app.py", tmp_path / "data"
+    path.write_text(DOOR, "utf-8")
+    monkeypatch.setattr("katmatic.pipeline.CHECKPOINT_BATCHES", 40)
+    checkpoints = FileCheckpoints(folder / "checkpoints")
+    runtime = Runtime(load_app(path), path, Settings(data=str(folder), training=False, tick=0.01))
+    path.write_text(DOOR.replace("door()", "door(quiet=True)"), "utf-8")
+    with working(runtime):
+        ring_until(runtime, lambda: checkpoints.latest("door"))
+        (alert,) = [alert for alert in runtime.live.alerts(10) if alert.name == "checkpoint-failed"]
+    runtime.close()
+    assert "TypeError" in alert.text
+
+
+def test_only_the_state_of_the_declaration_that_runs_is_saved(made, tmp_path):
+    with made() as runtime:
+        plan = runtime.pipeline.plan
+    app, folder = load_app(tmp_path / "app.py"), tmp_path / "data"
+    assert save_checkpoint(app, folder, short_fingerprint(plan)) == 0
+    with pytest.raises(LogError, match="has changed since the pipeline was started"):
+        save_checkpoint(app, folder, short_fingerprint(plan)[::-1])

@@ -1,7 +1,8 @@
-"""Work in a copy of the process: it sees all memory as it was at one moment, while the process itself goes on.
+"""Work beside the process, of low priority: in a copy of it, or in another program.
 
-The system copies a page of memory once one of the two writes to it, so the moment costs next to nothing. The copy has
-the one thread that made it, and none of the files; it must take no lock that another thread may have held.
+A copy sees all memory as it was at one moment, while the process itself goes on. The system copies the tables of pages
+at once (some 10 ms for half a gigabyte), and a page once one of the two writes to it. The copy has the one thread that
+made it, and none of the files; it must take no lock that another thread may have held.
 """
 
 from __future__ import annotations
@@ -12,14 +13,18 @@ import gc
 import os
 import signal
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable
+from pathlib import Path
+from typing import IO
 
 from katmatic.clock import monotonic_seconds
 
 SECONDS_LIMIT = 600.0  # that a piece of work may take; then it is killed
 NICENESS = 10
-SAID_BYTES = 4_000  # of what went wrong
+SAID_BYTES = 4_000  # of what went wrong, the last
+QUIET = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 _DIES_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 
@@ -34,7 +39,7 @@ class Aside:
     def __init__(self, seconds_limit: float = SECONDS_LIMIT) -> None:
         self._seconds_limit = seconds_limit
         self._process = 0
-        self._said = -1  # a pipe
+        self._said: IO[bytes] | None = None  # a file: a pipe that nobody reads would stop who says much
         self._began = 0.0
 
     @property
@@ -44,21 +49,24 @@ class Aside:
 
     def start(self, work: Callable[[], None]) -> None:
         """Have `work` done by a copy of this process, as it is now. OSError if there can be none."""
-        if self.is_busy:
-            raise RuntimeError("one piece of work at a time")
-        reading, writing = os.pipe()
+        self._begin(lambda said: _copied(work, said))
+
+    def run(self, command: list[str]) -> None:
+        """Have it done by another program, which gives way by itself (`give_way`). OSError if it cannot be started."""
+        nowhere = os.open(os.devnull, os.O_RDWR)
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # of threads: see above
-                process = os.fork()
-        except OSError:
-            os.close(reading)
-            os.close(writing)
-            raise
-        if not process:
-            _work(work, writing)
-        os.close(writing)
-        self._process, self._said, self._began = process, reading, monotonic_seconds()
+            files = [(os.POSIX_SPAWN_DUP2, nowhere, 0), (os.POSIX_SPAWN_DUP2, nowhere, 1)]
+            self._begin(
+                lambda said: os.posix_spawn(
+                    command[0],
+                    command,
+                    {**QUIET, **os.environ},
+                    file_actions=[*files, (os.POSIX_SPAWN_DUP2, said, 2)],
+                    setpgroup=0,  # what the terminal sends is for the parent
+                )
+            )
+        finally:
+            os.close(nowhere)
 
     def ended(self) -> str | None:
         """What went wrong with work that has ended, empty if nothing did; None if none has ended."""
@@ -70,7 +78,9 @@ class Aside:
         process, status = os.waitpid(self._process, os.WNOHANG)
         if not process:
             return None
-        said = os.read(self._said, SAID_BYTES).decode(errors="replace")
+        assert self._said is not None
+        self._said.seek(max(0, self._said.seek(0, os.SEEK_END) - SAID_BYTES))
+        said = self._said.read().decode(errors="replace").strip()
         self._let_go()
         code = os.waitstatus_to_exitcode(status)
         return (said or f"it ended with code {code}") if code else ""
@@ -83,9 +93,40 @@ class Aside:
             os.waitpid(self._process, 0)
             self._let_go()
 
+    def _begin(self, begin: Callable[[int], int]) -> None:
+        if self.is_busy:
+            raise RuntimeError("one piece of work at a time")
+        said = tempfile.TemporaryFile()  # noqa: SIM115 (closed when the work has ended)
+        try:
+            self._process = begin(said.fileno())
+        except BaseException:
+            said.close()
+            raise
+        self._said, self._began = said, monotonic_seconds()
+
     def _let_go(self) -> None:
-        os.close(self._said)
-        self._process, self._said = 0, -1
+        if self._said is not None:
+            self._said.close()
+        self._process, self._said = 0, None
+
+
+def give_way() -> None:
+    """For a process that works aside: others go first, also where memory ends; and it goes with its parent."""
+    os.nice(NICENESS)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_DIES_WITH_PARENT, signal.SIGKILL)
+        with contextlib.suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text("1000", "ascii")
+
+
+def _copied(work: Callable[[], None], writing: int) -> int:
+    """Copy this process to do some work; the copy's id. In the copy it does not return."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads: see above
+        process = os.fork()
+    if not process:
+        _work(work, writing)
+    return process
 
 
 def _work(work: Callable[[], None], writing: int) -> None:
@@ -93,10 +134,9 @@ def _work(work: Callable[[], None], writing: int) -> None:
     code = 1
     try:
         gc.disable()  # it would write to every object, and have all memory copied
-        ctypes.CDLL(None).prctl(_DIES_WITH_PARENT, signal.SIGKILL)
+        give_way()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)  # the parent ends it
-        os.nice(NICENESS)
         os.closerange(3, writing)  # locks and connections are the parent's
         os.closerange(writing + 1, os.sysconf("SC_OPEN_MAX"))
         work()

@@ -507,6 +507,16 @@ def prove(
         sys.exit(1)
 
 
+@app.command(hidden=True)
+def checkpoint(file: File, plan: Annotated[str, typer.Option()], data: Data = None) -> None:
+    """Save the state as the embedded log says it is, for the pipeline, which goes on meanwhile."""
+    from katmatic.aside import give_way
+    from katmatic.runtime import load_app, save_checkpoint
+
+    give_way()
+    save_checkpoint(load_app(file), _settings(data=data).folder, plan)
+
+
 def _tell_skew(found: SkewReport) -> None:
     table = Table("predictor", "rows", "equal", "different", "unprovable", "passed over", title="served features")
     for skew in found.skews:

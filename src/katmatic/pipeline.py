@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
+import xxhash
 
-from katmatic.aside import Aside
+from katmatic.aside import Aside, is_possible
 from katmatic.clock import Clock
 from katmatic.engine.plan import Plan, compile
 from katmatic.engine.step import Changes, State, step
@@ -43,6 +44,7 @@ BATCH_LIMIT = 5_000  # records of one commit
 REPLAY_LIMIT = 50_000  # records of one step while the log is read again
 CHECKPOINT_RECORDS = 200_000  # after so many records, or
 CHECKPOINT_BATCHES = 200_000  # so many batches, or half as many of both, the state is saved: a restart reads them again
+CALM = 100  # records of a batch: with fewer, it counts that no turn waits; with more, how much is done
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ class Pipeline:
     """An application over a log: `recover` first, then `turn` again and again, on one thread.
 
     Whatever else reads or changes the state takes `lock`. The log's clock is `clock`; nothing else asks for the time.
-    What is saved on the way is saved `aside`, if there is such a thing, so that no turn waits for it.
+    What is saved on the way is saved `aside`, if there is such a thing, so that no turn waits for it: by a copy of this
+    process, or while few records come at once, by the command line `saver`, which reads the log as a restart would.
     """
 
     def __init__(
@@ -87,6 +90,8 @@ class Pipeline:
     ) -> None:
         self.app, self.log, self.clock, self.checkpoints = app, log, clock, checkpoints
         self._aside = aside
+        self.saver: list[str] = []
+        self._saver_failed = False
         self.metrics = metrics or Metrics()
         self.watchers = list(watchers)
         self.plan: Plan = compile(app)
@@ -267,19 +272,30 @@ class Pipeline:
     def _save_now_and_then(self) -> None:
         """Save if much has happened since the last time; the one before is there until then."""
         trouble = self._aside.ended() if self._aside is not None else None
+        if trouble is not None:
+            self._saver_failed = bool(trouble)
         try:
             if self._records / CHECKPOINT_RECORDS + self._batches / CHECKPOINT_BATCHES >= 1:
                 if self._aside is None:
                     self.save()
                 elif not self._aside.is_busy:
-                    saving = self._saving()
-                    if saving is not None:
-                        with self.lock:
-                            self._aside.start(saving)
+                    self._save_aside(self._aside)
         except (KatmaticError, OSError) as error:
             trouble = str(error)
         if trouble:
             self._warn("checkpoint-failed", f"the state was not saved, a restart will take longer: {trouble}")
+
+    def _save_aside(self, aside: Aside) -> None:
+        # A copy costs little, but no turn goes on while page tables are copied, and the next ones wait for pages.
+        is_little = self._records < CALM * self._batches and self._records <= CHECKPOINT_RECORDS
+        if self.saver and is_little and not self._saver_failed:
+            self._records = self._batches = 0
+            aside.run(self.saver)
+        elif not is_possible():
+            self.save()
+        elif (saving := self._saving()) is not None:
+            with self.lock:
+                aside.start(saving)
 
     def _saving(self) -> Callable[[], None] | None:
         """What saves the state as it is when it is called; None if it is not to be saved."""
@@ -341,6 +357,11 @@ def fingerprint(plan: Plan) -> str:
         if hasattr(question.predictor.model, "learn_one")
     ]
     return repr((loop.version(), columns.FORM, plan.tables.tolist(), streams, labels, plan.spaces, learners))
+
+
+def short_fingerprint(plan: Plan) -> str:
+    """The same as 32 digits."""
+    return xxhash.xxh3_128_hexdigest(fingerprint(plan).encode())
 
 
 def _models(batches: Sequence[Batch]) -> Iterator[ModelVersion]:

@@ -9,13 +9,15 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from katmatic.actor import Actor
-from katmatic.aside import Aside, is_possible
+from katmatic.aside import Aside
 from katmatic.clock import Clock, SystemClock
+from katmatic.engine.plan import Plan
 from katmatic.errors import DeclarationError, KatmaticError, LogError, LogLost, SettingsError
 from katmatic.live import Live
 from katmatic.log.base import Log
@@ -23,7 +25,7 @@ from katmatic.log.follow import Followed
 from katmatic.log.sqlite import SqliteHistory, SqliteLog, open_readonly
 from katmatic.memory import Collector, no_collections, only_new, quick_switches
 from katmatic.metrics import Metrics
-from katmatic.pipeline import Pipeline, Turn
+from katmatic.pipeline import Pipeline, Turn, short_fingerprint
 from katmatic.prover import Prover, prove_command
 from katmatic.records import DECISIONS, MODELS, PREDICTIONS, Alert
 from katmatic.settings import Settings
@@ -137,6 +139,32 @@ def _check_kafka(address: str) -> None:
         )
 
 
+def checkpoint_command(app: Path, folder: Path, plan: Plan) -> list[str]:
+    """The command line that saves the state of the application in file `app`, as its embedded log says it is."""
+    command = [sys.executable, "-m", "katmatic", "checkpoint", str(app), "--data", str(folder)]
+    return [*command, "--plan", short_fingerprint(plan)]
+
+
+def save_checkpoint(app: App, folder: Path, plan: str) -> int:
+    """Save the state as the embedded log says it is, for the pipeline, which goes on; how many records were read.
+
+    LogError unless `app` keeps the state of this plan: a file may have been changed since it was started.
+    """
+    with closing(Followed(open_readonly(folder / "log.db"))) as log:
+        pipeline = Pipeline(app, log, SystemClock(), checkpoints=FileCheckpoints(folder / "checkpoints"))
+        if short_fingerprint(pipeline.plan) != plan:
+            raise LogError(
+                f"a checkpoint of {app.name}",
+                found="a declaration that has changed since the pipeline was started",
+                expected="the one that runs",
+                do="restart the pipeline; until then it saves its state by itself",
+            )
+        with only_new():
+            records = pipeline.recover()
+        pipeline.save()
+    return records
+
+
 def stopped_by_signals() -> threading.Event:
     """An event that is set by Ctrl-C and by SIGTERM from now on."""
     stop = threading.Event()
@@ -186,10 +214,16 @@ class Runtime:
         self.metrics = Metrics()
         self.log, checkpoints = open_copy(app, settings) if follows else open_log(app, settings)
         # In simulated time, and where a client has threads of its own, the state is saved by a turn itself.
-        self._aside = Aside() if is_possible() and clock is None and isinstance(checkpoints, FileCheckpoints) else None
+        self._aside = Aside() if clock is None and isinstance(checkpoints, FileCheckpoints) else None
         self.pipeline = Pipeline(
-            app, self.log, self.clock, checkpoints=checkpoints, aside=self._aside, metrics=self.metrics
+            app,
+            self.log,
+            self.clock,
+            checkpoints=checkpoints,
+            aside=self._aside,
+            metrics=self.metrics,
         )
+        self.pipeline.saver = checkpoint_command(path, folder, self.pipeline.plan)
         self.live = Live(self.pipeline)
         self.calendars = Calendars(app)
         with only_new():
