@@ -181,7 +181,7 @@ def test_what_a_silent_source_holds_keeps_its_keys(eager):
 def test_long_rings_and_their_trees_are_given_back(eager):
     app = rides()
     engine, moments = Running(app), []
-    for day in range(6):
+    for day in range(8):
         start = NOON + day * DAY
         for i in range(100):
             at = start + i * SECOND
@@ -192,7 +192,7 @@ def test_long_rings_and_their_trees_are_given_back(eager):
         engine.apply([moment])
         sizes.append(int(engine.state.store.words[kernel.USED]))
     assert_equal(engine, answered(app, moments))
-    assert sizes[-1] == sizes[len(sizes) // 2]  # once both tables of identities are as long as a day wants
+    assert sizes[-1] == sizes[len(sizes) // 2]  # once all tables of identities are as long as a day wants
     words, cells = engine.state.store.words, engine.state.store.cells_per_key
     assert words[kernel.CELLS_AT : kernel.CELLS_AT + cells * len(engine.state.store.keys)].any()
     changes = step(engine.plan, engine.state)

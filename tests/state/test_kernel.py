@@ -310,6 +310,37 @@ def test_identities_are_known_far_past_the_first_table_and_only_for_their_time()
     assert not (cards.pay(42, **once)[2] == kernel.DUPLICATE).any()
 
 
+def test_identities_that_come_again_while_tables_grow_and_change_are_told_by_their_time():
+    cards, random = Cards(make(duplicates="100s")), np.random.default_rng(5)
+    applied: dict[int, int] = {}
+    for now in range(0, 2000, 7):
+        n = int(random.choice([0, 3, 40, 900]))
+        few = random.integers(1, 10_000, n)
+        fates = cards.pay(now, np.full(n, now), np.zeros(n, int), np.zeros(n), few)[2] if n else []
+        for identity, fate in zip(few.tolist(), fates, strict=True):
+            is_duplicate = now - applied.get(identity, -1000) <= 100
+            assert (fate == kernel.DUPLICATE) == is_duplicate, (now, identity)
+            if not is_duplicate:
+                applied[identity] = now
+        if now % 70 == 0:
+            cards.reload()
+
+
+def test_no_event_waits_for_a_table_of_identities():
+    """Found by measuring: tables that were moved into larger ones at once halted all events for 0.1 s."""
+    cards = Cards(make(duplicates="10s"))
+    words = cards.state.store.words
+    most = 0
+    for i in range(6000):
+        used = int(words[kernel.USED])
+        before = words[:used].copy()
+        cards.pay(i // 200, [0], [0], [0.0], [i + 1])
+        most = max(most, int(np.count_nonzero(words[:used] != before)))
+    largest = words[kernel.IDENTITIES_AT + kernel.OLD_CAP]
+    assert largest == 8192
+    assert most < 512
+
+
 def test_what_waits_out_of_order_falls_due_in_order():
     cards = Cards(make())
     n = 20_000

@@ -81,12 +81,13 @@ STREAMS_MOST, LABELS_MOST = 256, 256
 # the event that is being applied,
 ROW_KEYS_AT, ROW_VALUES_AT, ROW_MASKS_AT = 5376, 5632, 6144
 SPACES_MOST, COLUMNS_MOST, CONDITIONS_MOST = 256, 120, 256
-# per stream the tables of identities, the newer and the older: where they lie, their room, how many the newer has,
-# and since when,
+# per stream the tables of identities, the newer and the older: where they lie, their room, how many the newer has, and
+# since when; the next one, and how much of it is ready; the one that the newer was, and how much of it has moved there,
 IDENTITIES_AT = 6400
-DUP_AT, DUP_CAP, DUP_LEN, DUP_SINCE, OLD_AT, OLD_CAP, DUP_WORDS = range(7)
+DUP_AT, DUP_CAP, DUP_LEN, DUP_SINCE, OLD_AT, OLD_CAP = range(6)
+NEXT_AT, NEXT_CAP, NEXT_READY, LAST_AT, LAST_CAP, LAST_MOVED, DUP_WORDS = range(6, 13)
 # the queues of what falls due: per label a provisional and a final one, then one per lead, then per label its expiries,
-QUEUES_AT, QUEUE_WORDS, QUEUES_MOST = 8192, 8, 2048
+QUEUES_AT, QUEUE_WORDS, QUEUES_MOST = 9472, 8, 2048
 # and all that is taken and given back; address space costs nothing until it is written.
 WORDS_FIRST = QUEUES_AT + QUEUE_WORDS * QUEUES_MOST
 CELLS_AT = 1 << 31  # per key and table: the address of its cell
@@ -123,6 +124,7 @@ EXPIRED_EVERY = 64  # rows
 ROWS_AHEAD = 48  # of a batch are brought near,
 OUTPUTS_AHEAD = 8  # and what will be written
 IDENTITIES_FIRST = 64
+IDENTITIES_AT_ONCE = 16  # entries that are made ready, or moved, with one event: a table need never be halted for
 
 
 # Words of a window's accumulator, of a question and of a table in a packed plan; their handles are their addresses.
@@ -2217,21 +2219,20 @@ def _seen(plan, words, identity, stream, now):
     """Whether an event of this identity was applied within the declared time; if not, it is from now on.
 
     Two tables: the older holds what was seen before DUP_SINCE, and goes when that is longer ago than the declared time.
+    None is made, or moved into a larger one, all at once: with each event a few entries are.
     """
     at, span = IDENTITIES_AT + DUP_WORDS * stream, plan[plan[S_DUPLICATES] + stream]
-    if now - words[at + DUP_SINCE] > span:
-        _change_tables(words, at, now)
-    if 2 * words[at + DUP_LEN] >= words[at + DUP_CAP]:
-        _widen(words, at)
+    _make_room(words, at, now, now - words[at + DUP_SINCE] > span)
     entry = _place(words, words[at + DUP_AT], words[at + DUP_CAP], identity)
     if words[entry] != 0:
         if now - words[entry + 1] <= span:
             return True
     else:
-        if words[at + OLD_CAP] > 0:
-            old = _place(words, words[at + OLD_AT], words[at + OLD_CAP], identity)
-            if words[old] != 0 and now - words[old + 1] <= span:
-                return True
+        for table in (at + OLD_AT, at + LAST_AT):
+            if words[table + 1] > 0:
+                other = _place(words, words[table], words[table + 1], identity)
+                if words[other] != 0 and now - words[other + 1] <= span:
+                    return True
         words[entry] = identity
         words[at + DUP_LEN] += 1
     words[entry + 1] = now
@@ -2250,38 +2251,85 @@ def _place(words, at, cap, identity):
 
 
 @jit
-def _table(words, cap):
-    at = _take(words, IDENTITIES * SIZES + _log2(cap), 2 * cap)
-    for i in range(cap):
-        words[at + 2 * i] = 0
-    return at
+def _make_room(words, at, now, is_over):
+    """Go on with the next table of a stream: for what comes, if the newer one's time `is_over`, or for more than it has.
+
+    It is begun when the newer one is filled to 3/8, and is ready when that is half full: each is at most half full.
+    """
+    if words[at + DUP_CAP] == 0:
+        words[at + DUP_AT], words[at + DUP_CAP] = _table(words, IDENTITIES_FIRST), IDENTITIES_FIRST
+        _free(words, words[at + DUP_AT], 0, IDENTITIES_FIRST)
+        words[at + DUP_SINCE] = now
+    elif words[at + LAST_CAP] > 0:
+        _move_some(words, at)
+    elif words[at + NEXT_CAP] == 0:
+        if is_over:
+            _forget_older(words, at)
+            cap = IDENTITIES_FIRST
+            while cap < 3 * words[at + DUP_LEN]:
+                cap *= 2
+            words[at + NEXT_AT], words[at + NEXT_CAP] = _table(words, cap), cap
+        elif 8 * words[at + DUP_LEN] >= 3 * words[at + DUP_CAP]:
+            cap = 2 * words[at + DUP_CAP]
+            words[at + NEXT_AT], words[at + NEXT_CAP] = _table(words, cap), cap
+    elif words[at + NEXT_READY] < words[at + NEXT_CAP]:
+        _free(words, words[at + NEXT_AT], words[at + NEXT_READY], IDENTITIES_AT_ONCE)
+        words[at + NEXT_READY] += IDENTITIES_AT_ONCE
+    elif is_over:
+        _forget_older(words, at)
+        words[at + OLD_AT], words[at + OLD_CAP] = words[at + DUP_AT], words[at + DUP_CAP]
+        words[at + DUP_LEN], words[at + DUP_SINCE] = 0, now
+        _take_next(words, at)
+    elif 2 * words[at + DUP_LEN] >= words[at + DUP_CAP]:
+        words[at + LAST_AT], words[at + LAST_CAP] = words[at + DUP_AT], words[at + DUP_CAP]
+        words[at + LAST_MOVED] = 0
+        _take_next(words, at)
 
 
 @jit
-def _change_tables(words, at, now):
-    """A new table begins; the last one becomes the older."""
+def _table(words, cap):
+    """A table that is not cleared."""
+    return _take(words, IDENTITIES * SIZES + _log2(cap), 2 * cap)
+
+
+@jit
+def _free(words, table, first, count):
+    """Make some entries free."""
+    for i in range(first, first + count):
+        words[table + 2 * i] = 0
+
+
+@jit
+def _take_next(words, at):
+    words[at + DUP_AT], words[at + DUP_CAP] = words[at + NEXT_AT], words[at + NEXT_CAP]
+    words[at + NEXT_CAP] = words[at + NEXT_READY] = 0
+
+
+@jit
+def _forget_older(words, at):
+    """All that it holds was seen longer ago than the declared time."""
     if words[at + OLD_CAP] > 0:
         _give_back(words, IDENTITIES * SIZES + _log2(words[at + OLD_CAP]), words[at + OLD_AT])
-    cap = IDENTITIES_FIRST
-    while cap < 3 * words[at + DUP_LEN]:
-        cap *= 2
-    words[at + OLD_AT], words[at + OLD_CAP] = words[at + DUP_AT], words[at + DUP_CAP]
-    words[at + DUP_AT], words[at + DUP_CAP] = _table(words, cap), cap
-    words[at + DUP_LEN], words[at + DUP_SINCE] = 0, now
+        words[at + OLD_CAP] = 0
 
 
 @jit
-def _widen(words, at):
-    old, old_cap = words[at + DUP_AT], words[at + DUP_CAP]
-    cap = 2 * old_cap
-    words[at + DUP_AT], words[at + DUP_CAP] = _table(words, cap), cap
-    for i in range(old_cap):
-        of = old + 2 * i
+def _move_some(words, at):
+    """Some entries of the table that the newer one was move into it, unless they came again meanwhile."""
+    first = words[at + LAST_MOVED]
+    for i in range(first, first + IDENTITIES_AT_ONCE):
+        of = words[at + LAST_AT] + 2 * i
         if words[of] != 0:
-            to = _place(words, words[at + DUP_AT], cap, words[of])
-            words[to] = words[of]
-            words[to + 1] = words[of + 1]
-    _give_back(words, IDENTITIES * SIZES + _log2(old_cap), old)
+            to = _place(words, words[at + DUP_AT], words[at + DUP_CAP], words[of])
+            if words[to] == 0:
+                words[to] = words[of]
+                words[to + 1] = words[of + 1]
+            else:
+                words[at + DUP_LEN] -= 1  # it was counted twice
+    words[at + LAST_MOVED] += IDENTITIES_AT_ONCE
+    if words[at + LAST_MOVED] >= words[at + LAST_CAP]:
+        _give_back(words, IDENTITIES * SIZES + _log2(words[at + LAST_CAP]), words[at + LAST_AT])
+        words[at + LAST_CAP] = 0
 
 
 # ------------------------------------------------------------------------------------------------------------ the loop
