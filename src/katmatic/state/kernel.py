@@ -2252,7 +2252,7 @@ def _place(words, at, cap, identity):
 
 @jit
 def _make_room(words, at, now, is_over):
-    """Go on with a stream's next table: for what comes, if the time of the newer one `is_over`, or for more of the same.
+    """Go on with a stream's next table: for what comes, if the newer one's time `is_over`, or to have more room.
 
     It is begun when the newer one is filled to 3/8, and is ready when that is half full: each is at most half full.
     """
