@@ -116,12 +116,13 @@ def _latency(broker: str, prefix: str, seconds: int) -> dict[str, Any]:
                 producer.produce(f"{prefix}payment", value)
                 producer.poll(0)
             producer.flush()
-            while len(durable.at) < events:
+            while len(durable) < events:
                 sleep(0.05)
         finally:
             stop.set()
             worker.join()
-    took = np.array([durable.at[first + i] for i in range(events)]) - due
+    moments = durable.at
+    took = np.array([moments[first + i] for i in range(events)]) - due
     p50, p99 = (1000 * np.quantile(took, (0.5, 0.99))).round(3).tolist()
     return {"rate": RATE, "p50_ms": p50, "p99_ms": p99}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import threading
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -146,22 +147,35 @@ def latency(seconds: float, rate: int = RATE) -> dict[str, Any]:
         finally:
             stop.set()
             worker.join()
-    took = np.array([durable.at[place] for place in places]) - due
+    moments = durable.at
+    took = np.array([moments[place] for place in places]) - due
     p50, p99, p999 = (1000 * np.quantile(took, (0.5, 0.99, 0.999))).round(3).tolist()
     return {"rate": rate, "p50_ms": p50, "p99_ms": p99, "p999_ms": p999}
 
 
 class Durable:
-    """A watcher that notes when the prediction of each event was durable, by position."""
+    """A watcher that notes when the prediction of each event was durable, at little cost to what is measured."""
 
     def __init__(self) -> None:
-        self.at: dict[int, float] = {}
+        self._places, self._moments = array("q"), array("d")
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @property
+    def at(self) -> dict[int, float]:
+        """The moment of each, by the position of its event."""
+        return dict(zip(self._places, self._moments, strict=True))
 
     def turn(self, turn: Turn) -> None:
         """Note the predictions of a turn."""
         now = monotonic_seconds()
         for block in turn.predictions:
-            self.at.update(dict.fromkeys(block.anchor[is_scored(block)].tolist(), now))
+            if block.score is not None:
+                found = zip(block.anchors(), block.score.tolist(), strict=True)
+                places = [place for place, score in found if score == score]
+                self._places.extend(places)
+                self._moments.extend([now] * len(places))
 
 
 @contextmanager

@@ -263,6 +263,11 @@ class PredictionBlock:
     def __len__(self) -> int:
         return len(self.anchor)
 
+    def anchors(self) -> list[int]:
+        """The anchor of each row."""
+        found: list[int] = self.anchor.tolist()
+        return found
+
     def take(self, rows: NDArray[np.int64]) -> PredictionBlock:
         """Some of the rows, by their index."""
         index = rows.tolist()
