@@ -221,8 +221,8 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path, made):
 
 
 def ring_until(runtime, check):
-    """One visitor after the other, each a batch of its own, until something has come to pass."""
-    deadline, count = time.monotonic() + PATIENCE_SECONDS, 0
+    """One visitor after the other, each a batch of its own, until something has come to pass, beside busy others."""
+    deadline, count = time.monotonic() + 10 * PATIENCE_SECONDS, 0
     while not (found := check()):
         assert time.monotonic() < deadline
         runtime.log.append("ring", [ring(f"v{count % 7}", time.time_ns() // 1000)]).result(PATIENCE_SECONDS)

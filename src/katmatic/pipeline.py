@@ -45,6 +45,9 @@ REPLAY_LIMIT = 50_000  # records of one step while the log is read again
 CHECKPOINT_RECORDS = 200_000  # after so many records, or
 CHECKPOINT_BATCHES = 200_000  # so many batches, or half as many of both, the state is saved: a restart reads them again
 CALM = 100  # records of a batch: with fewer, it counts that no turn waits; with more, how much is done
+COPIES = (
+    20  # that save the state after something has failed, before the program beside that spares turns is tried again
+)
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ class Pipeline:
         self.app, self.log, self.clock, self.checkpoints = app, log, clock, checkpoints
         self._aside = aside
         self.saver: list[str] = []
-        self._saver_failed = False
+        self._copies = 0  # that save the state before the saver is tried again
         self.metrics = metrics or Metrics()
         self.watchers = list(watchers)
         self.plan: Plan = compile(app)
@@ -272,8 +275,6 @@ class Pipeline:
     def _save_now_and_then(self) -> None:
         """Save if much has happened since the last time; the one before is there until then."""
         trouble = self._aside.ended() if self._aside is not None else None
-        if trouble is not None:
-            self._saver_failed = bool(trouble)
         try:
             if self._records / CHECKPOINT_RECORDS + self._batches / CHECKPOINT_BATCHES >= 1:
                 if self._aside is None:
@@ -283,15 +284,18 @@ class Pipeline:
         except (KatmaticError, OSError) as error:
             trouble = str(error)
         if trouble:
+            self._copies = COPIES
             self._warn("checkpoint-failed", f"the state was not saved, a restart will take longer: {trouble}")
 
     def _save_aside(self, aside: Aside) -> None:
         # A copy costs little, but no turn goes on while page tables are copied, and the next ones wait for pages.
         is_little = self._records < CALM * self._batches and self._records <= CHECKPOINT_RECORDS
-        if self.saver and is_little and not self._saver_failed:
+        if self.saver and is_little and not self._copies:
             self._records = self._batches = 0
             aside.run(self.saver)
-        elif not is_possible():
+            return
+        self._copies = max(0, self._copies - 1)
+        if not is_possible():
             self.save()
         elif (saving := self._saving()) is not None:
             with self.lock:
