@@ -36,7 +36,7 @@ EVERY = "10s"  # between two trainings, which take longer
 KINDS = 100_000  # of payments, made ahead, which come again and again
 PATIENCE_SECONDS = 300.0
 PREDICTOR = "disputed"
-DISPUTED = 0.05  # of the payments
+DISPUTED = 0.05  # of the payments, the largest: so a model has something to learn, and the next one takes over
 APP = """from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -75,9 +75,13 @@ class Load:
 
     def __init__(self, runtime: Runtime, rate: int) -> None:
         self._log, self._rate = runtime.log, rate
-        made = map(json.loads, payments(KINDS, 0, 0)[0])  # all but their times
-        self._kinds = [(_untimed(each, "card", "category", "amount"), _untimed(each, "card")) for each in made]
-        self._spacing, self._dispute_every = 1_000_000 // rate, round(1 / DISPUTED)
+        made = [json.loads(value) for value in payments(KINDS, 0, 0)[0]]  # all but their times
+        large = float(np.quantile([each["amount"] for each in made], 1 - DISPUTED))
+        self._kinds = [
+            (_untimed(each, "card", "category", "amount"), _untimed(each, "card") if each["amount"] > large else None)
+            for each in made
+        ]
+        self._spacing = 1_000_000 // rate
         self._began, self._offset = monotonic_seconds() + 1.0, runtime.clock.now() + 1_000_000
         self.due: list[float] = []
         self.kept: list[tuple[int, float]] = []  # the position of each, and when it and its prediction were durable
@@ -97,7 +101,7 @@ class Load:
         self._log.append("payment", [payment % divmod(at, 10**6)]).add_done_callback(
             lambda done: self.kept.append((done.result().start, monotonic_seconds()))
         )
-        if i % self._dispute_every == 0:
+        if dispute is not None:
             self._log.append("dispute", [dispute % divmod(at + 1, 10**6)])
 
     def run(self) -> None:

@@ -275,6 +275,8 @@ class Pipeline:
     def _save_now_and_then(self) -> None:
         """Save if much has happened since the last time; the one before is there until then."""
         trouble = self._aside.ended() if self._aside is not None else None
+        if trouble:
+            self._copies = COPIES
         try:
             if self._records / CHECKPOINT_RECORDS + self._batches / CHECKPOINT_BATCHES >= 1:
                 if self._aside is None:
@@ -282,9 +284,8 @@ class Pipeline:
                 elif not self._aside.is_busy:
                     self._save_aside(self._aside)
         except (KatmaticError, OSError) as error:
-            trouble = str(error)
+            trouble, self._copies = str(error), COPIES
         if trouble:
-            self._copies = COPIES
             self._warn("checkpoint-failed", f"the state was not saved, a restart will take longer: {trouble}")
 
     def _save_aside(self, aside: Aside) -> None:
