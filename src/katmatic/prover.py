@@ -12,14 +12,13 @@ from pathlib import Path
 
 import msgspec
 
+from katmatic.aside import NICENESS, QUIET
 from katmatic.records import Skew, SkewReport
 
 START_SECONDS = 3.0  # after the pipeline, whose start comes first
 AGAIN_SECONDS = 10.0  # until a proof that has ended by itself is started again; if it came to nothing, twice as long
 AGAIN_SECONDS_MOST = 3600.0
 STOP_SECONDS = 5.0  # until a proof that was asked to end is killed
-NICENESS = 10
-QUIET = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 class Prover:
