@@ -384,18 +384,18 @@ def test_a_newest_batch_of_the_tables_that_the_disk_has_changed_is_not_taken_for
 
 
 def test_a_move_that_fails_in_any_way_is_done_by_the_commit_that_needs_it(path, monkeypatch):
-    whole, failed = sqlite_mover.insert_entries, []
+    whole, failed = sqlite_mover.insert_rows, []
 
     def fail(*given):
         failed.append(1)
         raise MemoryError
 
-    monkeypatch.setattr(sqlite_mover, "insert_entries", fail)
+    monkeypatch.setattr(sqlite_mover, "insert_rows", fail)
     with closing(SqliteLog(path, head_bytes=SMALL, moves_beside=True)) as log:
         for now in range(1, 101):
             turn(log, now)
         assert failed
-        monkeypatch.setattr(sqlite_mover, "insert_entries", whole)
+        monkeypatch.setattr(sqlite_mover, "insert_rows", whole)
         for now in range(101, 201):
             turn(log, now)
         assert everything(log) == expected(200)

@@ -54,8 +54,10 @@ from katmatic.log.sqlite_rows import (
     HEAD_TABLE,
     POSITION_BITS,
     POSITIONS,
+    Bytes,
     Entry,
     Records,
+    Rows,
     Topic,
     batch_checksum,
     check_inbox,
@@ -63,7 +65,7 @@ from katmatic.log.sqlite_rows import (
     end_of,
     entry_of,
     forget_batches,
-    insert_entries,
+    insert_rows,
     last_of,
     piece_checksum,
     put_waiting,
@@ -377,7 +379,7 @@ class _Pieces:
         self._walks: dict[int, Iterator[tuple[int, int, int, int, bytes]]] = {}
         self.size = 0  # of what was found
 
-    def at(self, number: int, place: int) -> bytes | None:
+    def at(self, number: int, place: int) -> Bytes | None:
         """What ends at a place; None if it is not there, or is not what was written."""
         found = self._recent.piece(place)
         if found is None:
@@ -576,7 +578,7 @@ class SqliteLog(SqliteHistory):
         entries = left(head, self._salt(), *last_of(self._connection))
         if entries:
             with self._transaction as connection:
-                insert_entries(connection, entries)
+                insert_rows(connection, Rows(entries))
                 newest, (reserved, _) = entries[-1].sequence, read_facts(connection)
                 if newest > reserved:  # it was in doubt, and the owner went no further
                     set_facts(connection, reserved=newest)
@@ -641,7 +643,7 @@ class SqliteLog(SqliteHistory):
             if not kept:
                 return {}, 0
             topics, entry = found or self._entry(batch, made)
-            insert_entries(connection, [entry])
+            insert_rows(connection, Rows([entry]))
             if self._given.inbox:
                 connection.execute("DELETE FROM inbox WHERE number <= ?", (self._given.inbox,))
             fed_from = 0
@@ -672,7 +674,7 @@ class SqliteLog(SqliteHistory):
             self._mover.wait()
         if full.entries:
             with self._transaction as connection:
-                insert_entries(connection, full.entries)
+                insert_rows(connection, full.rows)
             full.clear()
         self._head.turn_over()
         if self._mover is not None:
@@ -686,7 +688,7 @@ class SqliteLog(SqliteHistory):
         self._head.doubt()  # if it fails, the tables may have it or not
         with self._transaction as connection:
             if entries := self._head.unmoved():
-                insert_entries(connection, entries)
+                insert_rows(connection, Rows(entries))
             yield connection
         self._head.clear()
         if self._mover is not None:

@@ -22,11 +22,12 @@ import xxhash
 
 from katmatic.disk import Disk, Region, sync_data
 from katmatic.log.sqlite_file import Damage
-from katmatic.log.sqlite_rows import POSITION_BITS, POSITIONS, Entry, Piece
+from katmatic.log.sqlite_rows import POSITION_BITS, POSITIONS, Entry, Piece, Rows
 
 HEAD_BYTES = 2**20  # some 400 batches of a few events
 ENTRIES_LEAST = 2  # that a half has room for: larger batches, of some 400 events, cost the tables little by the record
 ALIGNED = 64  # bytes: where a batch may begin
+FREED_AT_ONCE = 4  # batches, with each that comes: to free all of a half, a thread holds Python's lock for 1 ms
 _MARK = Layout("<Q")  # the number that the next record will get that is posted
 _FRONT = Layout("<QQ")  # checksum and length of what follows
 _64_BITS = (1 << 64) - 1
@@ -46,7 +47,7 @@ class Recent:
     def _places(self) -> dict[int, tuple[Piece, int]]:
         return {piece[0]: (piece, entry.sequence) for entry in self.entries for piece in entry.pieces}
 
-    def batches(self, after: int) -> Iterator[tuple[int, int, int, bytes, int]]:
+    def batches(self, after: int) -> Iterator[tuple[int, int, int, bytearray, int]]:
         """As rows: sequence, now, first, runs, checksum."""
         return (
             (entry.sequence, entry.now, entry.first, entry.runs, entry.checksum)
@@ -54,7 +55,7 @@ class Recent:
             if entry.sequence > after
         )
 
-    def piece(self, place: int) -> tuple[int, int, int, int, bytes] | None:
+    def piece(self, place: int) -> tuple[int, int, int, int, bytearray] | None:
         """What ends at a place: this, first, sequence, checksum, data."""
         found = self._places.get(place)
         if found is None:
@@ -62,7 +63,7 @@ class Recent:
         (_, first, checksum, data), sequence = found
         return place, first, sequence, checksum, data
 
-    def records(self, number: int, start: int) -> Iterator[tuple[int, int, int, int, bytes]]:
+    def records(self, number: int, start: int) -> Iterator[tuple[int, int, int, int, bytearray]]:
         """What is there of a topic, up to `start` or after it: place, first, sequence, checksum, data."""
         low, high = number << POSITION_BITS | start, number << POSITION_BITS | POSITIONS
         return (
@@ -71,7 +72,7 @@ class Recent:
             if low <= place <= high
         )
 
-    def batch(self, sequence: int) -> tuple[int, bytes] | None:
+    def batch(self, sequence: int) -> tuple[int, bytearray] | None:
         """Of a batch: first and runs."""
         return next(((entry.first, entry.runs) for entry in self.entries if entry.sequence == sequence), None)
 
@@ -156,11 +157,20 @@ class Half:
         self.start, self.stop = start, stop
         self.at = start  # where the next batch goes
         self.entries: list[Entry] = []  # that are not in the tables yet
+        self.rows = Rows()  # of these, made as they come: whoever moves them needs Python's lock for less
+        self._gone: list[Entry] = []  # that are, to be freed bit by bit
+
+    def add(self, entry: Entry, size: int) -> None:
+        """A batch was put here, as so many bytes."""
+        self.entries.append(entry)
+        self.rows.add(entry)
+        del self._gone[-FREED_AT_ONCE:]
+        self.at += -(-size // ALIGNED) * ALIGNED
 
     def clear(self) -> None:
         """All of it is in the tables, durably."""
+        self._gone, self.entries, self.rows = self.entries, [], Rows()
         self.at = self.start
-        self.entries = []
 
 
 class Head:
@@ -198,8 +208,7 @@ class Head:
             with suppress(OSError):
                 self.region.write(half.at, bytes(_FRONT.size))  # so that nobody reads it meanwhile
             raise
-        half.entries.append(entry)
-        half.at += -(-(_FRONT.size + len(payload)) // ALIGNED) * ALIGNED
+        half.add(entry, _FRONT.size + len(payload))
 
     def unmoved(self) -> list[Entry]:
         """All that is not in the tables yet."""

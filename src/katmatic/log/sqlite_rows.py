@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -58,7 +58,8 @@ POSITION_BITS = 48
 POSITIONS = (1 << POSITION_BITS) - 1
 _64_BITS = (1 << 64) - 1
 _ODD = 0x9E3779B97F4A7C15  # spreads the bits of a small number
-_pack = msgspec.msgpack.Encoder().encode
+_encoder = msgspec.msgpack.Encoder()
+_pack = _encoder.encode
 unpack_values = msgspec.msgpack.Decoder(list[bytes]).decode
 unpack_runs = msgspec.msgpack.Decoder(list[tuple[int, int]]).decode
 
@@ -99,7 +100,8 @@ def set_facts(connection: sqlite3.Connection, *, reserved: int | None = None, fo
     connection.execute("UPDATE facts SET reserved = ?, forgotten = ?, checksum = ?", (*facts, _facts_checksum(facts)))
 
 
-Piece = tuple[int, int, int, bytes]  # of one topic: place, first, checksum, data; as in the table
+Bytes = bytes | bytearray  # sqlite3 takes the second as they are; for each of the first it asks who adapts it
+Piece = tuple[int, int, int, bytearray]  # of one topic: place, first, checksum, data; as in the table
 
 
 class Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -109,14 +111,14 @@ class Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):
     now: int
     first: int
     stop: int  # the position after its last record that was read
-    runs: bytes
+    runs: bytearray
     checksum: int
     pieces: list[Piece]
 
 
 def entry_of(sequence: int, now: int, runs: list[tuple[int, int]], first: int, pieces: Iterable[Records]) -> Entry:
     """A batch: how many records of which topic it has in order, from position `first` on, and these records."""
-    packed = _pack(runs)
+    packed = _made(runs)
     checksum = batch_checksum(sequence, now, first, packed)
     stop = first + sum(count for _, count in runs)
     return Entry(sequence, now, first, stop, packed, checksum, [_piece(sequence, each) for each in pieces])
@@ -133,23 +135,41 @@ class Records:
 
 
 def _piece(sequence: int, records: Records) -> Piece:
-    place, data = records.topic.number << POSITION_BITS | records.stop - 1, _pack(records.values)
+    place, data = records.topic.number << POSITION_BITS | records.stop - 1, _made(records.values)
     return place, records.first, piece_checksum(place, records.first, sequence, data), data
 
 
-def insert_entries(connection: sqlite3.Connection, entries: Sequence[Entry]) -> None:
-    """Put batches into the tables, by few statements: by one for each row, it would take half as long again."""
-    records: list[int | bytes] = []
-    batches: list[int | bytes] = []
-    for entry in entries:
-        batches += entry.sequence, entry.now, entry.first, entry.runs, entry.checksum
+def _made(values: object) -> bytearray:
+    """As bytes; large ones are made many times as fast so, too."""
+    found = bytearray()
+    _encoder.encode_into(values, found)
+    return found
+
+
+class Rows:
+    """Batches as what statements put into the tables, value by value."""
+
+    def __init__(self, entries: Iterable[Entry] = ()) -> None:
+        self.batches: list[int | bytearray] = []
+        self.records: list[int | bytearray] = []
+        for entry in entries:
+            self.add(entry)
+
+    def add(self, entry: Entry) -> None:
+        """One batch more."""
+        sequence = entry.sequence
+        self.batches += sequence, entry.now, entry.first, entry.runs, entry.checksum
         for place, first, checksum, data in entry.pieces:
-            records += place, first, entry.sequence, checksum, data
-    _insert(connection, "records", records)
-    _insert(connection, "batches", batches)
+            self.records += place, first, sequence, checksum, data
 
 
-def _insert(connection: sqlite3.Connection, table: str, values: list[int | bytes]) -> None:
+def insert_rows(connection: sqlite3.Connection, rows: Rows) -> None:
+    """Put batches into the tables, by few statements: by one for each row, it would take half as long again."""
+    _insert(connection, "records", rows.records)
+    _insert(connection, "batches", rows.batches)
+
+
+def _insert(connection: sqlite3.Connection, table: str, values: list[int | bytearray]) -> None:
     at = 0
     for rows, statement in _INSERTS[table]:
         while len(values) - at >= 5 * rows:
@@ -252,7 +272,7 @@ def forget_batches(connection: sqlite3.Connection, before: int) -> int:
     return len(gone)
 
 
-def checksum_of(data: bytes, place: int) -> int:
+def checksum_of(data: Bytes, place: int) -> int:
     """Of the bytes and of where they stand; 63 bits, which SQLite's integers hold."""
     return xxhash.xxh3_64_intdigest(data, place) >> 1
 
@@ -261,12 +281,12 @@ def _facts_checksum(facts: tuple[int, int]) -> int:
     return checksum_of(_pack(facts), 0)
 
 
-def piece_checksum(place: int, first: int, sequence: int, data: bytes) -> int:
+def piece_checksum(place: int, first: int, sequence: int, data: Bytes) -> int:
     """Of what one batch has of one topic."""
     return checksum_of(data, (place ^ first * _ODD ^ sequence * _ODD * _ODD) & _64_BITS)
 
 
-def batch_checksum(sequence: int, now: int, first: int, packed: bytes) -> int:
+def batch_checksum(sequence: int, now: int, first: int, packed: Bytes) -> int:
     """Of a batch: its moment, and what it has of which topic."""
     return checksum_of(_pack((now, first, packed)), sequence)
 
