@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import threading
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
-from katmatic.clock import monotonic_seconds
+from katmatic.clock import monotonic_seconds, sleep
 from katmatic.log.sqlite_file import Transaction, connect, move_pages
 from katmatic.log.sqlite_head import Half
 from katmatic.log.sqlite_rows import insert_rows
 
 MOVED_SECONDS = 0.25  # between two moves of pages into the main file in a flood, which would fill the side file,
 CALM_SECONDS = 2.0  # and where all comes through the head: a commit that meets one waits for the disk
+PAUSE_SECONDS = 0.00005  # after each of some 20 statements: a thread that came meanwhile has a core to run on at once
 
 
 class Mover:
@@ -81,7 +83,7 @@ class Mover:
     def _empty(self, half: Half) -> None:
         with suppress(Exception):  # whatever it is: the pipeline waits for an answer
             with self._transaction:
-                insert_rows(self._connection, half.rows)
+                insert_rows(self._connection, half.rows, partial(sleep, PAUSE_SECONDS))
             half.clear()
         with self._came:
             self._half, self._pause = None, min(self._pause, CALM_SECONDS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -163,18 +163,18 @@ class Rows:
             self.records += place, first, sequence, checksum, data
 
 
-def insert_rows(connection: sqlite3.Connection, rows: Rows) -> None:
-    """Put batches into the tables, by few statements: by one for each row, it would take half as long again."""
-    _insert(connection, "records", rows.records)
-    _insert(connection, "batches", rows.batches)
+def insert_rows(connection: sqlite3.Connection, rows: Rows, pause: Callable[[], None] = lambda: None) -> None:
+    """Put batches into the tables, by few statements: by one for each row, it would take half as long again.
 
-
-def _insert(connection: sqlite3.Connection, table: str, values: list[int | bytearray]) -> None:
-    at = 0
-    for rows, statement in _INSERTS[table]:
-        while len(values) - at >= 5 * rows:
-            connection.execute(statement, values[at : at + 5 * rows])
-            at += 5 * rows
+    `pause` is called after each statement.
+    """
+    for table, values in (("records", rows.records), ("batches", rows.batches)):
+        at = 0
+        for number, statement in _INSERTS[table]:
+            while len(values) - at >= 5 * number:
+                connection.execute(statement, values[at : at + 5 * number])
+                at += 5 * number
+                pause()
 
 
 def read_topics(connection: sqlite3.Connection) -> dict[str, Topic]:
