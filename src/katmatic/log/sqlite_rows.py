@@ -140,7 +140,7 @@ def _piece(sequence: int, records: Records) -> Piece:
 
 
 def _made(values: object) -> bytearray:
-    """As bytes; large ones are made many times as fast so, too."""
+    """As MessagePack; of much, in far less time than as `bytes`."""
     found = bytearray()
     _encoder.encode_into(values, found)
     return found
