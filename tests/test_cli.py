@@ -176,6 +176,7 @@ def test_a_rollback_counts_where_mlflow_cannot_be_told(katmatic, recorded, tmp_p
     assert last_line(katmatic("models", "app.py", "--json")[1])["versions"][-1]["action"] == "rolled-back"
 
 
+@pytest.mark.slow
 def test_what_was_refused_is_promoted_by_its_number_only(katmatic, recorded, tmp_path):
     """Found by running: a nightly `train --from` and `promote` let answer what the gate had refused."""
     katmatic("replay", "app.py", *recorded)
@@ -234,6 +235,7 @@ def test_the_bench_measures(katmatic):
     assert 0 < found["p50_ms"] <= found["p99_ms"] <= found["p999_ms"]
 
 
+@pytest.mark.slow
 def test_a_model_is_trained_from_an_archive_and_handed_over_through_a_bucket(katmatic, recorded, tmp_path, monkeypatch):
     """The same training set, wherever it is built; the pipeline needs nothing of the machine that trained."""
     for name, value in CREDENTIALS.items():

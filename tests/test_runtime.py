@@ -254,6 +254,7 @@ def test_while_few_come_at_once_another_program_saves_the_state(tmp_path, monkey
     log.close()
 
 
+@pytest.mark.slow
 def test_what_another_program_cannot_save_is_told_and_then_saved_by_a_copy(tmp_path, monkeypatch):
     path, folder = tmp_path / "app.py", tmp_path / "data"
     path.write_text(DOOR, "utf-8")

@@ -44,6 +44,7 @@ def told(tmp_path):
         return [decode(MODELS, value) for value in log.pending(MODELS)]
 
 
+@pytest.mark.slow
 def test_the_stages_come_to_what_train_comes_to(katmatic, step, lived, tmp_path):
     now = int(datetime.fromisoformat(LATER).timestamp() * 1e6)
     shutil.copytree(tmp_path / ".katmatic", tmp_path / "other")
@@ -95,6 +96,7 @@ def test_events_that_cannot_be_read_stop_it(step, katmatic, tmp_path, recorded):
     assert "at most 5%" in said
 
 
+@pytest.mark.slow
 def test_a_refused_version_is_told_once_and_never_promoted(step, lived, tmp_path):
     for stage in STAGES[1:]:
         assert step(stage)[0] == 0

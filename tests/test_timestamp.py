@@ -180,6 +180,7 @@ def numbers():
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(st.lists(texts() | numbers(), min_size=TOGETHER_FROM, max_size=60) | st.lists(texts()), st.sampled_from(ZONES))
 @example([*FILLER, "2025-03-30 02:30:00", "2025-10-26 02:30:00"], BERLIN)

@@ -53,6 +53,7 @@ def test_every_alert_fires_when_it_should_and_none_while_all_is_well(tmp_path, p
         assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
+@pytest.mark.slow
 def test_the_test_of_a_rule_can_fail(tmp_path, promtool, example):
     folder = written(tmp_path, example("attendance"))
     text = (folder / RULES).read_text("utf-8")
@@ -105,6 +106,7 @@ def test_policies_become_rules(example):
     assert "KatmaticUnderBaseline_ranking" in shop
 
 
+@pytest.mark.slow
 def test_a_number_is_judged_by_its_squared_error(tmp_path, promtool):
     from sklearn.ensemble import HistGradientBoostingRegressor
 

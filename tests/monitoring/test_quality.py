@@ -206,6 +206,7 @@ class Naive:
             self.rows[one.anchor, one.at] = one.label, one.score, base, rule, one.weight
 
 
+@pytest.mark.slow
 def test_random_histories_are_judged_as_one_by_one():
     """With revisions, voids, leads, weights; what is known before it is ripe, and what comes back long after."""
     app = school()

@@ -148,6 +148,7 @@ def test_numbers_and_memory_of_old_keys_serve_new_ones(eager):
     assert (len(again.keys), len(again.keys) - again.keys.known) == (len(store.keys), max(0, free - 10)) or free == 0
 
 
+@pytest.mark.slow
 def test_in_the_usual_pace_an_eighth_waits_to_be_forgotten(monkeypatch):
     monkeypatch.setattr(forget, "LOOKED_AT", 16)
     engine, moments = lived(rides(), 6)
@@ -178,6 +179,7 @@ def test_what_a_silent_source_holds_keeps_its_keys(eager):
     assert_equal(engine, answered(app, [*moments, *later]))
 
 
+@pytest.mark.slow
 def test_long_rings_and_their_trees_are_given_back(eager):
     app = rides()
     engine, moments = Running(app), []

@@ -326,6 +326,7 @@ def test_identities_that_come_again_while_tables_grow_and_change_are_told_by_the
             cards.reload()
 
 
+@pytest.mark.slow
 def test_no_event_waits_for_a_table_of_identities():
     """Found by measuring: tables that were moved into larger ones at once halted all events for 0.1 s."""
     cards = Cards(make(duplicates="10s"))

@@ -124,6 +124,7 @@ def test_every_function_that_stands_in_a_declaration_counts():
     assert len({report.declaration(app.predictors["absence"]) for app in apps}) == 6
 
 
+@pytest.mark.slow
 def test_a_declaration_is_the_same_in_every_process_and_wherever_it_stands():
     """Found by running: a set was told in the order of its process, a function within a function with its line."""
     code = """
