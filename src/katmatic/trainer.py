@@ -16,6 +16,7 @@ from typing import IO
 import msgspec
 
 from katmatic import duration
+from katmatic.aside import NICENESS
 from katmatic.clock import monotonic_seconds
 from katmatic.log.codec import encode
 from katmatic.pipeline import Pipeline, Turn
@@ -31,7 +32,6 @@ RETRY_GROWTH = 1.1  # and by how much the rows must have grown, if they were too
 SECONDS_LIMIT = 6 * 3600.0  # that a training may take; then it is killed
 TELL_PAUSE_SECONDS = 300.0  # until the registry is told again who answers, if it could not be told
 STOP_SECONDS = 5.0  # until a training that was asked to end is killed
-NICENESS = 10
 # Threads that share a core with answers wait for each other, and spin while they wait: one core is left alone.
 ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) - 1))}
 
