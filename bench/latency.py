@@ -6,9 +6,10 @@ schedule says, so that a wait that delays the next events is counted for these, 
 prediction is durable and the sender is told so. A first model has been learnt before. `while_training`: the same while
 one training follows the other, each in a process beside it, and the new model answers next (`swaps`).
 
-A thread of the process hands the payments in, as one that serves HTTP does, and shares Python's lock with the one that
-answers. With `--polled` they are there when the thread that answers asks for what came, as in the buffer of a client
-that is polled, like Kafka's. `--seconds` says how long each of the two parts takes (600), `--rate` how many a second.
+A payment is there from its moment on, when the thread that answers asks for what came, as in the buffer of a client
+that is polled, like Kafka's: who sends is never late. With `--threaded` a thread of the same process hands them in, as
+one that serves HTTP does: it needs a core and Python's lock for each, and how late it is itself counts, too.
+`--seconds` says how long each of the two parts takes (600), `--rate` how many a second.
 """
 
 from __future__ import annotations
@@ -136,7 +137,7 @@ def _untimed(event: dict[str, Any], *names: str) -> bytes:
     return json.dumps({name: event[name] for name in names}).encode()[:-1] + b', "at": %d.%06d}'
 
 
-def run(seconds: float, rate: int, every: str | None, *, is_polled: bool = False) -> tuple[dict[str, Any], int]:
+def run(seconds: float, rate: int, every: str | None, *, is_threaded: bool = False) -> tuple[dict[str, Any], int]:
     """Quantiles over so many seconds in which a model answers, and how often another one began to."""
     with tempfile.TemporaryDirectory() as name:
         file = Path(name) / "app.py"
@@ -146,11 +147,11 @@ def run(seconds: float, rate: int, every: str | None, *, is_polled: bool = False
             runtime.pipeline.watchers += [predicted, swaps]
             load = Load(runtime, rate)
             threads = [threading.Thread(target=runtime.work, args=(stop,), name="pipeline")]
-            if is_polled:
+            if is_threaded:
+                threads.append(threading.Thread(target=load.run, name="load"))
+            else:
                 buffer = Buffer(load, runtime.log)
                 vars(runtime.log).update(wait=buffer.wait, read=buffer.read)
-            else:
-                threads.append(threading.Thread(target=load.run, name="load"))
             for thread in threads:
                 thread.start()
             try:
@@ -184,10 +185,10 @@ def run(seconds: float, rate: int, every: str | None, *, is_polled: bool = False
 
 def measure() -> dict[str, Any]:
     """Quantiles while nothing is trained, and while trainings follow each other."""
-    seconds, rate, is_polled = given("--seconds", SECONDS), int(given("--rate", RATE)), "--polled" in sys.argv
-    calm, _ = run(seconds, rate, None, is_polled=is_polled)
-    busy, swaps = run(seconds, rate, EVERY, is_polled=is_polled)
-    return {"rate": rate, "polled": is_polled, **calm, "while_training": {**busy, "swaps": swaps}}
+    seconds, rate, is_threaded = given("--seconds", SECONDS), int(given("--rate", RATE)), "--threaded" in sys.argv
+    calm, _ = run(seconds, rate, None, is_threaded=is_threaded)
+    busy, swaps = run(seconds, rate, EVERY, is_threaded=is_threaded)
+    return {"rate": rate, "threaded": is_threaded, **calm, "while_training": {**busy, "swaps": swaps}}
 
 
 def given(name: str, default: float) -> float:

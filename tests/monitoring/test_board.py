@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import date, timedelta
 
 import numpy as np
 import pytest
 
+from katmatic import future, past
 from katmatic.monitoring import board as module
 from katmatic.monitoring.board import Board, Standing
 from katmatic.records import Decision
-from tests.monitoring.blocks import MINUTE, bell, labels, predictions, school
+from tests.monitoring.blocks import MINUTE, CheckIn, Expected, Model, bell, labels, predictions, school
 
 A, B, C, D = ("a", "9b"), ("b", "9b"), ("c", "10a"), ("d", "10a")
 KEYS = [A, B, C, D]
@@ -154,6 +156,50 @@ def test_what_is_kept_has_a_bound(monkeypatch):
     assert [day.day.day for day in board.trend("absence")] == [8, 9, 10]
     assert board.latest("absence", ("p0",)) is None
     assert board.latest("absence", ("p39",)) is not None
+
+
+def test_days_are_known_though_more_anchors_wait_for_their_labels_than_are_kept(monkeypatch):
+    monkeypatch.setattr(module, "ANCHORS_LIMIT", 2_000)
+    app, n, part = school(), 60_000, 500
+    happens = future.any(CheckIn, per=Expected, within="15m")
+    app.predict("coming", happens, features={"rate": past.mean(happens, "60d", by=Expected.student)}, model=Model())
+    board, random = Board(app), np.random.default_rng(1)
+    chances, keys = random.random(n), [(f"p{i}", "9b") for i in range(n)]
+    came = (random.random(n) < chances).astype(float)
+
+    def feed(first, state, values):
+        place = slice(first, first + part)
+        block = labels(range(first, first + part), keys[place], state, values, time=bell(1 + 2 * first // n))
+        board.labels(dataclasses.replace(block, label="coming"))
+
+    for first in range(0, n, part):  # two days, half of them each
+        place = slice(first, first + part)
+        block = predictions(range(first, first + part), keys[place], chances[place], time=bell(1 + 2 * first // n))
+        board.predictions(dataclasses.replace(block, predictor="coming"))
+        feed(first, "open", [None] * part)
+    assert board.trend("coming") == ()
+    assert len(board._sheets["coming"].cells) == 2_000
+    for state in ("provisional", "final"):
+        for first in range(0, n, part):
+            feed(first, state, came[first : first + part])
+        days = board.trend("coming")
+        assert [day.day.day for day in days] == [1, 2]
+        for half, day in enumerate(days):
+            mine = slice(half * n // 2, (half + 1) * n // 2)
+            assert day.anchors == day.known == pytest.approx(n / 2, rel=0.15)
+            assert day.rate == pytest.approx(came[mine].mean(), abs=0.08)
+            assert day.forecast_rate == pytest.approx(chances[mine].mean(), abs=0.05)
+
+
+def test_a_roll_calls_all_of_the_newest_though_their_labels_are_open(monkeypatch):
+    monkeypatch.setattr(module, "ANCHORS_LIMIT", 100)
+    board, keys = Board(school()), [(f"p{i}", "9b") for i in range(300)]
+    for day in (1, 2, 3):
+        mine = range(100 * day - 100, 100 * day)
+        board.predictions(predictions(mine, [keys[i] for i in mine], [0.5] * 100, time=bell(day)))
+    roll = board.roll("absence", bell(3))
+    assert roll.total == 100
+    assert sorted(line.anchor for group in roll.groups for line in group.lines) == list(range(200, 300))
 
 
 def test_a_large_block_is_not_kept_alive_by_one_row():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -185,6 +186,37 @@ def test_extremes_are_right_where_the_end_of_a_ring_meets_its_beginning():
     time = np.maximum(now - np.where(random.random(n) < 0.02, random.integers(0, 300, n), 0), 0)
     features, _, _ = cards.pay(now, time, np.zeros(n, int), random.integers(0, 10**6, n))
     cards.check(features, range(0, n, 3))
+
+
+@pytest.mark.parametrize("bursts", [False, True])
+def test_windows_of_one_key_are_exact_however_far_its_questions_go_back_and_forth(bursts):
+    random = np.random.default_rng(7)
+    app, n = App("cards"), 5_000
+    app.source(Payment, horizon="1h", duplicates="0s", ahead="1h")
+    app.source(Dispute, horizon="1s")
+    ops, windows = ("sum", "mean", "min", "max"), {"1m": 60, "10m": 600, "2h": 7200}
+    features: dict[str, Any] = {"count": past.count(Payment, "10m", by=Payment.card)}
+    features |= {f"{op}_{w}": getattr(past, op)(Payment.amount, w, by=Payment.card) for w in windows for op in ops}
+    app.predict("fraud", future.any(Dispute, per=Payment, within="1m"), features=features, model=Model())
+    cards = Cards(app)
+    now = np.sort(random.integers(0, 4 * 3600, n))
+    if bursts:  # with a pause in between, in which short windows get empty
+        now = now // 1800 * 1800 + now % 1800 // 6
+    time = np.maximum(now - random.integers(0, 1800, n), 0)  # no two come in order
+    amount = np.round(random.lognormal(3, 3, n), 2)
+    amount[random.random(n) < 0.2] = np.nan
+    found, _, _ = cards.pay(now, time, np.zeros(n, int), amount)
+    for position in random.integers(0, n, 400).tolist():
+        row = dict(zip(cards.plan.questions[0].columns, found[position].tolist(), strict=True))
+        ages, known = time[position] - time[:position], amount[:position]
+        assert row["count"] == np.count_nonzero((ages > 0) & (ages <= 600))
+        for name, span in windows.items():
+            mine = known[(ages > 0) & (ages <= span) & (known == known)]
+            total = math.fsum(mine)
+            wanted = [mine.min(), mine.max()] if len(mine) else [np.nan, np.nan]
+            assert row[f"sum_{name}"] == total
+            assert row[f"mean_{name}"] == pytest.approx(total / len(mine) if len(mine) else np.nan, nan_ok=True)
+            assert np.array_equal([row[f"min_{name}"], row[f"max_{name}"]], wanted, equal_nan=True)
 
 
 class Sale(Event):

@@ -11,11 +11,12 @@ from enum import StrEnum
 from itertools import islice
 
 from katmatic.monitoring.days import Days, day_of
+from katmatic.monitoring.quality import is_multiple
 from katmatic.parts import Fifo, Lru
 from katmatic.records import NOTHING, Decision, LabelBlock, LabelState, Prediction, PredictionBlock
 from katmatic.spec.app import App, Predictor
 
-ANCHORS_LIMIT = 50_000  # anchors kept per predictor, newest first: a school of 600 for four months of school days
+ANCHORS_LIMIT = 50_000  # anchors kept per predictor: a school of 600 for four months of school days
 LATEST_LIMIT = 20_000  # keys whose latest prediction is kept per predictor
 PIECE_ROWS = 32  # a kept row keeps no more of its block alive
 NEWEST_LIMIT = 200  # newest predictions and actions kept per predictor
@@ -109,6 +110,7 @@ class Day:
 
 
 _STATES = {int(state): state for state in LabelState}
+_WAITING = (LabelState.OPEN, LabelState.PROVISIONAL)
 
 
 class _Cell:
@@ -116,10 +118,11 @@ class _Cell:
 
     __slots__ = (
         "at", "chance", "day", "evidence", "failed", "first", "key", "state", "tally", "time", "value", "version",
+        "weight",
     )  # fmt: skip
 
-    def __init__(self, key: tuple[str, ...], time: int, day: date, tally: _Tally) -> None:
-        self.key, self.time, self.day, self.tally = key, time, day, tally
+    def __init__(self, key: tuple[str, ...], time: int, day: date, tally: _Tally, weight: int) -> None:
+        self.key, self.time, self.day, self.tally, self.weight = key, time, day, tally, weight
         self.chance: float | None = None
         self.first: float | None = None
         self.at: int | None = None
@@ -151,6 +154,7 @@ class _Sheet:
     firsts: dict[str, tuple[str, ...]] = field(default_factory=dict)  # a first key -> the newest whole key with it
     newest: deque[tuple[PredictionBlock, int]] = field(default_factory=lambda: deque(maxlen=NEWEST_LIMIT))
     decisions: deque[Decision] = field(default_factory=lambda: deque(maxlen=NEWEST_LIMIT))
+    every: int = 1  # where too many wait for their labels, anchors whose position is a multiple of it count for so many
 
     @property
     def has_roll(self) -> bool:
@@ -159,16 +163,19 @@ class _Sheet:
     def group(self, key: tuple[str, ...]) -> str:
         return key[1] if len(key) > 1 and self.has_roll else ""
 
-    def add(self, anchor: int, key: tuple[str, ...], time: int, days: Days) -> _Cell:
-        """Begin to keep an anchor."""
+    def cell(self, anchor: int, key: tuple[str, ...], time: int, days: Days) -> _Cell | None:
+        """What is kept of an anchor, from now on if it is a new one; None if it is not in the sample."""
+        found = self.cells.get(anchor)
+        if found is not None or (self.every > 1 and not is_multiple(anchor, self.every)):
+            return found
         day = days.of(time)
         name = day, self.group(key)
         tally = self.tallies.get(name)
         if tally is None:
             tally = self.tallies[name] = _Tally()
             self.forget_days()
-        tally.anchors += 1
-        cell = _Cell(key, time, day, tally)
+        tally.anchors += self.every
+        cell = _Cell(key, time, day, tally, self.every)
         self.cells.add(anchor, cell)
         self.days[day].append(anchor)
         return cell
@@ -189,11 +196,22 @@ class _Sheet:
             if oldest and self.firsts.get(oldest[0]) == oldest:
                 del self.firsts[oldest[0]]
         while len(self.cells) > ANCHORS_LIMIT:
-            _, cell = self.cells.pop_oldest()
+            anchor, cell = self.cells.pop_oldest()
             anchors = self.days[cell.day]
-            anchors.popleft()  # the same: both are in the order in which anchors came
+            anchors.popleft()  # the same: both are in the same order
+            if not self.has_roll and cell.state in _WAITING:
+                self.thin(anchor, cell)
             if not anchors:
                 del self.days[cell.day]
+
+    def thin(self, anchor: int, cell: _Cell) -> None:
+        """Let go of every second anchor that waits for its label, as if it had never been; the others weigh more."""
+        if cell.weight == self.every:  # all have been looked at
+            self.every *= 2
+        _weigh(cell, self.every if is_multiple(anchor, self.every) else 0)
+        if cell.weight:
+            self.cells.add(anchor, cell)
+            self.days[cell.day].append(anchor)
 
     def forget_days(self) -> None:
         days = {day for day, _ in self.tallies}
@@ -207,7 +225,8 @@ class Board:
     """Keeps the newest of every predictor of an app, fed from its log. Safe to read while another thread feeds it.
 
     Bounded by `ANCHORS_LIMIT` anchors, `LATEST_LIMIT` keys, `NEWEST_LIMIT` newest rows and `DAYS_LIMIT` days per
-    predictor: the oldest go.
+    predictor: the oldest go. Where more anchors than that wait for their labels, and no roll is called, an even sample
+    of them is kept, and counts for all.
     """
 
     def __init__(self, app: App) -> None:
@@ -230,14 +249,15 @@ class Board:
         rows = zip(anchors, block.key, times, moments, scores, failures, strict=True)
         pieces = _cut(block)
         with self._lock:
-            cells, version = sheet.cells, block.version
             for anchor, key, time, at, score, failed in rows:
-                cell = cells.get(anchor) or sheet.add(anchor, key, time, self._days)
+                cell = sheet.cell(anchor, key, time, self._days)
+                if cell is None:
+                    continue
                 if cell.first is None and score is not None:
                     cell.first = score
                     if cell.value is not None:
                         _count(cell, 1, of_label=False)
-                cell.chance, cell.at, cell.version, cell.failed = score, at, version, failed
+                cell.chance, cell.at, cell.version, cell.failed = score, at, block.version, failed
             for piece in pieces:
                 sheet.answered(piece)
             sheet.forget()
@@ -248,9 +268,10 @@ class Board:
         rows = list(zip(block.key, *(column.tolist() for column in columns), strict=True))
         with self._lock:
             for sheet in self._of_label.get(block.label, ()):
-                cells = sheet.cells
                 for key, anchor, time, state, value, evidence in rows:
-                    cell = cells.get(anchor) or sheet.add(anchor, key, time, self._days)
+                    cell = sheet.cell(anchor, key, time, self._days)
+                    if cell is None:
+                        continue
                     if cell.value is not None:
                         _count(cell, -1)
                     cell.state = _STATES[state]
@@ -435,10 +456,20 @@ _URGENCY = {
 
 def _count(cell: _Cell, sign: int, *, of_label: bool = True) -> None:
     """Put a known cell into the sums of its day, or take it out."""
-    tally = cell.tally
+    tally, weight = cell.tally, sign * cell.weight
     if of_label:
-        tally.known += sign
-        tally.actual += sign * (cell.value or 0.0)
+        tally.known += weight
+        tally.actual += weight * (cell.value or 0.0)
     if cell.first is not None:
-        tally.forecast += sign * cell.first
-        tally.forecasts += sign
+        tally.forecast += weight * cell.first
+        tally.forecasts += weight
+
+
+def _weigh(cell: _Cell, weight: int) -> None:
+    """From now on a cell counts for so many anchors."""
+    cell.tally.anchors += weight - cell.weight
+    if cell.value is not None:
+        _count(cell, -1)
+    cell.weight = weight
+    if cell.value is not None:
+        _count(cell, 1)

@@ -199,12 +199,12 @@ class Quality:
                 self._span, self._came = span, 0
             self._came += 1
             anchor = example.anchor
-            if self._pace == 1 or _is_multiple(anchor, self._pace) or anchor in self._known:
+            if self._pace == 1 or is_multiple(anchor, self._pace) or anchor in self._known:
                 kept.append(example)
         return kept
 
     def _takes(self, anchor: int) -> bool:
-        return self._every == 1 or _is_multiple(anchor, self._every)
+        return self._every == 1 or is_multiple(anchor, self._every)
 
     def _thin(self) -> None:
         """Let go of every second anchor that waits."""
@@ -459,7 +459,7 @@ def _all_differ(anchors: Sequence[int], moments: Sequence[int]) -> bool:
     return len(set(anchors)) == len(anchors) or len(set(zip(anchors, moments, strict=True))) == len(anchors)
 
 
-def _is_multiple(anchor: int, number: int) -> bool:
+def is_multiple(anchor: int, number: int) -> bool:
     """Whether an anchor's position is a multiple, by a hash: those of 4 are among those of 2."""
     return (anchor * 0x9E3779B97F4A7C15 >> 32) % number == 0
 

@@ -87,6 +87,19 @@ def _prefetch(typing_context: Any, words: Any, at: Any) -> Any:
 
 
 @intrinsic
+def _slide(typing_context: Any, words: Any, at: Any, count: Any, by: Any) -> Any:
+    """Words move to where some of them may lie."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        words, at, count, by = arguments
+        source = builder.gep(words, [at])
+        cgutils.raw_memmove(builder, builder.gep(source, [by]), source, count, 8)
+        return context.get_dummy_value()
+
+    return signature(types.none, words, types.int64, types.int64, types.int64), generate
+
+
+@intrinsic
 def _word(typing_context: Any, text: Any, at: Any) -> Any:
     """Eight bytes at any address, as one word."""
 
@@ -135,6 +148,7 @@ def _pointer(kind: Any) -> Any:
 
 _INSTRUCTIONS = {
     "_prefetch": _prefetch,
+    "_slide": _slide,
     "_word": _word,
     "_put": _put,
     "_zeros": _zeros,

@@ -117,6 +117,7 @@ DAY = 86_400_000_000.0
 LINE_WORDS = 8  # of a cache line
 BLOCK_BITS = 4  # of a tree, whose blocks are of 16, 256, ... events
 TALLY_ROOM_FIRST = 4
+ADDED_UP = 8  # events that enter or leave several windows at once, or more: they are added up first
 TREE_EVENTS = 64  # a ring gets its trees once an extreme is looked for among more than these
 RING_CAPACITY_FIRST = 4
 QUEUE_CAPACITY_FIRST = 64
@@ -408,6 +409,12 @@ def _prefetch(words, at):
     """Have the cache line of `words[at]` brought near while other work goes on; compiled to one instruction."""
 
 
+def _slide(words, at, count, by):
+    """`count` words from `words[at]` on move to `words[at + by]`; compiled to one call."""
+    for i in range(count - 1, -1, -1) if by > 0 else range(count):
+        words[at + by + i] = words[at + i]
+
+
 # ---------------------------------------------------------------------------------------------------- exact arithmetic
 
 
@@ -637,6 +644,9 @@ def _move(plan, words, reals, table, cell, t):
             end += 1
     words[cell + TAIL] = end
     words[cell + ASOF] = t
+    # What many events have in common is added up once for all windows that they enter, or leave.
+    are_many, added = abs(end - tail) > ADDED_UP, -1  # which column is
+    n, s1, s2, s3, least, most = 0, 0.0, 0.0, 0.0, np.nan, np.nan
     for a in range(plan[table + T_ACC_LO], plan[table + T_ACC_HI], ACC_FIELDS):
         at, span, kind = cell + plan[a + A_AT], plan[a + A_LENGTH], plan[a + A_KIND]
         head, first = 0, 0  # the window's first event, so far and from now on
@@ -682,6 +692,20 @@ def _move(plan, words, reals, table, cell, t):
             low = reals[lows]
         if highs >= at:
             high = reals[highs]
+        together = are_many and (drop == end if back else put == tail)
+        if together and added != column:
+            added = column
+            n, s1, s2, s3, least, most = _add_together(
+                reals, values, stride, start, mask, min(end, tail), max(end, tail)
+            )
+        if together and back:
+            drop = drop_end
+            number -= n
+            s, r, u = _with(s, r, u, -s1, -s2, -s3)
+            if least == low:
+                low = np.nan
+            if most == high:
+                high = np.nan
         for i in range(drop, drop_end):
             x = reals[values + ((start + i) & mask) * stride]
             if x == x:
@@ -695,6 +719,14 @@ def _move(plan, words, reals, table, cell, t):
                     high = np.nan
         if number == 0:
             s, r, u = 0.0, 0.0, 0.0
+        if together and not back and n > 0:
+            put = put_end
+            if number == 0 or least < low:
+                low = least
+            if number == 0 or most > high:
+                high = most
+            number += n
+            s, r, u = _with(s, r, u, s1, s2, s3)
         for i in range(put, put_end):
             x = reals[values + ((start + i) & mask) * stride]
             if x == x:
@@ -713,6 +745,38 @@ def _move(plan, words, reals, table, cell, t):
             reals[lows] = low
         if highs >= at:
             reals[highs] = high
+
+
+@jit
+def _add_together(reals, values, stride, start, mask, low, high):
+    """Of the values of events `low` to `high`: their number, three parts of their sum, the least and the largest."""
+    number, s, r, u, least, most = 0, 0.0, 0.0, 0.0, np.nan, np.nan
+    for i in range(low, high):
+        x = reals[values + ((start + i) & mask) * stride]
+        if x == x:
+            number += 1
+            s, e = _two_sum(s, x)
+            r, e = _two_sum(r, e)
+            u += e
+            if not least <= x:
+                least = x
+            if not most >= x:
+                most = x
+    return number, s, r, u, least, most
+
+
+@jit
+def _with(s, r, u, a, b, c):
+    """Three parts of a sum, those of another added to them."""
+    s, e = _two_sum(s, a)
+    r, e = _two_sum(r, e)
+    u += e
+    s, e = _two_sum(s, b)
+    r, e = _two_sum(r, e)
+    u += e
+    s, e = _two_sum(s, c)
+    r, e = _two_sum(r, e)
+    return s, r, u + e
 
 
 @jit
@@ -865,10 +929,7 @@ def _insert(plan, words, reals, table, key, t, pos, values, now):
         entry = ring + ((start + length - 1) & mask) * stride
         if t < words[entry] or (t == words[entry] and pos < words[entry + 1]):
             index = _bound(words, cell, stride, t, pos)
-            for i in range(length, index, -1):
-                to, of = ring + ((start + i) & mask) * stride, ring + ((start + i - 1) & mask) * stride
-                for j in range(stride):
-                    words[to + j] = words[of + j]
+            _make_place(words, ring, mask, stride, (start + index) & mask, (start + length) & mask)
     entry = ring + ((start + index) & mask) * stride
     words[entry] = t
     words[entry + 1] = pos
@@ -881,7 +942,7 @@ def _insert(plan, words, reals, table, key, t, pos, values, now):
         if index == length:
             _into_tree(plan, words, reals, table, cell, index)
         else:
-            _mend_tree(plan, words, reals, table, cell, index)
+            _mend_tree(plan, words, reals, table, cell, index, True)
     asof = words[cell + ASOF]
     if t < asof:
         words[cell + TAIL] += 1
@@ -892,6 +953,16 @@ def _insert(plan, words, reals, table, key, t, pos, values, now):
                 words[at + EDGE] = min(words[at + EDGE], t)
             else:
                 words[at + HEAD] += 1
+
+
+@jit
+def _make_place(words, ring, mask, stride, place, free):
+    """The entries of a ring from `place` on move to the next, up to the one that is free."""
+    if free < place:
+        _slide(words, ring, free * stride, stride)
+        _slide(words, ring + mask * stride, stride, -mask * stride)
+        free = mask
+    _slide(words, ring + place * stride, (free - place) * stride, stride)
 
 
 @jit
@@ -1010,32 +1081,48 @@ def _into_tree(plan, words, reals, table, cell, index):
 
 
 @jit
-def _mend_tree(plan, words, reals, table, cell, index):
-    """The blocks from the one of the event at `index` to the last are made anew: events were moved or changed."""
+def _mend_tree(plan, words, reals, table, cell, index, has_come):
+    """The blocks from that of the event at `index` to the last are mended: it has come, or more has changed."""
     cap, start, length, ring = words[cell + CAP], words[cell + START], words[cell + LEN], words[cell + RING]
-    mask, stride, at = cap - 1, plan[table + T_STRIDE], words[cell + plan[table + T_TREE]]
+    mask, at = cap - 1, words[cell + plan[table + T_TREE]]
     for e in range(plan[table + T_EXTREMES_LO], plan[table + T_EXTREMES_HI]):
         which = plan[plan[EXTREME] + e]
-        below, level, bits = 0, at, BLOCK_BITS
+        largest = which & 1 == 1
+        below, stride = ring + 2 + (which >> 1), plan[table + T_STRIDE]  # the level below; that of places is the ring
+        level, bits = at, BLOCK_BITS
         while cap >> bits > 0:
             first = ((start + index) & mask) >> bits
             count = min((((start + index) & ((1 << bits) - 1)) + length - index >> bits) + 1, cap >> bits)
             for i in range(count):
                 block = (first + i) & ((cap >> bits) - 1)
-                begins = (
-                    (block << bits) - start
-                ) & mask  # which event lies in its first place; those before it do not count
-                best = np.nan
-                for j in range(1 << BLOCK_BITS):
-                    if begins + (j << (bits - BLOCK_BITS)) < length:
-                        part = (block << BLOCK_BITS) + j  # of the level below; that of places is the ring
-                        x = reals[ring + part * stride + 2 + (which >> 1)] if below == 0 else reals[below + part]
-                        best = _further(best, x, which & 1 == 1)
-                reals[level + block] = best
-            below = level
+                begins = ((block << bits) - start) & mask  # which event lies in its first place
+                if i == 0 or bits > BLOCK_BITS or not has_come:
+                    reals[level + block] = _best(reals, below, stride, block, begins, bits, length, largest)
+                    continue
+                # All but one of its events were here before.
+                best, come = reals[level + block], reals[below + (block << bits) * stride]
+                follows = begins + (1 << bits)  # now in the first place of the next block, if there is one
+                left = reals[below + ((start + follows) & mask) * stride] if follows < length else np.nan
+                if begins + 1 == length:
+                    reals[level + block] = come
+                elif best != best or best == left:
+                    reals[level + block] = _best(reals, below, stride, block, begins, bits, length, largest)
+                else:
+                    reals[level + block] = _further(best, come, largest)
+            below, stride = level, 1
             level += cap >> bits
             bits += BLOCK_BITS
         at += cap >> 3
+
+
+@jit
+def _best(reals, below, stride, block, begins, bits, length, largest):
+    """The extreme of a block, from the level below; only events before `length` count."""
+    best = np.nan
+    for j in range(1 << BLOCK_BITS):
+        if begins + (j << (bits - BLOCK_BITS)) < length:
+            best = _further(best, reals[below + ((block << BLOCK_BITS) + j) * stride], largest)
+    return best
 
 
 @jit
@@ -1067,7 +1154,7 @@ def _amend(plan, words, reals, table, key, t, pos, old, new, now):
         for c in range(stride - 2):
             reals[entry + 2 + c] = new
         if _tree(plan, words, table, cell) != 0:
-            _mend_tree(plan, words, reals, table, cell, index)
+            _mend_tree(plan, words, reals, table, cell, index, False)
         _weigh_again(plan, words, reals, table, cell)
         return
     for i in range(index, length - 1):
@@ -1076,7 +1163,7 @@ def _amend(plan, words, reals, table, key, t, pos, old, new, now):
             words[to + j] = words[of + j]
     words[cell + LEN] = length - 1
     if _tree(plan, words, table, cell) != 0:
-        _mend_tree(plan, words, reals, table, cell, index)
+        _mend_tree(plan, words, reals, table, cell, index, False)
     _weigh_again(plan, words, reals, table, cell)
     if index < words[cell + TAIL]:
         words[cell + TAIL] -= 1
