@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import sys
 import tempfile
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,9 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from bench.report import report
 from katmatic.clock import ManualClock, SystemClock, monotonic_seconds, process_seconds, sleep
 from katmatic.log.kafka import KafkaLog
-from katmatic.measure import FIRST, RATE, WARM_EVENTS, Durable, is_scored, payments, ready
+from katmatic.measure import FIRST, RATE, WARM_EVENTS, Durable, is_scored, payments, ready, turning
 from katmatic.pipeline import BATCH_LIMIT
 from katmatic.records import MODELS
-from katmatic.runtime import keep_for_good
 from tests.kafka_broker import address
 
 EVENTS = 300_000
@@ -97,20 +95,12 @@ def _latency(broker: str, prefix: str, seconds: int) -> dict[str, Any]:
     log = KafkaLog(f"kafka://{broker}/{prefix}", "bench", TOPICS)
     with tempfile.TemporaryDirectory() as folder, ready(Path(folder), clock, warm, warm_times, log) as pipeline:
         values, _ = payments(events, clock.now(), spacing, seed=2)
-        durable, stop = Durable(), threading.Event()
+        durable = Durable()
         pipeline.watchers.append(durable)
         first = log.end("katmatic.models")
-
-        def work() -> None:
-            while not stop.is_set():
-                pipeline.turn(0.1)
-
-        worker = threading.Thread(target=work, name="pipeline")
-        worker.start()
-        keep_for_good()
         producer = Producer({"bootstrap.servers": broker, "linger.ms": 0})
-        due = monotonic_seconds() + 0.05 + np.arange(events) / RATE
-        try:
+        with turning(pipeline):
+            due = monotonic_seconds() + 0.05 + np.arange(events) / RATE
             for moment, value in zip(due.tolist(), values, strict=True):
                 sleep(moment - monotonic_seconds())
                 producer.produce(f"{prefix}payment", value)
@@ -118,9 +108,6 @@ def _latency(broker: str, prefix: str, seconds: int) -> dict[str, Any]:
             producer.flush()
             while len(durable) < events:
                 sleep(0.05)
-        finally:
-            stop.set()
-            worker.join()
     moments = durable.at
     took = np.array([moments[first + i] for i in range(events)]) - due
     p50, p99 = (1000 * np.quantile(took, (0.5, 0.99))).round(3).tolist()

@@ -18,9 +18,9 @@ from katmatic.clock import ManualClock, SystemClock, monotonic_seconds, process_
 from katmatic.log.base import Log
 from katmatic.log.codec import encode
 from katmatic.log.sqlite import SqliteLog
+from katmatic.memory import Collector, quick_switches
 from katmatic.pipeline import BATCH_LIMIT, Pipeline, Turn
 from katmatic.records import MODELS, ModelVersion, PredictionBlock
-from katmatic.runtime import keep_for_good
 from katmatic.spec import future, past
 from katmatic.spec.app import App
 from katmatic.spec.event import Event, Key, Time
@@ -127,30 +127,38 @@ def latency(seconds: float, rate: int = RATE) -> dict[str, Any]:
         values, _ = payments(events, clock.now(), spacing, seed=2)
         durable = Durable()
         pipeline.watchers.append(durable)
-        stop = threading.Event()
-
-        def work() -> None:
-            while not stop.is_set():
-                pipeline.turn(0.1)
-
-        worker = threading.Thread(target=work, name="pipeline")
-        worker.start()
-        keep_for_good()
-        due = monotonic_seconds() + 0.05 + np.arange(events) / rate
-        appended = []
-        try:
+        with turning(pipeline):
+            due = monotonic_seconds() + 0.05 + np.arange(events) / rate
+            appended = []
             for moment, value in zip(due.tolist(), values, strict=True):
                 sleep(moment - monotonic_seconds())
                 appended.append(pipeline.log.append("payment", [value]))
             places = [future.result(60).start for future in appended]
             pipeline.log.append("payment", [values[-1]]).result(60)  # so that the turn before it has been told
-        finally:
-            stop.set()
-            worker.join()
     moments = durable.at
     took = np.array([moments[place] for place in places]) - due
     p50, p99, p999 = (1000 * np.quantile(took, (0.5, 0.99, 0.999))).round(3).tolist()
     return {"rate": rate, "p50_ms": p50, "p99_ms": p99, "p999_ms": p999}
+
+
+@contextmanager
+def turning(pipeline: Pipeline) -> Iterator[None]:
+    """Within it, a thread takes the pipeline's turns, as that of a runtime does."""
+    stop = threading.Event()
+
+    def work() -> None:
+        with Collector() as collector, quick_switches():
+            while not stop.is_set():
+                turn = pipeline.turn(0.1)
+                collector.turn(worked=len(turn.batch) > 0)
+
+    worker = threading.Thread(target=work, name="pipeline")
+    worker.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        worker.join()
 
 
 class Durable:
@@ -195,7 +203,7 @@ def ready(
     model = make_pipeline(SimpleImputer(), StandardScaler(), LogisticRegression())
     if trees:
         model = HistGradientBoostingClassifier(max_iter=trees, early_stopping=False)
-    log = log or SqliteLog(folder / "log.db")
+    log = log or SqliteLog(folder / "log.db", moves_beside=True)
     pipeline = Pipeline(declared(model), log, clock)
     blocks: list[PredictionBlock] = []
     for start in range(0, len(warm), BATCH_LIMIT):

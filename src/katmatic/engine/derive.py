@@ -32,6 +32,7 @@ _BITS_MOST = 8  # arguments, so that their sets can be counted
 _WHOLE_MOST = 2**53  # up to which a whole number is the same as a float
 
 Column = NDArray[Any]
+Rows = NDArray[np.int64] | slice  # all, while none go another way
 
 
 def only_calculates(function: Callable[..., Any]) -> bool:
@@ -56,16 +57,23 @@ def over_rows(function: Callable[..., Any], columns: Sequence[Column]) -> tuple[
     together, with None for these.
     """
     n = len(columns[0])
-    values, left = np.full(n, np.nan), np.ones(n, np.bool_)
-    unknown = np.zeros(n, np.int64)  # which ones, as bits
+    unknown = np.zeros(n, np.uint8)  # which ones, as bits
     for i, column in enumerate(columns[:_BITS_MOST]):
-        unknown |= np.isnan(column).astype(np.int64) << i
-    if len(columns) <= _BITS_MOST:
-        for kind in np.flatnonzero(np.bincount(unknown)).tolist()[:WAYS_LIMIT] if n else []:
-            rows = np.flatnonzero(unknown == kind)
-            given = [None if kind >> i & 1 else column[rows] for i, column in enumerate(columns)]
-            values[rows], left[rows] = _over_known(function, given, len(rows))
+        unknown |= np.isnan(column).view(np.uint8) << i
+    kinds = np.flatnonzero(np.bincount(unknown)).tolist() if n and len(columns) <= _BITS_MOST else []
+    if len(kinds) == 1:
+        values, left = _over_known(function, _with_none(columns, kinds[0]), n)
+        return values, np.flatnonzero(left)
+    values, left = np.full(n, np.nan), np.ones(n, np.bool_)
+    for kind in kinds[:WAYS_LIMIT]:
+        rows = np.flatnonzero(unknown == kind)
+        given = [column[rows] for column in columns]
+        values[rows], left[rows] = _over_known(function, _with_none(given, kind), len(rows))
     return values, np.flatnonzero(left)
+
+
+def _with_none(columns: Sequence[Column], unknown: int) -> list[Column | None]:
+    return [None if unknown >> i & 1 else column for i, column in enumerate(columns)]
 
 
 def _over_known(
@@ -97,13 +105,13 @@ class _Run:
     """The ways that rows take through a function: each run of it goes one of them."""
 
     def __init__(self, n: int) -> None:
-        self.rows = np.zeros(0, np.int64)  # that go the present way
+        self.rows: Rows = slice(0)  # that go the present way
         self.left = np.zeros(n, np.bool_)  # to be asked by themselves
-        self._open: list[tuple[list[bool], NDArray[np.int64]]] = [([], np.arange(n))] if n else []
+        self._open: list[tuple[list[bool], Rows]] = [([], slice(n))] if n else []
         self._way: list[bool] = []
         self._turn = 0
 
-    def begin(self) -> NDArray[np.int64] | None:
+    def begin(self) -> Rows | None:
         """The rows of the next way up to its last known branch; None if all ways were gone."""
         if not self._open:
             return None
@@ -119,8 +127,9 @@ class _Run:
         here = truth[self.rows]
         goes = bool(here.any())
         if goes and not here.all():
-            self._open.append(([*self._way, False], self.rows[~here]))
-            self.rows = self.rows[here]
+            rows = np.arange(len(here)) if isinstance(self.rows, slice) else self.rows
+            self._open.append(([*self._way, False], rows[~here]))
+            self.rows = rows[here]
         self._way = [*self._way, goes]
         return goes
 
@@ -150,7 +159,7 @@ class _Numbers:
     @property
     def floats(self) -> Column:
         """The numbers; of truths 1 and 0."""
-        return self._values.astype(np.float64)
+        return self._values.astype(np.float64, copy=False)
 
     def __bool__(self) -> bool:
         return self._run.branch(self._values != 0)

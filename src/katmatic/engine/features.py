@@ -47,7 +47,7 @@ def assemble(
 ) -> Assembled:
     """The features of `questions`, from what the kernel answered and the functions of the user make of it."""
     n = len(answers)
-    made = Assembled(np.full((n, len(questions.columns)), np.nan), {}, np.zeros(n, np.bool_))
+    made = Assembled(np.empty((n, len(questions.columns))), {}, np.zeros(n, np.bool_))
     values, texts = made.values, made.texts
     for to, of in questions.blocks:
         values[:, to] = answers[:, of]
@@ -67,6 +67,7 @@ def assemble(
 
     for output in questions.others:
         column = values[:, place[output.name]]
+        column.fill(np.nan)
         if output.calculates and n >= ROWS_AT_ONCE and not any(name in texts for name in output.takes):
             assert output.function is not None
             given = [values[:, place[name]] for name in output.takes]
