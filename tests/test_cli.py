@@ -147,6 +147,7 @@ def test_a_life_in_commands(katmatic, recorded):
     assert {"application door", "log"} <= {finding["what"] for finding in told["findings"]}
 
 
+@pytest.mark.slow
 def test_a_rollback_moves_the_champion_on_the_log_and_in_mlflow(katmatic, recorded, tmp_path):
     katmatic("replay", "app.py", *recorded)
     for _ in range(2):
@@ -192,6 +193,7 @@ def test_what_was_refused_is_promoted_by_its_number_only(katmatic, recorded, tmp
     assert (code, last_line(printed)["version"], registry.champion("open").version) == (0, 2, 2)
 
 
+@pytest.mark.slow
 def test_a_training_that_comes_to_no_model_says_so_by_its_code(katmatic, recorded, tmp_path, monkeypatch):
     """Found by running: a Kubernetes Job was content."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")

@@ -111,6 +111,7 @@ def test_a_refused_version_is_told_once_and_never_promoted(step, lived, tmp_path
     assert "refused: " in said
 
 
+@pytest.mark.slow
 def test_what_knew_of_less_never_takes_the_place_of_what_knows_of_more(step, lived, tmp_path):
     """A backfill trains on what was known then; whoever answers now stays."""
     for stage in STAGES[1:4]:

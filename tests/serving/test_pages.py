@@ -286,6 +286,7 @@ def test_what_was_opened_stays_open(page, pipeline):
     assert pipeline.status().models["absence"].version == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("path", PATHS)
 def test_on_a_phone_nothing_runs_over_the_edge(page, path, scheme):
@@ -324,6 +325,7 @@ CONTRAST = """() => {
 }"""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("path", PATHS)
 def test_every_word_can_be_read(page, pipeline, path, scheme):

@@ -125,6 +125,7 @@ def lived(app, hours, riders=50, step=30 * SECOND):
     return engine, moments
 
 
+@pytest.mark.slow
 def test_numbers_and_memory_of_old_keys_serve_new_ones(eager):
     engine, moments = lived(rides(), 6)
     assert_equal(engine, answered(rides(), moments))

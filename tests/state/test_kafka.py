@@ -13,6 +13,8 @@ from katmatic.log.kafka import KafkaLog
 from katmatic.state.kafka import _HEAD, _MAGIC, PIECE_BYTES, KafkaCheckpoints
 from tests.components import need_kafka, topics_of
 
+pytestmark = pytest.mark.slow
+
 BIG = random.Random(1).randbytes(2 * PIECE_BYTES + 17)
 
 
