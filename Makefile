@@ -30,7 +30,7 @@ demo: .venv/run.stamp  ## Run Katmatic attendance with its live page, on a simul
 test: .venv/dev.stamp  ## Run every test, and every example in the docs
 	@$(PYTEST) $(PARALLEL)
 
-quick: .venv/dev.stamp  ## Run the tests that are not slow: two and a half minutes on two cores
+quick: .venv/dev.stamp  ## Run the tests that are not slow: two minutes on two cores
 	@$(PYTEST) $(PARALLEL) -m "not slow"
 
 check: .venv/dev.stamp  ## Check form, lint, types, import contracts and the house

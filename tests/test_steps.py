@@ -69,6 +69,7 @@ def test_the_stages_come_to_what_train_comes_to(katmatic, step, lived, tmp_path)
     assert other.tags["rows_sha256"] == mine.tags["rows_sha256"]
 
 
+@pytest.mark.slow
 def test_a_stage_before_its_time_says_which_comes_first(step, lived):
     for stage, before in (("fit", "dataset"), ("evaluate", "dataset"), ("gate", "evaluate"), ("promote", "gate")):
         code, said = step(stage)

@@ -45,7 +45,7 @@ def example(monkeypatch):
     return lambda name: load_app(examples() / f"{name}.py")
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n != "attendance")) for n in EXAMPLES])
 def test_every_alert_fires_when_it_should_and_none_while_all_is_well(tmp_path, promtool, example, name):
     folder = written(tmp_path, example(name))
     for arguments in (("check", "config", CONFIG), ("check", "rules", RULES), ("test", "rules", TEST)):
