@@ -43,6 +43,7 @@ def test_it_says_what_the_oracle_says(name):
     holds()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limits", [{"key_limit": 3}, {"entries_limit": 12}], ids=str)
 @pytest.mark.parametrize("name", MADE)
 def test_what_has_been_let_go_of_is_never_passed_and_never_blamed(name, limits):
