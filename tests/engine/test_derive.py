@@ -127,7 +127,28 @@ def test_rows_in_which_the_same_is_unknown_go_together():
     assert np.array_equal(values, [0.5, np.nan, np.nan, 1.0, np.nan, np.nan], equal_nan=True)
     assert len(left) == 0
     assert len(calls) == 3
-    assert over_rows(lambda *many: many[0], [a] * 9)[1].tolist() == list(range(6))
+
+
+def test_too_many_sets_of_unknown_arguments_are_left():
+    sets = 2 * WAYS_LIMIT
+    columns = [np.where(np.arange(sets) >> i & 1, np.nan, 1.0) for i in range(sets.bit_length() - 1)]
+    calls = []
+
+    def first(*given):
+        calls.append(given)
+        return given[0]
+
+    values, left = over_rows(first, columns)
+    assert len(calls) == len(left) == WAYS_LIMIT
+    settled = np.setdiff1d(np.arange(sets), left)
+    assert np.array_equal(values[settled], columns[0][settled], equal_nan=True)
+
+
+def test_a_division_by_zero_that_a_row_does_not_come_to_does_not_leave_it():
+    a, b = np.array([1.0, 2.0, 3.0]), np.array([2.0, 0.0, -3.0])
+    values, left = over_rows(lambda a, b: a / b if b else None, [a, b])
+    assert np.array_equal(values, [0.5, np.nan, -1.0], equal_nan=True)
+    assert len(left) == 0
 
 
 def test_features_are_the_same_for_one_row_and_for_many():

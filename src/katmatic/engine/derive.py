@@ -28,11 +28,10 @@ _PLAIN = {
     *("POP_JUMP_FORWARD_IF_NONE", "POP_JUMP_FORWARD_IF_NOT_NONE"),
 }
 _OPERATORS = {"+", "-", "*", "/", "+=", "-=", "*=", "/="}
-_BITS_MOST = 8  # arguments, so that their sets can be counted
 _WHOLE_MOST = 2**53  # up to which a whole number is the same as a float
 
 Column = NDArray[Any]
-Rows = NDArray[np.int64] | slice  # all, while none go another way
+Rows = NDArray[np.bool_]  # which of all
 
 
 def only_calculates(function: Callable[..., Any]) -> bool:
@@ -57,79 +56,77 @@ def over_rows(function: Callable[..., Any], columns: Sequence[Column]) -> tuple[
     together, with None for these.
     """
     n = len(columns[0])
-    unknown = np.zeros(n, np.uint8)  # which ones, as bits
-    for i, column in enumerate(columns[:_BITS_MOST]):
-        unknown |= np.isnan(column).view(np.uint8) << i
-    kinds = np.flatnonzero(np.bincount(unknown)).tolist() if n and len(columns) <= _BITS_MOST else []
-    if len(kinds) == 1:
-        values, left = _over_known(function, _with_none(columns, kinds[0]), n)
-        return values, np.flatnonzero(left)
-    values, left = np.full(n, np.nan), np.ones(n, np.bool_)
-    for kind in kinds[:WAYS_LIMIT]:
-        rows = np.flatnonzero(unknown == kind)
-        given = [column[rows] for column in columns]
-        values[rows], left[rows] = _over_known(function, _with_none(given, kind), len(rows))
+    values, left = np.full(n, np.nan), np.zeros(n, np.bool_)
+    kinds: list[tuple[list[Column | None], Rows]] = [([], np.ones(n, np.bool_))]
+    for column in columns:
+        unknown = np.isnan(column)
+        if not unknown.any():
+            kinds = [([*known, column], rows) for known, rows in kinds]
+            continue
+        kinds = [
+            ([*known, given], some)
+            for known, rows in kinds
+            for given, some in ((column, rows & ~unknown), (None, rows & unknown))
+            if some.any()
+        ]
+        for _, rows in kinds[WAYS_LIMIT:]:
+            left |= rows
+        del kinds[WAYS_LIMIT:]
+    with np.errstate(all="ignore"):
+        for given, rows in kinds:
+            _go(function, given, rows, values, left)
     return values, np.flatnonzero(left)
 
 
-def _with_none(columns: Sequence[Column], unknown: int) -> list[Column | None]:
-    return [None if unknown >> i & 1 else column for i, column in enumerate(columns)]
-
-
-def _over_known(
-    function: Callable[..., Any], columns: Sequence[Column | None], n: int
-) -> tuple[Column, NDArray[np.bool_]]:
-    """The same for rows in which each argument is known, or None; and in which rows it has to be asked itself."""
-    values, run = np.full(n, np.nan), _Run(n)
-    given = [None if column is None else _Numbers(run, column) for column in columns]
-    with np.errstate(all="ignore"):
-        for _ in range(WAYS_LIMIT):
-            rows = run.begin()
-            if rows is None:
-                break
-            try:
-                result = function(*given)
-            except Exception:  # as it will say, row by row
-                run.left[run.rows] = True
-                continue
-            if isinstance(result, _Numbers):
-                values[run.rows] = result.floats[run.rows]
-            elif result is not None:
-                values[run.rows] = float(result)
-        else:
-            run.left[:] = True
-    return values, run.left
+def _go(
+    function: Callable[..., Any], given: Sequence[Column | None], rows: Rows, values: Column, left: NDArray[np.bool_]
+) -> None:
+    """The values of some rows, in each of which the same arguments are known, and which of them are left."""
+    run = _Run(rows, left)
+    arguments = [None if column is None else _Numbers(run, column) for column in given]
+    for _ in range(WAYS_LIMIT):
+        if not run.begin():
+            return
+        try:
+            result = function(*arguments)
+        except Exception:  # as it will say, row by row
+            left |= run.rows
+            continue
+        if isinstance(result, _Numbers):
+            np.copyto(values, result.floats, where=run.rows)
+        elif result is not None:
+            np.copyto(values, float(result), where=run.rows)
+    left |= rows
 
 
 class _Run:
     """The ways that rows take through a function: each run of it goes one of them."""
 
-    def __init__(self, n: int) -> None:
-        self.rows: Rows = slice(0)  # that go the present way
-        self.left = np.zeros(n, np.bool_)  # to be asked by themselves
-        self._open: list[tuple[list[bool], Rows]] = [([], slice(n))] if n else []
+    def __init__(self, rows: Rows, left: NDArray[np.bool_]) -> None:
+        self.rows = rows  # that go the present way
+        self.left = left  # to be asked by themselves
+        self._open: list[tuple[list[bool], Rows]] = [([], rows)]
         self._way: list[bool] = []
         self._turn = 0
 
-    def begin(self) -> Rows | None:
-        """The rows of the next way up to its last known branch; None if all ways were gone."""
+    def begin(self) -> bool:
+        """Go the next way, up to its last known branch; whether there was one."""
         if not self._open:
-            return None
+            return False
         self._way, self.rows = self._open.pop()
         self._turn = 0
-        return self.rows
+        return True
 
     def branch(self, truth: NDArray[np.bool_]) -> bool:
         """Which way to go here; the other one is gone later, if there are rows that go it."""
         self._turn += 1
         if self._turn <= len(self._way):
             return self._way[self._turn - 1]
-        here = truth[self.rows]
+        here, others = self.rows & truth, self.rows & ~truth
         goes = bool(here.any())
-        if goes and not here.all():
-            rows = np.arange(len(here)) if isinstance(self.rows, slice) else self.rows
-            self._open.append(([*self._way, False], rows[~here]))
-            self.rows = rows[here]
+        if goes and others.any():
+            self._open.append(([*self._way, False], others))
+            self.rows = here
         self._way = [*self._way, goes]
         return goes
 
@@ -172,7 +169,7 @@ class _Numbers:
             side._number() if isinstance(side, _Numbers) else np.asarray(side, np.float64) for side in (left, right)
         )
         if compute is np.divide:
-            self._run.left |= b == 0
+            self._run.left |= self._run.rows & (b == 0)
         return _Numbers(self._run, compute(a, b))
 
     def _number(self) -> Column:

@@ -67,10 +67,9 @@ def assemble(
 
     for output in questions.others:
         column = values[:, place[output.name]]
-        column.fill(np.nan)
         if output.calculates and n >= ROWS_AT_ONCE and not any(name in texts for name in output.takes):
             assert output.function is not None
-            given = [values[:, place[name]] for name in output.takes]
+            given = [np.ascontiguousarray(values[:, place[name]]) for name in output.takes]
             column[:], left = over_rows(output.function, given)
             if len(left):
                 found: list[Any] = _derive(output, [known(each[left]) for each in given], len(left), made, left)
@@ -89,6 +88,7 @@ def assemble(
         kinds = set(map(type, found))
         if output.name in questions.texts or str in kinds:
             lists[output.name] = texts[output.name] = found
+            column.fill(np.nan)
             if kinds & {float, bool}:  # a text for some rows: each is kept as what it is, whatever is beside it
                 lists[output.name] = found = [_clean(value) for value in found]
                 column[:] = np.array([None if isinstance(value, str) else value for value in found], np.float64)

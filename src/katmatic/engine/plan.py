@@ -589,7 +589,7 @@ class _Compiler:
 
         # What a row of a stream touches: the tables that it feeds or that its predictors read.
         nears = _Rows(len(streams))
-        entries: list[list[int]] = []
+        heads: list[list[int]] = []
         for s in range(len(streams)):
             touched = [table for table, *_ in feeds.entries[s]]
             touched += [row[0] for (p,) in asks.entries[s] for row in questions[p][1]]
@@ -601,8 +601,7 @@ class _Compiler:
                 is_first = firsts.get(t.space, -kernel.LINE_WORDS) + kernel.LINE_WORDS <= t_local[i]
                 firsts[t.space] = t_local[i] if is_first else firsts[t.space]
                 nears.add(s, t.space, t_local[i], -(-words // kernel.LINE_WORDS), int(is_first), 2 + len(t.columns))
-                heads = [at + kernel.HEAD for length, _, at, *_ in accs.entries[i] if length != kernel.FOREVER]
-                entries.append([kernel.LEN, *heads])
+                heads.append([at + kernel.HEAD for length, _, at, *_ in accs.entries[i] if length != kernel.FOREVER])
 
         plan = kernel.Plan(
             s_horizon=_ints(micros(s.policy.horizon) for s in streams),
@@ -694,8 +693,8 @@ class _Compiler:
             n_lines=nears.part(2),
             n_row=nears.part(3),
             n_stride=nears.part(4),
-            n_next_lo=_ints([0, *np.cumsum([len(words) for words in entries])]),
-            next=_ints(word for words in entries for word in words),
+            n_heads_lo=_ints([0, *np.cumsum([len(words) for words in heads])]),
+            heads=_ints(word for words in heads for word in words),
         )
         groups = [[o for o in found.outputs if o.kind == "window"] for found, _ in questions]
         groups += [list(found.candidates) for found, _ in questions]

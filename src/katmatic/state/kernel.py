@@ -124,6 +124,7 @@ QUEUE_CAPACITY_FIRST = 64
 EXPIRED_EVERY = 64  # rows
 ROWS_AHEAD = 48  # of a batch are brought near,
 OUTPUTS_AHEAD = 8  # and what will be written
+ANCHORS_AHEAD, LISTS_AHEAD = 6, 2  # of a queue: the anchors, and of those that expire the lists that they leave
 IDENTITIES_FIRST = 64
 IDENTITIES_AT_ONCE = 16  # entries that are made ready, or moved, with one event: a table need never be halted for
 
@@ -227,7 +228,7 @@ N_SPACE, N_LOCAL, N_LINES, N_ROW, N_STRIDE, N_LO, N_HI, NEAR_FIELDS = range(8)
     LEAD_PREDICTOR,
     LEAD_OFFSET,
     S_NEAR_LO,
-    NEXT,
+    HEADS,
 ) = range(42)
 SPACES, CELLS_PER_KEY, LABELS, QUEUES, COLUMNS, CONDITIONS, ANSWERS, ANCHOR_MORE = range(42, 50)
 PLAN_WORDS = 50
@@ -327,8 +328,8 @@ class Plan(NamedTuple):
     n_lines: Ints  # cache lines of the cell
     n_row: Ints  # 1: the first of its key's row of cells, in its cache line
     n_stride: Ints
-    n_next_lo: Ints
-    next: Ints  # words of the cell that say which entries of its ring
+    n_heads_lo: Ints
+    heads: Ints  # words of the cell that say where in its ring a window begins
 
 
 def table_at(plan: Plan) -> int:
@@ -364,9 +365,9 @@ def pack(plan: Plan, *, spaces: int, cells_per_key: int, columns: int, condition
     simple = not leads and not len(plan.label_table) and not set(plan.l_op.tolist()) & {L_SUM, L_MEAN, L_LAST}
     more = -1 if simple else AN_KEYS + spaces
     sizes = [spaces, cells_per_key, labels, 2 * labels + leads, columns, conditions, answers, more]
-    next_lo = n.pop("n_next_lo") + begins[list(lists).index("next")]
+    heads_lo = n.pop("n_heads_lo") + begins[list(lists).index("heads")]
     records = [*_records(a.values(), accs), *_records(q.values(), questions), *_records([*t.values(), *ends], tables)]
-    records += _records([*n.values(), next_lo[:-1], next_lo[1:]], nears)
+    records += _records([*n.values(), heads_lo[:-1], heads_lo[1:]], nears)
     return np.concatenate([begins[:-1], sizes, *lists.values(), records]).astype(np.int64)
 
 
@@ -1626,6 +1627,12 @@ def _lengthen(words, q):
 
 
 @jit
+def _later(words, q, ahead):
+    """The anchor that is so far behind the first of a queue; where there are fewer, one that was there before."""
+    return words[words[q + Q_RING] + 3 * ((words[q + Q_START] + ahead) & (words[q + Q_CAP] - 1)) + 2]
+
+
+@jit
 def _shift(words, q):
     """The first of a queue leaves it."""
     words[q + Q_START] = (words[q + Q_START] + 1) & (words[q + Q_CAP] - 1)
@@ -1634,7 +1641,7 @@ def _shift(words, q):
         entry = words[q + Q_RING] + 3 * words[q + Q_START]
         words[q + Q_DUE] = words[entry]
         words[q + Q_ORDER] = words[entry + 1]
-        later = words[words[q + Q_RING] + 3 * ((words[q + Q_START] + 3) & (words[q + Q_CAP] - 1)) + 2]
+        later = _later(words, q, ANCHORS_AHEAD)
         _prefetch(words, later)
         _prefetch(words, later + LINE_WORDS)
 
@@ -1743,6 +1750,9 @@ def _expire(plan, words, now):
         while words[q + Q_LEN] > 0 and words[q + Q_DUE] <= now:
             anchor = words[words[q + Q_RING] + 3 * words[q + Q_START] + 2]
             _shift(words, q)
+            if words[q + Q_LEN] > LISTS_AHEAD:
+                later = _later(words, q, LISTS_AHEAD)
+                _prefetch(words, _lasts(plan, label, words[later + AN_KEYS + plan[plan[L_JOIN] + label]]))
             words[anchor + AN_WAITS] -= 1
             words[anchor + AN_DEAD] = 1
             _bury(plan, words, anchor)
@@ -2477,8 +2487,14 @@ def _fetch(plan, words, kind, stream, identity, keys, n, i):
             cell = words[CELLS_AT + keys[row + plan[j + N_SPACE]] * per_key + plan[j + N_LOCAL]]
             if cell != 0:
                 ring, start, mask = words[cell + RING], words[cell + START], words[cell + CAP] - 1
+                stride = plan[j + N_STRIDE]
+                last = ring + ((start + words[cell + LEN] - 1) & mask) * stride
+                _prefetch(words, last)
+                _prefetch(words, last + 2 * stride - 1)
                 for index in range(plan[j + N_LO], plan[j + N_HI]):
-                    _prefetch(words, ring + ((start + words[cell + plan[index]]) & mask) * plan[j + N_STRIDE])
+                    head = ring + ((start + words[cell + plan[index]]) & mask) * stride
+                    _prefetch(words, head)
+                    _prefetch(words, head + LINE_WORDS)
 
 
 @jit
