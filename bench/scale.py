@@ -4,12 +4,14 @@
 CPU time of an event in the last half of each decade, up to `--events` (10^8: `--events 100000000`; the engine is run on
 with a stream that is made as it goes, nothing is stored). Its windows of a week are full from 600,000 events on.
 `keys`: the same with 10^3 to 10^6 cards that all pay alike (up to `--keys`), once each card was seen twice, or a
-million events have passed. `path`: the whole durable path (JSON, log, features, score, prediction logged) while its log
-grows, up to `--path` events. All in nanoseconds of CPU per event; `--plot FILE` draws them.
+million events have passed; `ns_of_the_system_by_keys` is what the system took of it, to give new memory. `path`: the
+whole durable path (JSON, log, features, score, prediction logged) while its log grows, up to `--path` events. All in
+nanoseconds of CPU per event; `--plot FILE` draws them.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -42,6 +44,7 @@ class Stream:
     def __init__(self, cards: int, *, zipf: bool) -> None:
         self.plan: Plan = compile(app)
         self.state = State(self.plan)
+        self.system_seconds = 0.0  # of CPU, so far
         self._cards, self._random, self._at = cards, np.random.default_rng(1), 0
         weight = 1 / np.arange(1, cards + 1) ** (ZIPF if zipf else 0.0)
         self._shares = np.cumsum(weight / weight.sum())
@@ -61,11 +64,12 @@ class Stream:
             keys = np.stack([codes[space] for space in self.plan.spaces], axis=1)
             amount = np.round(self._random.lognormal(3, 1, size), 2)
             identity = self._random.integers(-(2**62), 2**62, size)
-            began = process_seconds()
+            began, before = process_seconds(), os.times().system
             for first in range(0, size, CHUNK):
                 part = slice(first, min(first + CHUNK, size))
                 self._apply(keys[part], amount[part], identity[part])
             seconds += process_seconds() - began
+            self.system_seconds += os.times().system - before
             events -= size
         return seconds
 
@@ -109,15 +113,17 @@ def of_events(most: int) -> dict[int, int]:
     return found
 
 
-def of_keys(most: int) -> dict[int, int]:
-    """Nanoseconds of an event, by how many keys there are."""
-    found = {}
+def of_keys(most: int) -> tuple[dict[int, int], dict[int, int]]:
+    """Nanoseconds of an event, by how many keys there are; and the system's part of them."""
+    found, system = {}, {}
     for number in decades(most, 1000):
         stream = Stream(number, zipf=False)
         stream.take(max(2 * number, min(LEAST, 100 * number)))
         events = min(LEAST, 100 * number)
+        before = stream.system_seconds
         found[number] = round(1e9 * stream.take(events) / events)
-    return found
+        system[number] = round(1e9 * (stream.system_seconds - before) / events)
+    return found, system
 
 
 def of_path(most: int) -> dict[int, int]:
@@ -167,12 +173,14 @@ def plot(found: dict[str, Any], file: str) -> None:
 
 def measure() -> dict[str, Any]:
     """The three curves, and how much dearer the dearest point of each is than the cheapest."""
-    found = {"events": of_events(_given("--events", EVENTS)), "keys": of_keys(_given("--keys", KEYS))}
+    found = {"events": of_events(_given("--events", EVENTS))}
+    found["keys"], system = of_keys(_given("--keys", KEYS))
     found["path"] = of_path(_given("--path", PATH))
     if "--plot" in sys.argv:
         plot(found, sys.argv[sys.argv.index("--plot") + 1])
     spread = {name: round(max(curve.values()) / min(curve.values()), 2) for name, curve in found.items() if curve}
-    return {**{f"ns_by_{name}": curve for name, curve in found.items()}, "spread": spread}
+    curves = {f"ns_by_{name}": curve for name, curve in found.items()}
+    return {**curves, "ns_of_the_system_by_keys": system, "spread": spread}
 
 
 def _given(name: str, default: int) -> int:
