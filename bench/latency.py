@@ -9,7 +9,8 @@ one training follows the other, each in a process beside it, and the new model a
 A payment is there from its moment on, when the thread that answers asks for what came, as in the buffer of a client
 that is polled, like Kafka's: who sends is never late. With `--threaded` a thread of the same process hands them in, as
 one that serves HTTP does: it needs a core and Python's lock for each, and how late it is itself counts, too.
-`--seconds` says how long each of the two parts takes (600), `--rate` how many a second.
+`--seconds` says how long each of the two parts takes (600), `--rate` how many a second. `p99_ms_by_minute` says whether
+it takes longer the longer it runs.
 """
 
 from __future__ import annotations
@@ -174,12 +175,14 @@ def run(seconds: float, rate: int, every: str | None, *, is_threaded: bool = Fal
         assert predicted.at.keys() >= set(places)
         took = 1000 * (np.array(at) - np.array(load.due[first:last]))
     p50, p99, p999 = np.quantile(took, (0.5, 0.99, 0.999)).round(3).tolist()
+    minutes = [took[i : i + 60 * rate] for i in range(0, len(took), 60 * rate)]
     return {
         "events": last - first,
         "p50_ms": p50,
         "p99_ms": p99,
         "p999_ms": p999,
         "max_ms": round(took.max(), 1),
+        "p99_ms_by_minute": [round(float(np.quantile(minute, 0.99)), 2) for minute in minutes],
     }, swapped
 
 

@@ -1628,7 +1628,7 @@ def _lengthen(words, q):
 
 @jit
 def _later(words, q, ahead):
-    """The anchor that is so far behind the first of a queue; where there are fewer, one that was there before."""
+    """The anchor that is so far behind the first of a queue; any word where there are fewer."""
     return words[words[q + Q_RING] + 3 * ((words[q + Q_START] + ahead) & (words[q + Q_CAP] - 1)) + 2]
 
 
