@@ -166,8 +166,10 @@ def object_code(cpu: loop.Cpu) -> tuple[dict[str, str], list[bytes]]:
     try:
         for module in before:
             vars(module).update({name: made for name, made in _INSTRUCTIONS.items() if name in vars(module)})
+            inlined = vars(module).get("INLINED", ())
             for name in module.COMPILED:
-                setattr(module, name, njit(error_model="numpy")(before[module][name]))
+                compiler = njit(error_model="numpy", forceinline=name in inlined)
+                setattr(module, name, compiler(before[module][name]))
         machine = loop.target_machine(cpu)
         for name, (module, kind) in SIGNATURES.items():
             made = cfunc(kind, error_model="numpy")(before[module][name])

@@ -398,12 +398,19 @@ class Rows(NamedTuple):
 
 
 COMPILED: list[str] = []  # names of the functions that are compiled
+INLINED: list[str] = []  # and of those that go into whoever calls them
 
 
 def jit(function: Any) -> Any:
     """Mark a function for the compiler (state/compile.py); as Python it runs too, a thousand times slower."""
     COMPILED.append(function.__name__)
     return function
+
+
+def hot(function: Any) -> Any:
+    """As `jit`, for what nearly every event comes through: a call costs some thirty instructions."""
+    INLINED.append(function.__name__)
+    return jit(function)
 
 
 def _prefetch(words, at):
@@ -630,7 +637,7 @@ def _value(reals, entry, column):
     return 1.0 if column < 0 else reals[entry + 2 + column]
 
 
-@jit
+@hot
 def _move(plan, words, reals, table, cell, t):
     """Move the running aggregates of a cell, to be as of `t`: forward, or back if a question is older than the last."""
     ring, mask, start = words[cell + RING], words[cell + CAP] - 1, words[cell + START]
@@ -645,10 +652,25 @@ def _move(plan, words, reals, table, cell, t):
             end += 1
     words[cell + TAIL] = end
     words[cell + ASOF] = t
-    # What many events have in common is added up once for all windows that they enter, or leave.
-    are_many, added = abs(end - tail) > ADDED_UP, -1  # which column is
+    if back or end - tail > ADDED_UP:
+        _windows(plan, words, reals, table, cell, t, tail, end, back, abs(end - tail) > ADDED_UP)
+    else:  # as usual: compiled for itself
+        _windows(plan, words, reals, table, cell, t, tail, end, False, False)
+
+
+@hot
+def _windows(plan, words, reals, table, cell, t, tail, end, back, are_many):
+    """The windows of a cell that ended with its first `tail` events end with `end`, which is at `t`.
+
+    What many events have in common is added up once for all windows that they enter, or leave.
+    """
+    ring, mask, start = words[cell + RING], words[cell + CAP] - 1, words[cell + START]
+    stride, added = plan[table + T_STRIDE], -1  # which column is
     n, s1, s2, s3, least, most = 0, 0.0, 0.0, 0.0, np.nan, np.nan
-    for a in range(plan[table + T_ACC_LO], plan[table + T_ACC_HI], ACC_FIELDS):
+    following, last = plan[table + T_ACC_LO], plan[table + T_ACC_HI]
+    while following < last:
+        a = following
+        following += ACC_FIELDS
         at, span, kind = cell + plan[a + A_AT], plan[a + A_LENGTH], plan[a + A_KIND]
         head, first = 0, 0  # the window's first event, so far and from now on
         if span != FOREVER:
@@ -907,7 +929,7 @@ def _decay(reals, words, at, t, x, halflife):
         reals[at + 1] += fade
 
 
-@jit
+@hot
 def _insert(plan, words, reals, table, key, t, pos, values, now):
     """An event enters the past of a key. `values` is the address of one value per column of the table."""
     cell = _cell(plan, words, reals, table, key)
@@ -1417,7 +1439,7 @@ def _mean(reals, sums, number):
     return _share(s, t, u, number)
 
 
-@jit
+@hot
 def _read(plan, words, reals, question, cell, t, answers):
     """The answers that are no running aggregates: last, first, since, distinct, decayed means, the most frequent."""
     table, op, column, span = (
@@ -1502,11 +1524,14 @@ def _decayed(plan, words, reals, table, a, cell, column, high):
     return above / below if below > 0.0 else np.nan
 
 
-@jit
+@hot
 def answer(plan, words, reals, predictor, keys, t, answers):
     """All windows of a predictor at moment `t`, of the keys that lie at `keys`, to `answers`; NaN is unknown."""
     previous, cell = -1, 0
-    for q in range(plan[plan[P_LO] + predictor], plan[plan[P_LO] + predictor + 1], QUESTION_FIELDS):
+    following, last = plan[plan[P_LO] + predictor], plan[plan[P_LO] + predictor + 1]
+    while following < last:
+        q = following
+        following += QUESTION_FIELDS
         table, op = plan[q + Q_TABLE], plan[q + Q_OP]
         if table != previous:
             previous = table
@@ -1524,7 +1549,7 @@ def answer(plan, words, reals, predictor, keys, t, answers):
             _read(plan, words, reals, q, cell, t, answers)
 
 
-@jit
+@hot
 def _usual(plan, words, reals, q, table, cell, answers):
     """What is asked of one accumulator: its number, sum, mean, deviation and extremes."""
     a, number, events = plan[q + Q_ACC], 0, 0
@@ -1580,7 +1605,7 @@ def _before(words, a, b):
     return words[a] < words[b] or (words[a] == words[b] and words[a + 1] < words[b + 1])
 
 
-@jit
+@hot
 def _await(words, queue, due, rank, pos, extra, anchor):
     """Remember that something falls due; in the order of (due, rank, anchor's position, extra).
 
@@ -1691,7 +1716,7 @@ def _pop(words):
         i = least
 
 
-@jit
+@hot
 def _next(plan, words):
     """Address of the queue whose first falls due next, HEAP_AT for the heap, 0 for nothing; NEXT_DUE says when."""
     best = HEAP_AT if words[HEAP_LEN] > 0 else 0
@@ -1713,7 +1738,7 @@ def _is_full(words):
     )
 
 
-@jit
+@hot
 def _fire(plan, words, reals, now):
     """All that is due at or before `now`, in its order; whether there was room for all of it."""
     while words[NEXT_DUE] <= now:
@@ -1742,7 +1767,7 @@ def _fire(plan, words, reals, now):
     return True
 
 
-@jit
+@hot
 def _expire(plan, words, now):
     """Anchors that nothing can change any more are forgotten; nobody can tell when, so that it is done for many."""
     for label in range(plan[LABELS]):
@@ -1781,7 +1806,7 @@ def _truth(plan, words, reals, anchor):
     return reals[more + AN_LAST]
 
 
-@jit
+@hot
 def _become(plan, words, reals, anchor, state, value, now):
     """A new version of a label: written, and made known to the pasts that read it."""
     label = words[anchor + AN_LABEL]
@@ -1810,7 +1835,7 @@ def _become(plan, words, reals, anchor, state, value, now):
         )
 
 
-@jit
+@hot
 def _tell(plan, words, reals, anchor, now):
     n = words[N_LABELS]
     if n >= OUTPUTS_LIMIT:
@@ -1833,7 +1858,7 @@ def _tell(plan, words, reals, anchor, now):
     words[ORDER] += 1
 
 
-@jit
+@hot
 def _silent(plan, words, label, now):
     """The sources of a label that were not heard for too long, as bits."""
     bits = 0
@@ -1846,7 +1871,7 @@ def _silent(plan, words, label, now):
     return bits
 
 
-@jit
+@hot
 def _settle(plan, words, reals, anchor, rank, now):
     state, label = words[anchor + AN_STATE], words[anchor + AN_LABEL]
     if state != OPEN and not (rank == FINAL_DUE and state == PROVISIONAL):
@@ -1885,7 +1910,7 @@ def _hold(plan, words, anchor, rank, bits):
             words[N_HOLDS] += 1
 
 
-@jit
+@hot
 def _hear(plan, words, stream, now):
     """A source is heard: what was held only because of it falls due again after the lateness."""
     words[HEARD_AT + stream] = now
@@ -2104,7 +2129,7 @@ def _open_more(plan, words, label, more):
             words[more + AN_LEFT_OUT] |= 1 << (i - lo)
 
 
-@jit
+@hot
 def _open(plan, words, reals, label, t, pos, now):
     """The label of an anchor opens, and takes in what came before it."""
     spaces, more = plan[SPACES], plan[ANCHOR_MORE]
@@ -2153,7 +2178,7 @@ def _open(plan, words, reals, label, t, pos, now):
             _ask_lead(plan, words, reals, anchor, q, moment, now)
 
 
-@jit
+@hot
 def _look_back(plan, words, reals, anchor, key, now):
     """Evidence that came before its anchor counts at once."""
     label, t = words[anchor + AN_LABEL], words[anchor + AN_TIME]
@@ -2247,7 +2272,7 @@ def _decide(plan, words, reals, label, decided, now):
 # -------------------------------------------------------------------------------------------------------- predictions
 
 
-@jit
+@hot
 def _ask(plan, words, reals, predictor, keys, pos, time, at, now, lead, row):
     """Write down a question to a model, with its features."""
     n = words[N_PREDICTIONS]
@@ -2311,7 +2336,7 @@ def _mix(h):
     return h
 
 
-@jit
+@hot
 def _seen(plan, words, identity, stream, now):
     """Whether an event of this identity was applied within the declared time; if not, it is from now on.
 
@@ -2347,7 +2372,7 @@ def _place(words, at, cap, identity):
         i = (i + 1) & (cap - 1)
 
 
-@jit
+@hot
 def _make_room(words, at, now, is_over):
     """Go on with a stream's next table: for what comes, if the newer one's time `is_over`, or to have more room.
 
@@ -2432,7 +2457,7 @@ def _move_some(words, at):
 # ------------------------------------------------------------------------------------------------------------ the loop
 
 
-@jit
+@hot
 def _apply(plan, words, reals, stream, t, pos, now, identity, row):
     """An event happens; its fate."""
     if plan[plan[S_DUPLICATES] + stream] >= 0 and _seen(plan, words, identity, stream, now):
@@ -2460,14 +2485,16 @@ def _apply(plan, words, reals, stream, t, pos, now, identity, row):
     return fate
 
 
-@jit
+@hot
 def _fetch(plan, words, kind, stream, identity, keys, n, i):
     """Bring near what the rows after `i` will touch: waiting for memory is much of an event's time."""
     per_key, spaces, lo = plan[CELLS_PER_KEY], plan[SPACES], plan[S_NEAR_LO]
     far, near, next_ = i + 9, i + 6, i + 3
     if far < n and kind[far] == EVENT:
         row = far * spaces
-        for j in range(plan[lo + stream[far]], plan[lo + stream[far] + 1], NEAR_FIELDS):
+        j, last = plan[lo + stream[far]] - NEAR_FIELDS, plan[lo + stream[far] + 1] - NEAR_FIELDS
+        while j < last:
+            j += NEAR_FIELDS
             if plan[j + N_ROW] == 1:
                 _prefetch(words, CELLS_AT + keys[row + plan[j + N_SPACE]] * per_key + plan[j + N_LOCAL])
         mixed, at = _mix(identity[far]), IDENTITIES_AT + DUP_WORDS * stream[far]
@@ -2476,21 +2503,25 @@ def _fetch(plan, words, kind, stream, identity, keys, n, i):
             _prefetch(words, words[at + OLD_AT] + 2 * (mixed & (words[at + OLD_CAP] - 1)))
     if near < n and kind[near] == EVENT:
         row = near * spaces
-        for j in range(plan[lo + stream[near]], plan[lo + stream[near] + 1], NEAR_FIELDS):
+        j, last = plan[lo + stream[near]] - NEAR_FIELDS, plan[lo + stream[near] + 1] - NEAR_FIELDS
+        while j < last:
+            j += NEAR_FIELDS
             cell = words[CELLS_AT + keys[row + plan[j + N_SPACE]] * per_key + plan[j + N_LOCAL]]
             if cell != 0:
                 for line in range(plan[j + N_LINES]):
                     _prefetch(words, cell + LINE_WORDS * line)
     if next_ < n and kind[next_] == EVENT:
         row = next_ * spaces
-        for j in range(plan[lo + stream[next_]], plan[lo + stream[next_] + 1], NEAR_FIELDS):
+        j, last = plan[lo + stream[next_]] - NEAR_FIELDS, plan[lo + stream[next_] + 1] - NEAR_FIELDS
+        while j < last:
+            j += NEAR_FIELDS
             cell = words[CELLS_AT + keys[row + plan[j + N_SPACE]] * per_key + plan[j + N_LOCAL]]
             if cell != 0:
                 ring, start, mask = words[cell + RING], words[cell + START], words[cell + CAP] - 1
                 stride = plan[j + N_STRIDE]
-                last = ring + ((start + words[cell + LEN] - 1) & mask) * stride
-                _prefetch(words, last)
-                _prefetch(words, last + 2 * stride - 1)
+                newest = ring + ((start + words[cell + LEN] - 1) & mask) * stride
+                _prefetch(words, newest)
+                _prefetch(words, newest + 2 * stride - 1)
                 for index in range(plan[j + N_LO], plan[j + N_HI]):
                     head = ring + ((start + words[cell + plan[index]]) & mask) * stride
                     _prefetch(words, head)
