@@ -653,9 +653,15 @@ def _move(plan, words, reals, table, cell, t):
     words[cell + TAIL] = end
     words[cell + ASOF] = t
     if back or end - tail > ADDED_UP:
-        _windows(plan, words, reals, table, cell, t, tail, end, back, abs(end - tail) > ADDED_UP)
+        _move_far(plan, words, reals, table, cell, t, tail, end, back)
     else:  # as usual: compiled for itself
         _windows(plan, words, reals, table, cell, t, tail, end, False, False)
+
+
+@jit
+def _move_far(plan, words, reals, table, cell, t, tail, end, back):
+    """The windows of a cell go back, or over many events."""
+    _windows(plan, words, reals, table, cell, t, tail, end, back, abs(end - tail) > ADDED_UP)
 
 
 @hot
