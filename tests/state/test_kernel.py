@@ -219,6 +219,21 @@ def test_windows_of_one_key_are_exact_however_far_its_questions_go_back_and_fort
             assert np.array_equal([row[f"min_{name}"], row[f"max_{name}"]], wanted, equal_nan=True)
 
 
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 30, 64, 101])
+def test_values_that_are_added_in_lanes_are_those_that_are_added_one_by_one(count):
+    random, stride, places, ring = np.random.default_rng(count), 3, 128, kernel.SCRATCH
+    for start in (0, 50, 100, 127):
+        value = np.round(random.lognormal(0, 9, count), 2) * random.choice([-1, 1], count)
+        value[random.random(count) < random.choice([0.0, 0.2, 1.0])] = np.nan
+        reals = np.full(ring + stride * places, 1e300)
+        reals[ring + (start + np.arange(count)) % places * stride] = value
+        number, *parts, least, most = kernel._add_together(reals, ring, stride, start, places - 1, 0, count)
+        known = value[value == value]
+        extremes = [known.min(), known.max()] if len(known) else [np.nan, np.nan]
+        assert (number, math.fsum(parts)) == (len(known), math.fsum(known))
+        assert np.array_equal([least, most], extremes, equal_nan=True)
+
+
 class Sale(Event):
     card: Key
     item: Key

@@ -100,6 +100,45 @@ def _slide(typing_context: Any, words: Any, at: Any, count: Any, by: Any) -> Any
 
 
 @intrinsic
+def _add_lanes(typing_context: Any, reals: Any, values: Any, stride: Any, count: Any, to: Any) -> Any:
+    """Several sums at once, each in its lane of a vector."""
+    wide, whole = ir.VectorType(ir.DoubleType(), kernel.LANES), ir.IntType(64)
+    zeros, ones = ir.Constant(wide, [0.0] * kernel.LANES), ir.Constant(wide, [1.0] * kernel.LANES)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        reals, values, stride, count, to = arguments
+        places = [builder.gep(reals, [builder.add(to, whole(kernel.LANES * part))]) for part in range(6)]
+        places = [builder.bitcast(place, wide.as_pointer()) for place in places]
+        found = [cgutils.alloca_once_value(builder, builder.load(place, align=8)) for place in places]
+        with cgutils.for_range_slice(builder, whole(0), count, whole(kernel.LANES), intp=whole) as (i, _):
+            x, first = zeros, builder.add(values, builder.mul(i, stride))
+            for lane in range(kernel.LANES):
+                place = builder.gep(reals, [builder.add(first, builder.mul(whole(lane), stride))])
+                x = builder.insert_element(x, builder.load(place), ir.IntType(32)(lane))
+            number, s, r, u, least, most = (builder.load(part) for part in found)
+            known = builder.fcmp_ordered("ord", x, x)
+            number = builder.fadd(number, builder.select(known, ones, zeros))
+            least = builder.select(builder.fcmp_ordered("<", x, least), x, least)
+            most = builder.select(builder.fcmp_ordered(">", x, most), x, most)
+            s, e = _two_sums(builder, s, builder.select(known, x, zeros))
+            r, e = _two_sums(builder, r, e)
+            for value, part in zip((number, s, r, builder.fadd(u, e), least, most), found, strict=True):
+                builder.store(value, part)
+        for part, place in zip(found, places, strict=True):
+            builder.store(builder.load(part), place, align=8)
+        return context.get_dummy_value()
+
+    return signature(types.none, reals, *(types.int64,) * 4), generate
+
+
+def _two_sums(builder: Any, a: Any, b: Any) -> tuple[Any, Any]:
+    """`kernel._two_sum` in every lane."""
+    s = builder.fadd(a, b)
+    v = builder.fsub(s, a)
+    return s, builder.fadd(builder.fsub(a, builder.fsub(s, v)), builder.fsub(b, v))
+
+
+@intrinsic
 def _word(typing_context: Any, text: Any, at: Any) -> Any:
     """Eight bytes at any address, as one word."""
 
@@ -149,6 +188,7 @@ def _pointer(kind: Any) -> Any:
 _INSTRUCTIONS = {
     "_prefetch": _prefetch,
     "_slide": _slide,
+    "_add_lanes": _add_lanes,
     "_word": _word,
     "_put": _put,
     "_zeros": _zeros,

@@ -73,8 +73,8 @@ SIZES = 48  # log2 of the largest ring
 USED, HEAP_LEN, NEXT_DUE, NOW, ORDER = 1, 2, 3, 5, 6
 N_PREDICTIONS, N_LABELS, N_HOLDS, N_DONE = 7, 8, 9, 10
 FAILED, ASKED_FROM, BITS = 17, 18, 19
-# a copy of an event's values, room to calculate, the free lists,
-SPARE, SCRATCH, FREE_AT = 128, 256, 512
+# a copy of an event's values, sums in lanes, room to calculate, the free lists,
+SPARE, LANES_AT, SCRATCH, FREE_AT = 128, 192, 256, 512
 # per stream (label): the moment it was last heard, the largest time seen, whether its silence was told, what it holds,
 HEARD_AT, LATEST_AT, ALERTED_AT, HELD_AT = 4096, 4352, 4608, 4864
 STREAMS_MOST, LABELS_MOST = 256, 256
@@ -117,7 +117,8 @@ DAY = 86_400_000_000.0
 LINE_WORDS = 8  # of a cache line
 BLOCK_BITS = 4  # of a tree, whose blocks are of 16, 256, ... events
 TALLY_ROOM_FIRST = 4
-ADDED_UP = 8  # events: more than these that enter or leave several windows at once are added up first
+ADDED_UP = 8  # events: more than these that enter or leave windows at once are added up first,
+LANES, IN_LANES = 4, 16  # and from so many on in lanes
 TREE_EVENTS = 64  # a ring gets its trees once an extreme is looked for among more than these
 RING_CAPACITY_FIRST = 4
 QUEUE_CAPACITY_FIRST = 64
@@ -423,6 +424,22 @@ def _slide(words, at, count, by):
         words[at + by + i] = words[at + i]
 
 
+def _add_lanes(reals, values, stride, count, to):
+    """Each LANES-th of `count` values, which are whole rounds, to one lane; compiled to instructions for all lanes.
+
+    From `to` on lie the number of each lane's values, three parts of their sum, the least and the largest.
+    """
+    for i in range(count):
+        x, lane = reals[values + i * stride], to + i % LANES
+        if x == x:
+            reals[lane] += 1.0
+            reals[lane + LANES], e = _two_sum(reals[lane + LANES], x)
+            reals[lane + 2 * LANES], e = _two_sum(reals[lane + 2 * LANES], e)
+            reals[lane + 3 * LANES] += e
+            reals[lane + 4 * LANES] = min(reals[lane + 4 * LANES], x)
+            reals[lane + 5 * LANES] = max(reals[lane + 5 * LANES], x)
+
+
 # ---------------------------------------------------------------------------------------------------- exact arithmetic
 
 
@@ -672,7 +689,7 @@ def _windows(plan, words, reals, table, cell, t, tail, end, back, are_many):
     """
     ring, mask, start = words[cell + RING], words[cell + CAP] - 1, words[cell + START]
     stride, added = plan[table + T_STRIDE], -1  # which column is
-    n, s1, s2, s3, least, most = 0, 0.0, 0.0, 0.0, np.nan, np.nan
+    passed = 0, 0.0, 0.0, 0.0, np.nan, np.nan  # of the events between the ends, in this column
     following, last = plan[table + T_ACC_LO], plan[table + T_ACC_HI]
     while following < last:
         a = following
@@ -721,20 +738,21 @@ def _windows(plan, words, reals, table, cell, t, tail, end, back, are_many):
             low = reals[lows]
         if highs >= at:
             high = reals[highs]
-        together = are_many and (drop == end if back else put == tail)
-        if together and added != column:
-            added = column
-            n, s1, s2, s3, least, most = _add_together(
-                reals, values, stride, start, mask, min(end, tail), max(end, tail)
-            )
-        if together and back:
-            drop = drop_end
-            number -= n
-            s, r, u = _with(s, r, u, -s1, -s2, -s3)
-            if least == low:
-                low = np.nan
-            if most == high:
-                high = np.nan
+        if are_many:
+            if added != column:
+                added = column
+                passed = _add_together(reals, values, stride, start, mask, min(end, tail), max(end, tail))
+            if drop < drop_end:
+                gone = passed
+                if not back or drop != end:
+                    gone = _add_together(reals, values, stride, start, mask, drop, drop_end)
+                number, s, r, u, low, high = _without(number, s, r, u, low, high, gone)
+            if put < put_end:
+                come = passed
+                if back or put != tail:
+                    come = _add_together(reals, values, stride, start, mask, put, put_end)
+                number, s, r, u, low, high = _joined(number, s, r, u, low, high, come)
+            drop, put = drop_end, put_end
         for i in range(drop, drop_end):
             x = reals[values + ((start + i) & mask) * stride]
             if x == x:
@@ -748,14 +766,6 @@ def _windows(plan, words, reals, table, cell, t, tail, end, back, are_many):
                     high = np.nan
         if number == 0:
             s, r, u = 0.0, 0.0, 0.0
-        if together and not back and n > 0:
-            put = put_end
-            if number == 0 or least < low:
-                low = least
-            if number == 0 or most > high:
-                high = most
-            number += n
-            s, r, u = _with(s, r, u, s1, s2, s3)
         for i in range(put, put_end):
             x = reals[values + ((start + i) & mask) * stride]
             if x == x:
@@ -780,18 +790,60 @@ def _windows(plan, words, reals, table, cell, t, tail, end, back, are_many):
 def _add_together(reals, values, stride, start, mask, low, high):
     """Of the values of events `low` to `high`: their number, three parts of their sum, the least and the largest."""
     number, s, r, u, least, most = 0, 0.0, 0.0, 0.0, np.nan, np.nan
-    for i in range(low, high):
-        x = reals[values + ((start + i) & mask) * stride]
-        if x == x:
-            number += 1
-            s, e = _two_sum(s, x)
-            r, e = _two_sum(r, e)
-            u += e
-            if not least <= x:
-                least = x
-            if not most >= x:
-                most = x
+    in_lanes = high - low >= IN_LANES
+    if in_lanes:
+        for i in range(4 * LANES):
+            reals[LANES_AT + i] = 0.0
+        for i in range(4 * LANES, 5 * LANES):
+            reals[LANES_AT + i], reals[LANES_AT + i + LANES] = np.inf, -np.inf
+    while low < high:
+        slot = (start + low) & mask
+        count = min(high - low, mask + 1 - slot)  # up to the ring's last place
+        low += count
+        at = values + slot * stride
+        if in_lanes:
+            whole = count & -LANES
+            _add_lanes(reals, at, stride, whole, LANES_AT)
+            at += whole * stride
+            count -= whole
+        for i in range(count):
+            x = reals[at + i * stride]
+            if x == x:
+                number += 1
+                s, e = _two_sum(s, x)
+                r, e = _two_sum(r, e)
+                u += e
+                least, most = _further(least, x, False), _further(most, x, True)
+    if in_lanes:
+        for lane in range(LANES_AT, LANES_AT + LANES):
+            if reals[lane] > 0.0:
+                number += int(reals[lane])
+                s, r, u = _with(s, r, u, reals[lane + LANES], reals[lane + 2 * LANES], reals[lane + 3 * LANES])
+                least = _further(least, reals[lane + 4 * LANES], False)
+                most = _further(most, reals[lane + 5 * LANES], True)
     return number, s, r, u, least, most
+
+
+@jit
+def _without(number, s, r, u, low, high, gone):
+    """An accumulator that values have left which were added together. An extreme that leaves is NaN, as in `_drop`."""
+    n, a, b, c, least, most = gone
+    if n == number:
+        return 0, 0.0, 0.0, 0.0, np.nan, np.nan
+    s, r, u = _with(s, r, u, -a, -b, -c)
+    return number - n, s, r, u, np.nan if least == low else low, np.nan if most == high else high
+
+
+@jit
+def _joined(number, s, r, u, low, high, come):
+    """An accumulator that values have entered which were added together."""
+    n, a, b, c, least, most = come
+    s, r, u = _with(s, r, u, a, b, c)
+    if number == 0 or least < low:
+        low = least
+    if number == 0 or most > high:
+        high = most
+    return number + n, s, r, u, low, high
 
 
 @jit
