@@ -3,9 +3,9 @@
 The usual history is that of bench.engine. Beside it: one card that gets every payment, so that its windows hold
 hundreds of thousands; the same with amounts that only fall (under `max`) or only rise (under `min`), so that what
 leaves a window is always its extreme; a million cards; every payment late by up to the lateness, of many cards and of
-one; one card of which every tenth record is a dispute, which is evidence for every payment of a day; `distinct` over
-the one card, of twelve categories and of thousands of amounts; and the question for the `top` of
-100,000 items that the one card buys, as a ranking asks it while payments come in.
+one; one card of which every tenth record is a dispute, which is evidence for every payment of a day, or of a minute
+while labels may be revised for a week; `distinct` over the one card, of twelve categories and of thousands of amounts;
+and the question for the `top` of 100,000 items that the one card buys, as a ranking asks it while payments come in.
 
 `ns` is the CPU time of a payment with its 15 features (of a question, for `top`), of the best of the rounds, which take
 turns; `ratios` has it over that of the usual history; `equal` says whether a sample equals the naive count in every
@@ -74,6 +74,7 @@ def cases(events: int) -> dict[str, Case]:
         "all_late": Case(late, engine.app),
         "all_late_one_key": Case({**late, "card": one["card"]}, engine.app, SAMPLE_LARGE),
         "label_one_key": Case({**one, "stream": disputes}, with_label("1d"), SAMPLE_LARGE),
+        "revised_one_key": Case({**one, "stream": disputes}, with_label("1m", revised="7d"), SAMPLE_LARGE),
         "distinct_one_key": Case(one, with_distinct(), SAMPLE_LARGE),
         "top_one_key": Case({**one, "category": items}, with_top(), SAMPLE_LARGE),
     }
@@ -94,9 +95,9 @@ def with_distinct() -> App:
     return _app(found)
 
 
-def with_label(within: str) -> App:
-    """The application of bench.engine with a label that stays open for longer."""
-    return _app(features(), within=within)
+def with_label(within: str, revised: str = "10m") -> App:
+    """The application of bench.engine with a label that stays open, or may be revised, for longer."""
+    return _app(features(), within=within, revised=revised)
 
 
 def with_top() -> App:
@@ -110,10 +111,10 @@ def _least(feature: Past) -> Past:
     return past.min(Payment.amount, f"{micros(feature.window) // engine.HOUR}h", by=Payment.card)
 
 
-def _app(asked: dict[str, Any], rank: Rank | None = None, within: str = "1m") -> App:
+def _app(asked: dict[str, Any], rank: Rank | None = None, within: str = "1m", revised: str = "10m") -> App:
     app = App("cards")
     app.source(Payment, lateness="10m", horizon="10m", duplicates="10m")
-    app.source(Dispute, horizon="10m")
+    app.source(Dispute, horizon=revised)
     label = future.any(Dispute, per=Payment, within=within)
     app.predict("score", label, features=asked, model=engine.Model(), rank=rank)
     return app

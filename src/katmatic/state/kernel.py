@@ -61,7 +61,7 @@ HEAD, EDGE, NUMBER, ACC_WORDS = 0, 1, 2, 3
 EWM_WORDS = 3  # of decayed sums: those of what was let go, then those of all events
 TALLY, TALLY_ROOM, DIFFER, TALLY_WORDS = 0, 1, 2, 3  # of a tally: where it lies, for how many values, how many it has
 # Words of an anchor: those that every label needs, the keys of all spaces, and the others, if any label needs them.
-AN_LABEL, AN_POS, AN_TIME, AN_STATE, AN_VERSION, AN_VALUE, AN_WAITS, AN_DEAD = range(8)
+AN_LABEL, AN_POS, AN_TIME, AN_STATE, AN_VERSION, AN_VALUE, AN_WAITS, AN_LATEST = range(8)
 AN_NEXT, AN_PREV, AN_VOID, AN_EVIDENCE, AN_NUMBER, AN_KEYS = range(8, 14)
 AN_LEFT_OUT, AN_LEADS, AN_SUM, AN_LAST_TIME, AN_LAST_POS, AN_LAST, AN_MORE = 0, 1, 2, 5, 6, 7, 8  # after the keys
 PASTS_MOST = 63  # bits of AN_LEFT_OUT: the tables of a label whose condition its anchor does not meet
@@ -1817,9 +1817,7 @@ def _fire(plan, words, reals, now):
         words[anchor + AN_WAITS] -= 1
         if rank == PREDICTION_DUE:
             _ask_lead(plan, words, reals, anchor, extra, due, now)
-        elif rank == EXPIRY_DUE:
-            words[anchor + AN_DEAD] = 1
-        else:
+        elif rank != EXPIRY_DUE:
             _settle(plan, words, reals, anchor, rank, now)
         _bury(plan, words, anchor)
     return True
@@ -1837,7 +1835,6 @@ def _expire(plan, words, now):
                 later = _later(words, q, LISTS_AHEAD)
                 _prefetch(words, _lasts(plan, label, words[later + AN_KEYS + plan[plan[L_JOIN] + label]]))
             words[anchor + AN_WAITS] -= 1
-            words[anchor + AN_DEAD] = 1
             _bury(plan, words, anchor)
 
 
@@ -2004,8 +2001,8 @@ def _hear(plan, words, stream, now):
 
 @jit
 def _bury(plan, words, anchor):
-    """Forget an expired anchor once nothing waits for it any more."""
-    if words[anchor + AN_DEAD] == 0 or words[anchor + AN_STATE] <= PROVISIONAL or words[anchor + AN_WAITS] > 0:
+    """Forget an anchor once nothing waits for it any more, not even that it expires."""
+    if words[anchor + AN_STATE] <= PROVISIONAL or words[anchor + AN_WAITS] > 0:
         return
     label = words[anchor + AN_LABEL]
     lasts = _lasts(plan, label, words[anchor + AN_KEYS + plan[plan[L_JOIN] + label]])
@@ -2040,12 +2037,20 @@ def _void(plan, words, anchor):
 
 @jit
 def _link(words, at, anchor):
-    """An anchor joins a list, in the order of positions; the last one, whose address lies at `at`, knows the first."""
+    """An anchor joins a list, in the order of positions; the last one, whose address lies at `at`, knows the first.
+
+    AN_LATEST of each is no earlier than its own time and those of all before it: who looks for anchors after a moment
+    need not look at what only has earlier ones.
+    """
     last, pos = words[at], words[anchor + AN_POS]
     before = last
     while before != 0 and words[before + AN_POS] > pos:
         before = words[before + AN_PREV]
     words[anchor + AN_PREV] = before
+    latest = words[anchor + AN_TIME]
+    if before != 0:
+        latest = max(latest, words[before + AN_LATEST])
+    words[anchor + AN_LATEST] = latest
     if last == 0:
         words[anchor + AN_NEXT] = anchor
     else:
@@ -2057,6 +2062,12 @@ def _link(words, at, anchor):
             words[following + AN_PREV] = anchor
     if before == last:
         words[at] = anchor
+        return
+    while words[following + AN_LATEST] < latest:
+        words[following + AN_LATEST] = latest
+        if following == last:
+            break
+        following = words[following + AN_NEXT]
 
 
 @jit
@@ -2074,9 +2085,12 @@ def _unlink(words, at, anchor):
 
 
 @jit
-def _first(words, at):
-    """The first anchor of a list, 0 if it is empty."""
-    return words[words[at] + AN_NEXT] if words[at] != 0 else 0
+def _first_after(words, at, t):
+    """The first anchor of a list that is later than `t`, or has some before it which are; 0 if there is none."""
+    anchor, found = words[at], 0
+    while anchor != 0 and words[anchor + AN_LATEST] > t:
+        anchor, found = words[anchor + AN_PREV], anchor
+    return found
 
 
 @jit
@@ -2199,7 +2213,6 @@ def _open(plan, words, reals, label, t, pos, now):
     words[anchor + AN_VERSION] = 0
     reals[anchor + AN_VALUE] = np.nan
     words[anchor + AN_WAITS] = 0
-    words[anchor + AN_DEAD] = 0
     words[anchor + AN_VOID] = 0
     words[anchor + AN_EVIDENCE] = NOTHING
     words[anchor + AN_NUMBER] = 0
@@ -2269,7 +2282,7 @@ def _look_back(plan, words, reals, anchor, key, now):
 
 @jit
 def _evidence(plan, words, reals, e, t, pos, now):
-    """An event speaks to every open anchor of its key."""
+    """An event speaks to every anchor of its key in whose window it lies."""
     label = plan[plan[EVIDENCE_LABEL] + e]
     mask = plan[plan[EVIDENCE_MASK] + e]
     if mask >= 0 and words[ROW_MASKS_AT + mask] == 0:
@@ -2280,7 +2293,10 @@ def _evidence(plan, words, reals, e, t, pos, now):
     voids = plan[plan[EVIDENCE_VOIDS] + e] == 1
     lasts = _lasts(plan, label, key)
     last, last_told = words[lasts], words[lasts + 1]
-    following, following_told = _first(words, lasts), _first(words, lasts + 1) if voids else 0
+    ended = t - plan[plan[L_END] + label]  # those of this moment, and before
+    following, following_told = _first_after(words, lasts, ended), 0
+    if voids:
+        following_told = _first_after(words, lasts + 1, ended)
     while following != 0 or following_told != 0:
         if following_told == 0 or (following != 0 and words[following + AN_POS] < words[following_told + AN_POS]):
             anchor = following
