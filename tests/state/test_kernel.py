@@ -274,7 +274,7 @@ def test_anchors_after_a_moment_are_found_whatever_their_order():
 
 
 def test_evidence_looks_at_no_more_anchors_than_are_as_late():
-    """Found by measuring: a dispute looked at all open labels of its card, 100,000 in ten minutes of a busy one."""
+    """Found by measuring: a dispute looked at all labels of its card that could still be revised."""
     words, n = Counted(), 10_000
     linked(words, list(range(n)), list(range(n)))
     words.reads = 0
