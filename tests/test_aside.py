@@ -73,11 +73,12 @@ def test_another_program_may_do_it(tmp_path):
 def test_who_works_aside_lets_others_go_first_and_goes_with_its_parent():
     child = "import time; from katmatic.aside import give_way; give_way(); print('ready'); time.sleep(60)"
     parent = f"""
-import os, subprocess, sys
+import os, signal, subprocess, sys
 child = subprocess.Popen([sys.executable, "-uc", "{child}"], stdout=subprocess.PIPE)
 assert child.stdout.readline() == b"ready\\n"
 with open(f"/proc/{{child.pid}}/oom_score_adj") as file:
     print(child.pid, os.getpriority(os.PRIO_PROCESS, child.pid), file.read(), flush=True)
+child.send_signal(signal.SIGSTOP)  # as a training, while the state is saved
 os.kill(os.getpid(), 9)
 """
     said = subprocess.run([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True, check=False).stdout.split()

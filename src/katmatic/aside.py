@@ -25,6 +25,7 @@ SECONDS_LIMIT = 600.0  # that a piece of work may take; then it is killed
 NICENESS = 10
 SAID_BYTES = 4_000  # of what went wrong, the last
 QUIET = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+GOES_WITH_PARENT = sys.platform == "linux"  # whether who gives way does
 _DIES_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 
@@ -111,9 +112,9 @@ class Aside:
 
 
 def give_way() -> None:
-    """For a process that works aside: others go first, also where memory ends; and it goes with its parent."""
+    """For a process that works aside: others go first, also where memory ends; and it goes with its parent's thread."""
     os.nice(NICENESS)
-    if sys.platform == "linux":
+    if GOES_WITH_PARENT:
         ctypes.CDLL(None).prctl(_DIES_WITH_PARENT, signal.SIGKILL)
         with contextlib.suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text("1000", "ascii")

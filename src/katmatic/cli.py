@@ -242,6 +242,10 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a predictor now, compare it with the champion and the baselines, say what came of it. Code 1: it failed."""
+    if record:  # for the pipeline, which goes on meanwhile
+        from katmatic.aside import give_way
+
+        give_way()
     from katmatic.log.codec import encode
     from katmatic.runtime import load_app, open_history
     from katmatic.training.job import train as train_now

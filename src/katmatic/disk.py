@@ -7,7 +7,10 @@ import os
 from pathlib import Path
 from typing import Protocol
 
+from katmatic.clock import monotonic_seconds, sleep
+
 PIECE_BYTES = 2**21  # that are written between two syncs: some milliseconds
+SMALL_BYTES = 2**18  # and by who gives way
 
 
 class Region(Protocol):
@@ -63,7 +66,10 @@ def sync_data(descriptor: int) -> None:
 
 
 class SystemDisk:
-    """The machine's own."""
+    """The machine's own. Who gives way writes `rest` times as long not as it had to wait for a sync."""
+
+    def __init__(self, *, rest: float = 0.0) -> None:
+        self._rest, self._piece = rest, SMALL_BYTES if rest else PIECE_BYTES
 
     def write(self, file: Path, *parts: bytes) -> None:
         """Make `file` anew, for the owner's eyes only: it holds people's data.
@@ -75,9 +81,12 @@ class SystemDisk:
             for part in parts:
                 left = memoryview(part)
                 while left:
-                    left = left[stream.write(left[:PIECE_BYTES]) :]
+                    left = left[stream.write(left[: self._piece]) :]
                     if left:
+                        began = monotonic_seconds()
                         sync_data(descriptor)
+                        if self._rest:
+                            sleep(self._rest * (monotonic_seconds() - began))
             os.fsync(descriptor)
 
     def replace(self, file: Path, by: Path) -> None:

@@ -302,6 +302,11 @@ class Pipeline:
             with self.lock:
                 aside.start(saving)
 
+    @property
+    def is_saving(self) -> bool:
+        """Whether the state is being saved beside."""
+        return self._aside is not None and self._aside.is_busy
+
     def _saving(self) -> Callable[[], None] | None:
         """What saves the state as it is when it is called; None if it is not to be saved."""
         self._records = self._batches = 0

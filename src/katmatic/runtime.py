@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from katmatic.actor import Actor
 from katmatic.aside import Aside
 from katmatic.clock import Clock, SystemClock
+from katmatic.disk import SystemDisk
 from katmatic.engine.plan import Plan
 from katmatic.errors import DeclarationError, KatmaticError, LogError, LogLost, SettingsError
 from katmatic.live import Live
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 DAY = 86_400_000_000
 CALENDAR_RETRY = 60_000_000  # microseconds until a calendar that failed is asked again
 COMMIT_RETRY_SECONDS = 1.0  # until a commit that failed is tried again
+REST = 2.0  # times as long as its disk has worked, a checkpoint that is made beside the pipeline lets it be
 DUE_SECONDS = 0.005  # what falls due waits so long for an event to come with: in a flood it needs no turns of its own
 
 
@@ -151,7 +153,9 @@ def save_checkpoint(app: App, folder: Path, plan: str) -> int:
     LogError unless `app` keeps the state of this plan: a file may have been changed since it was started.
     """
     with closing(Followed(open_readonly(folder / "log.db"))) as log:
-        pipeline = Pipeline(app, log, SystemClock(), checkpoints=FileCheckpoints(folder / "checkpoints"))
+        pipeline = Pipeline(
+            app, log, SystemClock(), checkpoints=FileCheckpoints(folder / "checkpoints", disk=SystemDisk(rest=REST))
+        )
         if short_fingerprint(pipeline.plan) != plan:
             raise LogError(
                 f"a checkpoint of {app.name}",

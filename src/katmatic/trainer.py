@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,7 +17,7 @@ from typing import IO
 import msgspec
 
 from katmatic import duration
-from katmatic.aside import NICENESS
+from katmatic.aside import GOES_WITH_PARENT
 from katmatic.clock import monotonic_seconds
 from katmatic.log.codec import encode
 from katmatic.pipeline import Pipeline, Turn
@@ -31,6 +32,7 @@ RETRY_DOUBLINGS = 7  # of that pause, with each failure for another reason than 
 RETRY_GROWTH = 1.1  # and by how much the rows must have grown, if they were too few
 SECONDS_LIMIT = 6 * 3600.0  # that a training may take; then it is killed
 TELL_PAUSE_SECONDS = 300.0  # until the registry is told again who answers, if it could not be told
+READY_SECONDS = 5.0  # in which a training has begun to give way
 STOP_SECONDS = 5.0  # until a training that was asked to end is killed
 # Threads that share a core with answers wait for each other, and spin while they wait: one core is left alone.
 ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) - 1))}
@@ -61,6 +63,8 @@ class _Training:
     process: subprocess.Popen[bytes]
     said: IO[bytes]  # a file: a pipe that nobody reads would stop a model that tells of its progress
     began: float
+    halted: float | None = None  # since when it stands still; as all here, by the clock that only runs forward
+    runs_until: float = 0.0  # whatever is saved meanwhile
 
 
 class Trainer:
@@ -132,6 +136,7 @@ class Trainer:
                 self._untold.pop(record.predictor, None)
         self._tell()
         self._collect()
+        self._halt_or_go_on()
         if self._running is None and not self._unread:  # until then it would be due again
             for name, course in self._courses.items():
                 now, asked = turn.batch.now, course.asked
@@ -216,13 +221,26 @@ class Trainer:
             said.close()
             self._broken(name, f"the training ({why}) could not be started: {error}", now)
             return
-        with contextlib.suppress(OSError, AttributeError):
-            os.setpriority(os.PRIO_PROCESS, process.pid, NICENESS)
-        self._running = _Training(name, why, now, process, said, monotonic_seconds())
+        began = monotonic_seconds()
+        self._running = _Training(name, why, now, process, said, began, runs_until=began + READY_SECONDS)
         if self.waits:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(SECONDS_LIMIT)
             self._collect()
+
+    def _halt_or_go_on(self) -> None:
+        """Let a training stand still while the state is saved, lest two work beside answers; half the time at most."""
+        training, now = self._running, monotonic_seconds()
+        if training is None:
+            return
+        if training.halted is None:
+            # One that did not go with its parent would stand still for ever, if that was killed.
+            if GOES_WITH_PARENT and self._pipeline.is_saving and now >= training.runs_until:
+                training.process.send_signal(signal.SIGSTOP)
+                training.halted = now
+        elif not self._pipeline.is_saving:
+            training.process.send_signal(signal.SIGCONT)
+            training.runs_until, training.halted = now + (now - training.halted), None
 
     def _collect(self) -> None:
         """Hand on what a training that has ended came to."""
@@ -272,6 +290,7 @@ def _record(said: bytes, predictor: str) -> ModelVersion | None:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
+    process.send_signal(signal.SIGCONT)  # one that stands still would not hear of it
     try:
         process.wait(STOP_SECONDS)
     except subprocess.TimeoutExpired:
