@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 from katmatic.clock import monotonic_seconds, sleep
 
-PIECE_BYTES = 2**21  # that are written between two syncs: some milliseconds
-SMALL_BYTES = 2**18  # and by who gives way
+PIECE_BYTES = 2**21  # that are written, or given back, between two syncs: some milliseconds
+SMALL_BYTES = 2**18  # that are written so by who gives way
 
 
 class Region(Protocol):
@@ -65,6 +66,26 @@ def sync_data(descriptor: int) -> None:
         os.fdatasync(descriptor)
 
 
+def held(descriptor: int) -> bool:
+    """Have an open file keep its bytes while it is open or mapped, whoever removes it; no if it has been removed."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # there are no locks on this disk: none for who removes it, either
+        pass
+    return os.fstat(descriptor).st_nlink > 0
+
+
+def _is_read(descriptor: int) -> bool:
+    """Whether somebody holds an open file, or may."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    return False
+
+
 class SystemDisk:
     """The machine's own. Who gives way writes `rest` times as long not as it had to wait for a sync."""
 
@@ -83,10 +104,7 @@ class SystemDisk:
                 while left:
                     left = left[stream.write(left[: self._piece]) :]
                     if left:
-                        began = monotonic_seconds()
-                        sync_data(descriptor)
-                        if self._rest:
-                            sleep(self._rest * (monotonic_seconds() - began))
+                        self._sync(descriptor)
             os.fsync(descriptor)
 
     def replace(self, file: Path, by: Path) -> None:
@@ -94,8 +112,27 @@ class SystemDisk:
         by.replace(file)
 
     def remove(self, file: Path) -> None:
-        """Forget a file, if it is there."""
-        file.unlink(missing_ok=True)
+        """Forget a file, if it is there.
+
+        Who gives way gives a large one back piece by piece: a sync of another file may wait until the disk has let go
+        of all of it (`discard`). Not while somebody reads it, for which `held` tells; the system lets go of it then.
+        """
+        if not self._rest:
+            file.unlink(missing_ok=True)
+            return
+        with suppress(FileNotFoundError), file.open("r+b", buffering=0) as stream:
+            left = 0 if _is_read(stream.fileno()) else os.fstat(stream.fileno()).st_size
+            file.unlink(missing_ok=True)
+            while left > 0:
+                left = max(left - PIECE_BYTES, 0)
+                stream.truncate(left)
+                self._sync(stream.fileno())
+
+    def _sync(self, descriptor: int) -> None:
+        began = monotonic_seconds()
+        sync_data(descriptor)
+        if self._rest:
+            sleep(self._rest * (monotonic_seconds() - began))
 
     def sync(self, folder: Path) -> None:
         """Make the names in `folder` durable."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import xxhash
 
-from katmatic.disk import Disk, SystemDisk
+from katmatic.disk import Disk, SystemDisk, held
 from katmatic.errors import LogError
 
 MAGIC = b"katmcp\x00\x01"  # the last byte is the form
@@ -130,6 +130,8 @@ def _state(file: Path) -> memoryview | None:
     with _explained(file):
         try:
             with file.open("rb") as opened:
+                if not held(opened.fileno()):
+                    return None
                 return memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))[_HEADER.size :]
         except FileNotFoundError:
             return None
