@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from katmatic.aside import Aside, is_possible
+from katmatic.aside import GOES_WITH_PARENT, Aside, is_possible
 
-pytestmark = pytest.mark.skipif(not is_possible(), reason="processes with threads are copied on Linux only")
+copies = pytest.mark.skipif(not is_possible(), reason="processes with threads are copied on Linux only")
+linux = pytest.mark.skipif(not GOES_WITH_PARENT, reason="a process goes with its parent on Linux only")
 WAIT_SECONDS = 20.0
 
 
@@ -27,6 +28,7 @@ def end(aside):
     return found
 
 
+@copies
 def test_the_copy_sees_memory_as_it_was_while_the_process_goes_on(tmp_path):
     state, go, aside = {"now": 1}, tmp_path / "go", Aside()
 
@@ -45,6 +47,7 @@ def test_the_copy_sees_memory_as_it_was_while_the_process_goes_on(tmp_path):
     assert not aside.is_busy
 
 
+@copies
 def test_what_went_wrong_is_told(tmp_path):
     aside = Aside()
     aside.start(lambda: (tmp_path / "nowhere" / "file").write_text("x"))
@@ -70,6 +73,7 @@ def test_another_program_may_do_it(tmp_path):
     assert not aside.is_busy
 
 
+@linux
 def test_who_works_aside_lets_others_go_first_and_goes_with_its_parent():
     child = "import time; from katmatic.aside import give_way; give_way(); print('ready'); time.sleep(60)"
     parent = f"""
@@ -89,6 +93,7 @@ os.kill(os.getpid(), 9)
         time.sleep(0.01)
 
 
+@copies
 def test_what_takes_too_long_is_ended():
     aside = Aside(seconds_limit=0.2)
     aside.start(lambda: time.sleep(60))
@@ -100,6 +105,7 @@ def test_what_takes_too_long_is_ended():
     assert not aside.is_busy
 
 
+@copies
 def test_other_threads_and_their_locks_do_not_hold_it_up(tmp_path):
     stop, lock = threading.Event(), threading.Lock()
 
@@ -118,6 +124,7 @@ def test_other_threads_and_their_locks_do_not_hold_it_up(tmp_path):
     thread.join()
 
 
+@copies
 def test_a_lock_of_the_process_is_free_once_it_is_gone(tmp_path):
     program = f"""
 import fcntl, os, time

@@ -417,9 +417,15 @@ def test_stopping_ends_a_training_that_is_under_way(monkeypatch):
 needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="/proc tells of processes, on Linux")
 
 
-def stands_still(process):
-    """Whether a process is stopped; it is given time to become what it is told to be."""
-    return SystemClock().wait(0.05) or Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2][0] == "T"
+def stands_still(world):
+    """Whether the training was told to stand still, once the process does what it was told."""
+    running, patience = world.trainer._running, SystemClock()
+    stat = Path(f"/proc/{running.process.pid}/stat")
+    for _ in range(2000):
+        if (stat.read_text().rpartition(") ")[2][0] == "T") == (running.halted is not None):
+            return running.halted is not None
+        patience.wait(0.01)
+    pytest.fail("the process does not do what it was told")
 
 
 @needs_proc
@@ -435,7 +441,7 @@ def test_a_training_stands_still_while_the_state_is_saved_for_half_of_the_time_a
     def at(second, *, saving):
         now[0], world.pipeline.is_saving = second, saving
         world.turn()
-        return stands_still(pid)
+        return stands_still(world)
 
     assert not at(104, saving=True), "it may not give way yet"
     assert at(105, saving=True)
@@ -457,7 +463,7 @@ def test_a_training_that_stands_still_hears_that_it_is_to_end(monkeypatch):
     world.turn()
     world.pipeline.is_saving = True
     world.turn()
-    assert stands_still(world.trainer.process)
+    assert stands_still(world)
     process = world.trainer._running.process
     world.trainer.stop()
     assert process.returncode == -signal.SIGTERM

@@ -87,7 +87,7 @@ def _is_read(descriptor: int) -> bool:
 
 
 class SystemDisk:
-    """The machine's own. Who gives way writes `rest` times as long not as it had to wait for a sync."""
+    """The machine's own. For who gives way: after each sync of a piece it rests `rest` times as long as that took."""
 
     def __init__(self, *, rest: float = 0.0) -> None:
         self._rest, self._piece = rest, SMALL_BYTES if rest else PIECE_BYTES

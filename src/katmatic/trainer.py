@@ -63,8 +63,8 @@ class _Training:
     process: subprocess.Popen[bytes]
     said: IO[bytes]  # a file: a pipe that nobody reads would stop a model that tells of its progress
     began: float
+    runs_until: float  # whatever is saved meanwhile
     halted: float | None = None  # since when it stands still; as all here, by the clock that only runs forward
-    runs_until: float = 0.0  # whatever is saved meanwhile
 
 
 class Trainer:
@@ -222,7 +222,7 @@ class Trainer:
             self._broken(name, f"the training ({why}) could not be started: {error}", now)
             return
         began = monotonic_seconds()
-        self._running = _Training(name, why, now, process, said, began, runs_until=began + READY_SECONDS)
+        self._running = _Training(name, why, now, process, said, began, began + READY_SECONDS)
         if self.waits:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(SECONDS_LIMIT)
