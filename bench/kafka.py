@@ -24,6 +24,7 @@ from katmatic.measure import FIRST, RATE, WARM_EVENTS, Durable, is_scored, payme
 from katmatic.pipeline import BATCH_LIMIT
 from katmatic.records import MODELS
 from tests.kafka_broker import address
+from tests.poster import Poster
 
 EVENTS = 300_000
 SECONDS = 20
@@ -115,11 +116,9 @@ def _latency(broker: str, prefix: str, seconds: int) -> dict[str, Any]:
 
 
 def _post(broker: str, topic: str, values: list[bytes]) -> None:
-    producer = Producer({"bootstrap.servers": broker, "queue.buffering.max.messages": 1_000_000})
-    for value in values:
-        producer.produce(topic, value)
-        producer.poll(0)
-    assert producer.flush(60) == 0
+    poster = Poster(broker, **{"queue.buffering.max.messages": 1_000_000})
+    poster.post(topic, *values)
+    poster.flush()
 
 
 def _given(name: str, default: int) -> int:

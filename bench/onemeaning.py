@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 from numpy.typing import NDArray
@@ -41,6 +40,7 @@ from katmatic.records import LABELS, PREDICTIONS
 from katmatic.spec.app import App
 from katmatic.training.dataset import read
 from tests.kafka_broker import address
+from tests.poster import Poster
 
 EVENTS = 200_000
 SPACING = 20_000  # microseconds between two payments
@@ -97,12 +97,12 @@ class _Producer:
     """Posts as a user's producer does: by card, which decides the partition."""
 
     def __init__(self, broker: str, prefix: str) -> None:
-        self._producer, self._prefix = Producer({"bootstrap.servers": broker}), prefix
+        self._poster, self._prefix = Poster(broker), prefix
 
     def __call__(self, topic: str, values: list[bytes]) -> None:
         for value in values:
-            self._producer.produce(f"{self._prefix}{topic}", value, key=value.partition(b",")[0])
-        assert self._producer.flush(60) == 0
+            self._poster.post(f"{self._prefix}{topic}", value, key=value.partition(b",")[0])
+        self._poster.flush()
 
 
 def _arrivals(events: int) -> Iterator[tuple[int, str, list[bytes]]]:

@@ -6,7 +6,7 @@ import time
 from contextlib import closing
 
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
@@ -17,6 +17,7 @@ from katmatic.log.kafka import KafkaHistory, KafkaLog
 from katmatic.log.kafka_client import Connection
 from tests.components import need, need_kafka, topics_of
 from tests.kafka_broker import Broker, BrokerError
+from tests.poster import Poster
 
 WAIT_SECONDS = 20.0
 pytestmark = pytest.mark.slow
@@ -38,14 +39,13 @@ def post(address, prefix):
     """Post values into a topic as any client does."""
 
     def post(topic, *values, **options):
-        producer = Producer({"bootstrap.servers": need_kafka(), **options})
+        poster = Poster(need_kafka(), **options)
         if "transactional.id" in options:
-            producer.init_transactions()
-            producer.begin_transaction()
-        for value in values:
-            producer.produce(f"{prefix}{topic}", value)
-        assert producer.flush(WAIT_SECONDS) == 0
-        return producer
+            poster.client.init_transactions()
+            poster.client.begin_transaction()
+        poster.post(f"{prefix}{topic}", *values)
+        poster.flush()
+        return poster.client
 
     return post
 
@@ -71,12 +71,12 @@ def plain(batches):
 
 
 def test_it_says_since_when_what_others_posted_has_waited(address, prefix):
-    producer, day = Producer({"bootstrap.servers": need_kafka()}), 86_400_000
+    poster, day = Poster(need_kafka()), 86_400_000
     now = SystemClock().now() // 1000
     stamps = [now - 100 * day, now - 100 * day, now - 10 * day, now - 9 * day, now + day // 48]
     for stamp in stamps:
-        producer.produce(f"{prefix}gate", b"present", timestamp=stamp)
-    assert producer.flush(WAIT_SECONDS) == 0
+        poster.post(f"{prefix}gate", b"present", timestamp=stamp)
+    poster.flush()
     with closing(KafkaLog(address, "school", ["gate"])) as log:
         batches = read_all(log, 5, limit=3)
         assert [sum(count for _, _, count in batch.came) for batch in batches] == list(map(len, batches))
@@ -212,15 +212,22 @@ def partitioned(prefix):
     """Make a topic of so many partitions, or give it more."""
     admin = AdminClient({"bootstrap.servers": need_kafka()})
 
+    def known(name):
+        found = admin.list_topics(timeout=WAIT_SECONDS).topics.get(name)
+        return len(found.partitions) if found else 0
+
     def partitioned(topic, count):
         name = f"{prefix}{topic}"
-        there = name in admin.list_topics(timeout=WAIT_SECONDS).topics
         made = (
             admin.create_partitions([NewPartitions(name, count)])
-            if there
+            if known(name)
             else admin.create_topics([NewTopic(name, count, 1)])
         )
         made[name].result()
+        deadline = time.monotonic() + WAIT_SECONDS
+        while known(name) != count:  # the broker is told later than whoever asked for them
+            assert time.monotonic() < deadline, f"{known(name)} partitions of {name}"
+            time.sleep(0.01)
 
     return partitioned
 
@@ -229,14 +236,14 @@ def test_each_partition_is_read_in_its_order_and_again_in_the_order_in_which_all
     address, partitioned, prefix
 ):
     partitioned("gate", 4)
-    producer = Producer({"bootstrap.servers": need_kafka()})
+    poster = Poster(need_kafka())
     batches, handed = [], 0
     for life in range(3):
         with closing(KafkaLog(address, "school", ["gate"])) as log:
             for i in range(200):
                 value = b"%d %d %03d" % (i % 4, life, i)
-                producer.produce(f"{prefix}gate", value, partition=i % 4)
-            producer.flush(WAIT_SECONDS)
+                poster.post(f"{prefix}gate", value, partition=i % 4)
+            poster.flush()
             promise = log.append("gate", [b"handed in"])
             batches += read_all(log, 151, limit=37)  # some wait for the next life
             handed += promise.done()  # else it was not read, and whoever was promised nothing hands it in again
@@ -255,14 +262,14 @@ def test_each_partition_is_read_in_its_order_and_again_in_the_order_in_which_all
 
 def test_a_topic_may_be_given_more_partitions_and_never_fewer(address, partitioned, prefix):
     partitioned("gate", 1)
-    producer = Producer({"bootstrap.servers": need_kafka()})
+    poster = Poster(need_kafka())
     with closing(KafkaLog(address, "school", ["gate"])) as log:
-        producer.produce(f"{prefix}gate", b"a", partition=0)
+        poster.post(f"{prefix}gate", b"a", partition=0)
         read_all(log, 1)
         partitioned("gate", 3)
-        producer.list_topics(f"{prefix}gate", timeout=WAIT_SECONDS)
-        producer.produce(f"{prefix}gate", b"b", partition=2)
-        assert producer.flush(WAIT_SECONDS) == 0
+        poster.client.list_topics(f"{prefix}gate", timeout=WAIT_SECONDS)
+        poster.post(f"{prefix}gate", b"b", partition=2)
+        poster.flush()
     with closing(KafkaLog(address, "school", ["gate"])) as log:
         read_all(log, 1)
         assert [value for _, value in log.scan("gate")] == [b"a", b"b"]
@@ -280,9 +287,9 @@ def test_partitions_that_a_topic_is_given_while_it_is_read_are_read_too(address,
     partitioned("gate", 1)
     with closing(KafkaLog(address, "school", ["gate"])) as log:
         partitioned("gate", 2)
-        producer = Producer({"bootstrap.servers": need_kafka()})
-        producer.produce(f"{prefix}gate", b"b", partition=1)
-        assert producer.flush(WAIT_SECONDS) == 0
+        poster = Poster(need_kafka())
+        poster.post(f"{prefix}gate", b"b", partition=1)
+        poster.flush()
         read_all(log, 1)
         assert [value for _, value in log.scan("gate")] == [b"b"]
 

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 from urllib.parse import quote
 
 import pytest
-from confluent_kafka import Producer
 from confluent_kafka.admin import (
     AclBinding,
     AclBindingFilter,
@@ -27,6 +26,7 @@ from katmatic.log.kafka_client import Connection
 from katmatic.state.kafka import KafkaCheckpoints
 from tests.components import need
 from tests.kafka_broker import Broker, BrokerError
+from tests.poster import Poster
 
 WAIT_SECONDS = 20.0
 PASSWORD = "learn & keep=100%"
@@ -157,18 +157,18 @@ def test_who_may_not_tell_the_group_runs_all_the_same_and_ends_at_once(login, gr
 
 def test_a_topic_that_may_not_be_read_for_a_while_is_read_on_later(guarded, login, grant):
     grant()
-    producer = Producer(guarded.options)
+    poster = Poster(guarded.address, **guarded.options)
     with closing(KafkaLog(login(), "school", ["gate"])) as log:
-        producer.produce("gate", b"before")
-        producer.flush(WAIT_SECONDS)
+        poster.post("gate", b"before")
+        poster.flush()
         assert log.wait(WAIT_SECONDS)
         _revoke(guarded, "gate")
         deadline = time.monotonic() + WAIT_SECONDS
         said = ""
         while "Topic authorization failed" not in said:
             assert time.monotonic() < deadline, said
-            producer.produce("gate", b"meanwhile")
-            producer.flush(WAIT_SECONDS)
+            poster.post("gate", b"meanwhile")
+            poster.flush()
             try:
                 log.read(1, limit=1)
                 log.wait(0.1)
@@ -177,8 +177,8 @@ def test_a_topic_that_may_not_be_read_for_a_while_is_read_on_later(guarded, logi
         assert "gate: " in said
         assert "grant what the page on scaling lists" in said
         grant()
-        producer.produce("gate", b"later")
-        producer.flush(WAIT_SECONDS)
+        poster.post("gate", b"later")
+        poster.flush()
         found = []
         while b"later" not in found:
             assert time.monotonic() < deadline + WAIT_SECONDS, found

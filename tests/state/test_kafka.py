@@ -6,12 +6,12 @@ import random
 from contextlib import closing
 
 import pytest
-from confluent_kafka import Producer
 
 from katmatic.errors import LogError
 from katmatic.log.kafka import KafkaLog
 from katmatic.state.kafka import _HEAD, _MAGIC, PIECE_BYTES, KafkaCheckpoints
 from tests.components import need_kafka, topics_of
+from tests.poster import Poster
 
 pytestmark = pytest.mark.slow
 
@@ -46,16 +46,16 @@ def test_the_newest_is_never_dropped(place):
 
 
 def test_without_its_head_or_its_pieces_it_does_not_count(place):
-    options, topic = place
+    _, topic = place
     checkpoints = KafkaCheckpoints(*place)
     checkpoints.save("school", 2, BIG)
-    producer = Producer(options)
-    producer.produce(topic, BIG[:100], key=f"piece/school@{3:020d}/000000")  # killed before its head was there
-    assert producer.flush(10) == 0
+    poster = Poster(need_kafka())
+    poster.post(topic, BIG[:100], key=f"piece/school@{3:020d}/000000")  # killed before its head was there
+    poster.flush()
     assert checkpoints.latest("school") == (2, BIG)
     head = _HEAD.pack(_MAGIC, 4, len(BIG), 0, b"another checksum")
-    producer.produce(topic, head, key=f"head/school@{4:020d}")  # of pieces that are lost
-    assert producer.flush(10) == 0
+    poster.post(topic, head, key=f"head/school@{4:020d}")  # of pieces that are lost
+    poster.flush()
     assert checkpoints.latest("school") == (2, BIG)
 
 
