@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import signal
 import subprocess
@@ -13,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from katmatic.aside import GOES_WITH_PARENT, Aside, is_possible
+from katmatic import aside as aside_of
+from katmatic.aside import GOES_WITH_PARENT, Aside, is_possible, last_of_all
 
 copies = pytest.mark.skipif(not is_possible(), reason="processes with threads are copied on Linux only")
 linux = pytest.mark.skipif(not GOES_WITH_PARENT, reason="a process goes with its parent on Linux only")
@@ -141,3 +143,75 @@ os.kill(os.getpid(), 9)
     assert subprocess.run([sys.executable, "-c", program], check=False, timeout=WAIT_SECONDS).returncode == -9
     with (tmp_path / "lock").open() as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@pytest.fixture
+def cores(monkeypatch):
+    """Cores of which so much was free in each second of this clock, which moves with each look."""
+
+    def cores(*free):
+        idle, seconds = [0.0, *itertools.accumulate(free)], itertools.count()
+        now = [0]
+        monkeypatch.setattr(aside_of, "_idle_seconds", lambda: idle[now[0]])
+
+        def monotonic_seconds():
+            now[0] = next(seconds)
+            return float(now[0])
+
+        monkeypatch.setattr(aside_of, "monotonic_seconds", monotonic_seconds)
+
+    return cores
+
+
+def where(count):
+    """Steps that tell their number, which thread made them, and of which class it is."""
+    for number in range(count):
+        yield number, threading.current_thread().name, os.sched_getscheduler(0)
+
+
+@linux
+def test_who_goes_last_works_while_a_core_is_free_and_beside_the_others_else(cores):
+    cores(0.0, 2.0, 0.3, 0.1, 0.0, 0.5, 0.0)
+    found = list(last_of_all(where(6)))
+    here, last = (threading.current_thread().name, os.SCHED_OTHER), ("katmatic-last_0", os.SCHED_IDLE)
+    assert [number for number, *_ in found] == [0, 1, 2, 3, 4, 5]
+    assert [tuple(rest) for _, *rest in found] == [here, last, last, here, here, last]
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+
+
+@linux
+def test_what_a_step_raises_is_raised_and_it_may_be_left_early(cores):
+    cores(*[1.0] * 10)
+
+    def steps():
+        yield 1
+        raise ValueError("no more")
+
+    left = last_of_all(where(3))
+    assert next(left)[0] == 0
+    left.close()
+    assert not any(thread.name.startswith("katmatic-last") for thread in threading.enumerate())
+    with pytest.raises(ValueError, match="no more"):
+        list(last_of_all(steps()))
+
+
+@linux
+@pytest.mark.slow
+def test_where_all_cores_are_busy_who_goes_last_comes_to_an_end():
+    def steps():
+        for _ in range(50):
+            until = time.thread_time() + 0.02
+            while time.thread_time() < until:
+                pass
+            yield
+
+    busy = "import time\nend = time.monotonic() + 60\nwhile time.monotonic() < end: pass"
+    others = [subprocess.Popen([sys.executable, "-c", busy]) for _ in range(2 * len(os.sched_getaffinity(0)))]
+    try:
+        for _ in last_of_all(steps()):
+            pass
+        assert all(other.poll() is None for other in others), "it only came to an end when they had"
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()

@@ -22,7 +22,7 @@ from katmatic.log.sqlite import SqliteLog
 from katmatic.memory import quick_switches
 from katmatic.metrics import LATENCY_SECONDS
 from katmatic.pipeline import Pipeline
-from katmatic.records import MODELS, PREDICTIONS, ModelVersion
+from katmatic.records import MODELS, PREDICTIONS, ModelVersion, Skew, SkewReport
 from katmatic.serving.base import QueueFull
 from katmatic.sources.base import Arrival
 from tests.apps import NOON, SECOND, door, ring, visits
@@ -169,6 +169,15 @@ def test_what_others_put_into_the_log_is_timed_too():
     assert vitals.p50_seconds == LATENCY_SECONDS[-1], "beyond the last bound"
     assert [alert.text for alert in world.alerts("lag")] == ["Events wait for 90 s; 0 are waiting"]
     assert world.live.status().vitals.lag_seconds == 0, "nothing waits any more"
+
+
+def test_a_proof_that_says_no_more_falls_behind():
+    world = World()
+    world.live.proved(SkewReport(now=NOON, skews=(Skew(predictor="open", rows=3),), lag_seconds=0.5))
+    assert world.live.metrics.value("skew_lag_seconds") == 0.5
+    world.clock.move_to(NOON + 5 * MINUTE)
+    world.pipeline.turn()
+    assert world.live.metrics.value("skew_lag_seconds") == 300.5
 
 
 def test_a_log_that_takes_no_more_says_so_to_the_sender():

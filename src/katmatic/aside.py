@@ -15,18 +15,23 @@ import signal
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 from katmatic.clock import monotonic_seconds
 
 SECONDS_LIMIT = 600.0  # that a piece of work may take; then it is killed
 NICENESS = 10
 SAID_BYTES = 4_000  # of what went wrong, the last
+LOOK_SECONDS = 1.0  # between two looks whether a core is free
+FREE_PART = 0.2  # of a core, and of that time; less is none
 QUIET = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 GOES_WITH_PARENT = sys.platform == "linux"  # whether who gives way does
 _DIES_WITH_PARENT = 1  # PR_SET_PDEATHSIG
+_T = TypeVar("_T")
 
 
 def is_possible() -> bool:
@@ -118,6 +123,54 @@ def give_way() -> None:
         ctypes.CDLL(None).prctl(_DIES_WITH_PARENT, signal.SIGKILL)
         with contextlib.suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text("1000", "ascii")
+
+
+def last_of_all(steps: Iterator[_T]) -> Iterator[_T]:
+    """The same, each step made only when nobody else wants the core; where no core is free, beside the others.
+
+    Linux lets a process end its slice of some 3 ms, however nice it is, but for one of the class `SCHED_IDLE`. Where
+    all cores are busy that class is given next to nothing, and without privileges it is never left again. So it is a
+    thread that enters it, and makes the steps while a core is free; whoever asks for them makes the others.
+    """
+    cores = _Cores()
+    with ThreadPoolExecutor(1, "katmatic-last", _go_last) as last:
+        while found := (last.submit(_next, steps).result() if cores.is_one_free() else _next(steps)):
+            yield found[0]
+
+
+def _next(steps: Iterator[_T]) -> list[_T]:
+    """The next one; none if there are no more."""
+    return list(islice(steps, 1))
+
+
+def _go_last() -> None:
+    with contextlib.suppress(OSError):  # where it may not, it is nice at least
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))  # 0: this thread
+
+
+class _Cores:
+    """Whether one of the machine's cores had nothing to do for a while; where the system does not say, none had."""
+
+    def __init__(self) -> None:
+        self._is_free, self._looked, self._idle = False, monotonic_seconds(), _idle_seconds()
+
+    def is_one_free(self) -> bool:
+        """As it was when that was last looked at."""
+        passed = monotonic_seconds() - self._looked
+        if passed >= LOOK_SECONDS:
+            before, self._idle = self._idle, _idle_seconds()
+            self._looked += passed
+            self._is_free = self._idle - before >= FREE_PART * passed
+        return self._is_free
+
+
+def _idle_seconds() -> float:
+    """How long the cores had nothing to do, all of them together."""
+    try:
+        _, _, _, _, idle, waiting, *_ = Path("/proc/stat").read_text("ascii").split("\n", 1)[0].split()
+    except (OSError, ValueError):
+        return 0.0
+    return (int(idle) + int(waiting)) / os.sysconf("SC_CLK_TCK")
 
 
 def _copied(work: Callable[[], None], writing: int) -> int:

@@ -493,15 +493,19 @@ def prove(
     as_json: Json = False,
 ) -> None:
     """Compute what was served again from the log, naively, and compare. The pipeline may be running."""
+    from katmatic.aside import give_way, last_of_all
+
+    if record:  # for the pipeline: it goes on until nobody listens
+        give_way()
     from katmatic.runtime import load_app, open_history, stopped_by_signals
     from katmatic.training.proof import Proof
 
     application = load_app(file)
     with contextlib.closing(open_history(application, _settings(data=data, log=log))) as history:
-        if record:  # for the pipeline: it goes on until nobody listens
+        if record:
             stop = stopped_by_signals()
             with contextlib.suppress(BrokenPipeError):
-                for each in Proof(application, history, start=start).follow(stop.is_set):
+                for each in last_of_all(Proof(application, history, start=start).follow(stop.is_set)):
                     sys.stdout.buffer.write(msgspec.json.encode(each) + b"\n")
                     sys.stdout.buffer.flush()
             return

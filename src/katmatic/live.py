@@ -386,12 +386,14 @@ class Live:
             )
             self._trained = []
             found = self._rules.check(facts, turn.batch.now)
-            self._gauge(facts)
+            self._gauge(facts, turn.batch.now)
         for alert in found:
             self._pipeline.raise_alert(alert)
 
-    def _gauge(self, facts: Facts) -> None:
+    def _gauge(self, facts: Facts, now: int) -> None:
         """Show Prometheus what the rules look at."""
+        if facts.skew is not None:
+            self.metrics.set("skew_lag_seconds", facts.skew.behind(now))  # also of a proof that says no more
         gauges.silent(self.metrics, tuple(self._pipeline.plan.by_topic), facts.silent)
         gauges.alerted(self.metrics, self._rules.open)
         for report in facts.reports:

@@ -1,4 +1,4 @@
-"""The proof of zero skew beside the pipeline: a process of its own, of low priority, that reads the log."""
+"""The proof of zero skew beside the pipeline: a process of its own that reads the log, and gives way by itself."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from katmatic.aside import NICENESS, QUIET
+from katmatic.aside import QUIET
 from katmatic.records import Skew, SkewReport
 
 START_SECONDS = 3.0  # after the pipeline, whose start comes first
@@ -98,10 +98,6 @@ class Prover:
             except OSError:  # no memory for another process
                 return None
             self._process = process
-        with contextlib.suppress(OSError, AttributeError):
-            os.setpriority(os.PRIO_PROCESS, process.pid, NICENESS)
-            # Whoever wakes has its core at once; of one that is only niced it would have to end a slice of 3 ms first.
-            os.sched_setscheduler(process.pid, os.SCHED_IDLE, os.sched_param(0))
         newest = None
         assert process.stdout is not None
         with process.stdout as lines:

@@ -174,6 +174,10 @@ class SkewReport(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 0.0  # passed so far
     keys_share: float = 1.0  # of the keys that is looked at, as there is room
 
+    def behind(self, now: int) -> float:
+        """How many seconds before `now` was committed what it had come to: the more, the longer it says nothing."""
+        return self.lag_seconds + max(0, now - self.now) / 1e6
+
     @property
     def mismatches(self) -> int:
         """Values that are not what they should be, of all predictors."""

@@ -108,7 +108,13 @@ def test_skew_is_green_at_nothing_and_red_with_its_row(web, pipeline):
     assert "computed again" not in web.get("/pipeline").text, "where nobody proves it, nothing is claimed"
     fine = Skew(predictor="absence", rows=1234, values=4936)
     pipeline.skew = SkewReport(now=pipeline.now, skews=(fine,), lag_seconds=0.2)
-    assert "1,234 rows proved 0 skewed zero skew" in words(web.get("/pipeline").text)
+    page = words(web.get("/pipeline").text)
+    assert "1,234 rows proved 0 skewed zero skew A naive replay of the log, 200 ms behind" in page
+    pipeline.skew = SkewReport(now=pipeline.now - 120_000_000, skews=(fine,), lag_seconds=60.0)
+    page = web.get("/pipeline").text
+    assert "1,234 rows proved 0 skewed zero skew as of 3 min ago" in words(page), "it has said nothing for two minutes"
+    assert page.count("verdict good") == 1, "of the events, not of the features"
+    assert web.get("/v1/status").json()["skew"]["behind_seconds"] == 180.0
     wrong = Difference(
         predictor="absence",
         anchor=77,

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from katmatic import duration
 from katmatic.moment import to_datetime
-from katmatic.records import Alert, DeadLetter, LabelVersion, ModelVersion, Prediction
+from katmatic.records import Alert, DeadLetter, LabelVersion, ModelVersion, Prediction, SkewReport
 from katmatic.serving.base import Status
 from katmatic.spec.app import App
 from katmatic.spec.event import schema
@@ -125,5 +125,9 @@ def status(app: App, found: Status) -> dict[str, Any]:
             for name, r in found.quality.items()
         },
         "firing": [alert(app, one) for one in found.firing],
-        "skew": None if found.skew is None else {**msgspec.to_builtins(found.skew), "now": iso(found.skew.now, zone)},
+        "skew": None if found.skew is None else _skew(found.skew, found.now, zone),
     }
+
+
+def _skew(found: SkewReport, now: int, zone: ZoneInfo) -> dict[str, Any]:
+    return {**msgspec.to_builtins(found), "now": iso(found.now, zone), "behind_seconds": found.behind(now)}

@@ -44,6 +44,7 @@ LINES_LIMIT = 400  # rows of one group on a page
 ROWS_LIMIT = 50  # alerts, dead letters, newest answers on a page
 TREND_DAYS = (14, 30, 90)
 FRAGMENTS_KEPT = 500  # rendered parts that several browsers may be given
+BEHIND_SECONDS = 60.0  # further behind, the proof of zero skew says of when it speaks
 BANNER_SECONDS = 600  # for so long the newest alert stays on top of every page
 LOGIN_BYTES_LIMIT = 4_096
 STANDINGS = {
@@ -412,6 +413,8 @@ class Pages:
         return {
             "vitals": status.vitals,
             "skew": status.skew,
+            "behind": status.skew.behind(status.now) if status.skew is not None else 0.0,
+            "behind_limit": BEHIND_SECONDS,
             "models": [
                 self._model(name, status.models.get(name, ModelCard(name, 0, None)), status.quality.get(name))
                 for name in self._app.predictors
