@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -506,6 +507,29 @@ features = {
 }
 app.predict("absence", absent, features=features, model=LogisticRegression(), retrain=Retrain(rows=40))
 """
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_training_is_told_whether_it_is_waited_for(waits):
+    world = World(waits=waits)
+    world.code = "import sys; sys.exit(3 + len(sys.argv[1:]))"
+    world.rows = 40
+    assert world.turn()
+    if not waits:
+        os.waitid(os.P_PID, world.trainer.process, os.WEXITED | os.WNOWAIT)
+        world.turn()
+    (written,) = world.written
+    assert f"ended with code {4 if waits else 3} " in written.reason
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("waited", "niceness"), [(["--waited"], 0), ([], NICENESS)])
+def test_a_training_that_is_waited_for_has_nobody_to_give_way_to(tmp_path, waited, niceness):
+    file = tmp_path / "app.py"
+    file.write_text("import os\nprint(f'as nice as {os.nice(0)}')\nraise SystemExit(7)\n")
+    command = [sys.executable, "-m", "katmatic", "train", str(file), "--data", str(tmp_path), "--record", *waited]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert f"as nice as {os.nice(0) + niceness}" in ran.stdout, ran.stderr
 
 
 @pytest.mark.slow

@@ -116,9 +116,9 @@ class Aside:
         self._process, self._said = 0, None
 
 
-def give_way() -> None:
+def give_way(niceness: int = NICENESS) -> None:
     """For a process that works aside: others go first, also where memory ends; and it goes with its parent's thread."""
-    os.nice(NICENESS)
+    os.nice(niceness)
     if GOES_WITH_PARENT:
         ctypes.CDLL(None).prctl(_DIES_WITH_PARENT, signal.SIGKILL)
         with contextlib.suppress(OSError):

@@ -239,13 +239,14 @@ def train(
         bool, typer.Option(help="Let an earlier version answer again if it does better than the champion and the new.")
     ] = False,
     record: Annotated[bool, typer.Option(hidden=True)] = False,
+    waited: Annotated[bool, typer.Option(hidden=True)] = False,
     as_json: Json = False,
 ) -> None:
     """Train a predictor now, compare it with the champion and the baselines, say what came of it. Code 1: it failed."""
-    if record:  # for the pipeline, which goes on meanwhile
-        from katmatic.aside import give_way
+    if record:  # for the pipeline, which goes on meanwhile, unless it has waited for this
+        from katmatic.aside import NICENESS, give_way
 
-        give_way()
+        give_way(0 if waited else NICENESS)
     from katmatic.log.codec import encode
     from katmatic.runtime import load_app, open_history
     from katmatic.training.job import train as train_now

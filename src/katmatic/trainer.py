@@ -1,4 +1,4 @@
-"""When models are trained: each training is a process of its own, of low priority, so that answers never wait."""
+"""When models are trained: each training is a process of its own, and gives way, so that answers never wait."""
 
 from __future__ import annotations
 
@@ -209,10 +209,11 @@ class Trainer:
 
     def _start(self, name: str, why: str, course: _Course, now: int, *, is_review: bool) -> None:
         course.tried, course.rows = now, self._rows(name)
+        command = [*self._command(name, now, is_review), *(["--waited"] if self.waits else [])]
         said = tempfile.TemporaryFile()  # noqa: SIM115 (closed when the training has ended)
         try:
             process = subprocess.Popen(
-                self._command(name, now, is_review),
+                command,
                 stdout=said,
                 stdin=subprocess.DEVNULL,
                 env={**ENVIRONMENT, **os.environ},

@@ -18,7 +18,7 @@ from playwright.sync_api import sync_playwright
 from tests.components import need_chromium
 
 pytestmark = pytest.mark.slow
-PATIENCE_SECONDS = 120
+PATIENCE_SECONDS = 240  # three trainings come before it is ready
 
 
 @pytest.fixture
