@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from katmatic import aside as aside_of
-from katmatic.aside import GOES_WITH_PARENT, Aside, is_possible, last_of_all
+from katmatic.aside import GOES_WITH_PARENT, LOOK_SECONDS, Aside, is_possible, last_of_all
 
 copies = pytest.mark.skipif(not is_possible(), reason="processes with threads are copied on Linux only")
 linux = pytest.mark.skipif(not GOES_WITH_PARENT, reason="a process goes with its parent on Linux only")
@@ -147,18 +147,12 @@ os.kill(os.getpid(), 9)
 
 @pytest.fixture
 def cores(monkeypatch):
-    """Cores of which so much was free in each second of this clock, which moves with each look."""
+    """Cores of which so many seconds were free between two looks, one at each step."""
 
     def cores(*free):
-        idle, seconds = [0.0, *itertools.accumulate(free)], itertools.count()
-        now = [0]
-        monkeypatch.setattr(aside_of, "_idle_seconds", lambda: idle[now[0]])
-
-        def monotonic_seconds():
-            now[0] = next(seconds)
-            return float(now[0])
-
-        monkeypatch.setattr(aside_of, "monotonic_seconds", monotonic_seconds)
+        idle, looks = itertools.accumulate(free, initial=0.0), itertools.count()
+        monkeypatch.setattr(aside_of, "_idle_seconds", lambda: next(idle))
+        monkeypatch.setattr(aside_of, "monotonic_seconds", lambda: LOOK_SECONDS * next(looks))
 
     return cores
 
@@ -171,7 +165,7 @@ def where(count):
 
 @linux
 def test_who_goes_last_works_while_a_core_is_free_and_beside_the_others_else(cores):
-    cores(0.0, 2.0, 0.3, 0.1, 0.0, 0.5, 0.0)
+    cores(0.0, 4.0, 0.03, 0.01, 0.0, 0.5, 0.0)
     found = list(last_of_all(where(6)))
     here, last = (threading.current_thread().name, os.SCHED_OTHER), ("katmatic-last_0", os.SCHED_IDLE)
     assert [number for number, *_ in found] == [0, 1, 2, 3, 4, 5]

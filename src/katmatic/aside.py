@@ -26,8 +26,8 @@ from katmatic.clock import monotonic_seconds
 SECONDS_LIMIT = 600.0  # that a piece of work may take; then it is killed
 NICENESS = 10
 SAID_BYTES = 4_000  # of what went wrong, the last
-LOOK_SECONDS = 1.0  # between two looks whether a core is free
-FREE_PART = 0.2  # of a core, and of that time; less is none
+LOOK_SECONDS = 2.0  # between two looks whether a core is free
+FREE_PART = 0.01  # of a core, and of that time: if anything is left, whoever goes last had what it wanted
 QUIET = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 GOES_WITH_PARENT = sys.platform == "linux"  # whether who gives way does
 _DIES_WITH_PARENT = 1  # PR_SET_PDEATHSIG
