@@ -173,7 +173,8 @@ def test_its_log_may_be_on_kafka(engine, app, tmp_path):
     more = ("-e", f"KATMATIC_LOG={log}", "-e", f"KATMATIC_PORT={port}")
     container = Container(engine, app, "katmatic-kafka", *more, local=True).start(port)
     try:
-        container.ask("/v1/events/attendance-topic", {"student_id": "A123", "timestamp": "2025-04-21 08:02:00"})
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        container.ask("/v1/events/attendance-topic", {"student_id": "A123", "timestamp": now})
         with contextlib.closing(KafkaHistory(log, "attendance")) as history:
             assert len(list(history.scan("attendance-topic"))) == 1, "what was acknowledged is on Kafka"
         before = container.ask("/v1/status")["events"]["applied"]
