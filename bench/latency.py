@@ -3,8 +3,9 @@
 The runtime of `katmatic run` with its log, checkpoints, live quality, proof and trainer, and card payments that come,
 each at its moment: JSON in, 15 exact features, the prediction logged, the commit synced. It counts from the moment the
 schedule says, so that a wait that delays the next events is counted for these, too, until the commit that holds the
-prediction is durable and the sender is told so. A first model has been learnt before. `while_training`: the same while
-one training follows the other, each in a process beside it, and the new model answers next (`swaps`).
+prediction is durable and the sender is told so; afterwards the log is read to see that each is there. A first model has
+been learnt before. `while_training`: the same while one training follows the other, each in a process beside it, and
+the new model answers next (`swaps`).
 
 A payment is there from its moment on, when the thread that answers asks for what came, as in the buffer of a client
 that is polled, like Kafka's: who sends is never late. With `--threaded` a thread of the same process hands them in, as
@@ -19,6 +20,7 @@ import json
 import sys
 import tempfile
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,11 @@ import numpy as np
 from bench.report import report
 from katmatic.clock import monotonic_seconds, sleep
 from katmatic.log.base import Batch, Log
-from katmatic.measure import Durable, payments
+from katmatic.log.codec import decode_predictions
+from katmatic.log.sqlite import open_readonly
+from katmatic.measure import payments
 from katmatic.pipeline import Turn
+from katmatic.records import PREDICTIONS
 from katmatic.runtime import Runtime, load_app
 from katmatic.settings import Settings
 
@@ -143,9 +148,9 @@ def run(seconds: float, rate: int, every: str | None, *, is_threaded: bool = Fal
     with tempfile.TemporaryDirectory() as name:
         file = Path(name) / "app.py"
         file.write_text(APP.replace("EVERY", repr(every)), "utf-8")
-        predicted, swaps, stop = Durable(), Swaps(), threading.Event()
+        swaps, stop = Swaps(), threading.Event()
         with Runtime(load_app(file), file, Settings(data=f"{name}/data"), proves=True) as runtime:
-            runtime.pipeline.watchers += [predicted, swaps]
+            runtime.pipeline.watchers.append(swaps)
             load = Load(runtime, rate)
             threads = [threading.Thread(target=runtime.work, args=(stop,), name="pipeline")]
             if is_threaded:
@@ -172,7 +177,7 @@ def run(seconds: float, rate: int, every: str | None, *, is_threaded: bool = Fal
                     thread.join()
         assert len(load.kept) == len(load.due)
         places, at = zip(*load.kept[first:last], strict=True)
-        assert predicted.at.keys() >= set(places)
+        assert answered(Path(name) / "data" / "log.db") >= set(places)
         took = 1000 * (np.array(at) - np.array(load.due[first:last]))
     p50, p99, p999 = np.quantile(took, (0.5, 0.99, 0.999)).round(3).tolist()
     minutes = [took[i : i + 60 * rate] for i in range(0, len(took), 60 * rate)]
@@ -184,6 +189,17 @@ def run(seconds: float, rate: int, every: str | None, *, is_threaded: bool = Fal
         "max_ms": round(took.max(), 1),
         "p99_ms_by_minute": [round(float(np.quantile(minute, 0.99)), 2) for minute in minutes],
     }, swapped
+
+
+def answered(log: Path) -> set[int]:
+    """The positions of the events of which a log holds an answer of a model's."""
+    found: set[int] = set()
+    with closing(open_readonly(log)) as history:
+        for _, value in history.scan(PREDICTIONS):
+            block = decode_predictions(value)
+            if block.score is not None:
+                found.update(block.anchor[~np.isnan(block.score)].tolist())
+    return found
 
 
 def measure() -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import OrderedDict
 
 import pytest
 
-from katmatic.parts import BITS, Fifo, Lru, Parts
+from katmatic.parts import BITS, Fifo, Latest, Parts
 
 
 def test_parts_are_a_map():
@@ -57,14 +58,21 @@ def test_only_what_is_there_can_be_changed():
     assert len(found) == 0
 
 
-def test_what_was_set_longest_ago_goes_first():
-    rng, found, naive = random.Random(3), Lru(), OrderedDict()
-    for _ in range(20_000):
-        key = f"key {rng.randrange(2_000)}", rng.randrange(2)
-        found[key] = naive[key] = rng.random()
-        naive.move_to_end(key)
-        if len(naive) > 500:
-            assert found.pop_oldest() == naive.popitem(last=False)
-        assert (len(found), found.get(key)) == (len(naive), naive[key])
+def test_what_was_set_last_is_kept():
+    rng, found, naive = random.Random(3), Latest(500), OrderedDict()
+    held = []
+    for _ in range(5_000):
+        keys = [(f"key {rng.randrange(2_000)}", rng.randrange(2)) for _ in range(rng.randrange(12))]
+        pairs = [(key, rng.random()) for key in keys]
+        found.update(iter(pairs))
+        for key, value in pairs:
+            naive[key] = value
+            naive.move_to_end(key)
+        for key in list(naive)[-500:]:
+            assert found.get(key) == naive[key]
+        assert len(found) == len(set(found)) <= 1_012
+        held.append(len(found._new) + len(found._old) + len(found._gone))
+    assert {key: found.get(key) for key in found}.items() <= naive.items()
     assert found.get(("nobody", 0)) is None
-    assert [found.pop_oldest() for _ in range(len(found))] == list(naive.items())
+    assert max(held) <= 1_524, "what was given up is freed, bit by bit"
+    assert all(before - now <= 26 for before, now in itertools.pairwise(held))

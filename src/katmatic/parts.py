@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Hashable, Iterable, Iterator
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 BITS = 10  # of a position within its part: 1,024 are moved in 20 µs, and those that come together lie together
-
-SHARES = 8  # of a map by any key; of 20,000 keys each has 2,500
+FREED_LEAST = 2  # values that are let go at once
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -104,58 +103,39 @@ class Fifo(Generic[V]):
         return position, value
 
 
-class Lru(Generic[K, V]):
-    """Values by any key, in parts too, in the order in which they were set last; only the oldest can be taken out.
+class Latest(Generic[K, V]):
+    """Values by any key: of the `limit` keys that were set last at least, and of some twice as many at most.
 
-    >>> found = Lru(); found["a"] = 1; found["b"] = 2; found["a"] = 3; found.pop_oldest(), found.get("a"), len(found)
-    (('b', 2), 3, 1)
+    What is given up is freed bit by bit: all at once would take some milliseconds.
+
+    >>> found = Latest(2)
+    >>> for pairs in [("a", 1), ("b", 2)], [("a", 3), ("c", 4)], [("d", 5)]: found.update(pairs)
+    >>> sorted(found), found.get("a"), found.get("b")
+    (['a', 'c', 'd'], 3, None)
     """
 
-    def __init__(self) -> None:
-        self._parts: tuple[dict[K, _Link[K, V]], ...] = tuple({} for _ in range(SHARES))
-        self._end: Any = _Link(None, None)  # between the newest and the oldest
-        self._number = 0
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._new: dict[K, V] = {}
+        self._old: dict[K, V] = {}  # what was set before these
+        self._gone: dict[K, V] = {}
 
     def __len__(self) -> int:
-        return self._number
+        return len(self._new.keys() | self._old.keys())
 
     def __iter__(self) -> Iterator[K]:
-        for part in self._parts:
-            yield from part
+        return iter(self._new.keys() | self._old.keys())
 
-    def __setitem__(self, key: K, value: V) -> None:
-        part = self._parts[hash(key) % SHARES]
-        link = part.get(key)
-        if link is None:
-            link = part[key] = _Link(key, value)
-            self._number += 1
-        else:
-            link.value = value
-            link.older.newer, link.newer.older = link.newer, link.older
-        end = self._end
-        link.older, link.newer = end.older, end
-        end.older.newer = end.older = link
+    def update(self, found: Iterable[tuple[K, V]]) -> None:
+        """Set the values of some keys."""
+        if len(self._new) >= self._limit:
+            self._new, self._old, self._gone = {}, self._new, self._old
+        before = len(self._new)
+        self._new.update(found)
+        for _ in range(min(len(self._gone), FREED_LEAST + 2 * (len(self._new) - before))):
+            self._gone.popitem()
 
     def get(self, key: K) -> V | None:
         """The value of a key; None if it is not there."""
-        link = self._parts[hash(key) % SHARES].get(key)
-        return None if link is None else link.value
-
-    def pop_oldest(self) -> tuple[K, V]:
-        """Take out the key that was set longest ago, with its value."""
-        link: _Link[K, V] = self._end.newer
-        del self._parts[hash(link.key) % SHARES][link.key]
-        self._number -= 1
-        self._end.newer, link.newer.older = link.newer, self._end
-        return link.key, link.value
-
-
-class _Link(Generic[K, V]):
-    """A key and its value, between the two that were set before and after it."""
-
-    __slots__ = ("key", "newer", "older", "value")
-
-    def __init__(self, key: K, value: V) -> None:
-        self.key, self.value = key, value
-        self.older: Any = self
-        self.newer: Any = self
+        found = self._new.get(key)
+        return self._old.get(key) if found is None else found

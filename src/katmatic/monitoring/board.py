@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from enum import StrEnum
-from itertools import islice
+from itertools import islice, repeat
 
 from katmatic.monitoring.days import Days, day_of
 from katmatic.monitoring.quality import is_multiple
-from katmatic.parts import Fifo, Lru
+from katmatic.parts import Fifo, Latest
 from katmatic.records import NOTHING, Decision, LabelBlock, LabelState, Prediction, PredictionBlock
 from katmatic.spec.app import App, Predictor
 
 ANCHORS_LIMIT = 50_000  # anchors kept per predictor: a school of 600 for four months of school days
-LATEST_LIMIT = 20_000  # keys whose latest prediction is kept per predictor
+DAY_LIMIT = 20_000  # anchors of a day that all count, where no roll is called; of more, an even sample counts for all
+LATEST_LIMIT = 20_000  # keys whose latest prediction is kept per predictor, at least
 PIECE_ROWS = 32  # a kept row keeps no more of its block alive
 NEWEST_LIMIT = 200  # newest predictions and actions kept per predictor
 DAYS_LIMIT = 400  # days kept in the trend of a predictor
@@ -142,6 +143,24 @@ class _Tally:
     forecasts: int = 0
 
 
+class _Sample:
+    """Which anchors of a day are kept: all, or those whose position is a multiple, which count for so many each."""
+
+    __slots__ = ("every", "room")
+
+    def __init__(self) -> None:
+        self.every, self.room = 1, DAY_LIMIT
+
+    def takes(self, anchor: int) -> bool:
+        """Whether a new anchor is kept."""
+        if self.every > 1 and not is_multiple(anchor, self.every):
+            return False
+        self.room -= 1
+        if not self.room:
+            self.every, self.room = 2 * self.every, DAY_LIMIT // 2
+        return True
+
+
 @dataclass
 class _Sheet:
     """All that is kept of one predictor."""
@@ -150,11 +169,12 @@ class _Sheet:
     cells: Fifo[_Cell] = field(default_factory=Fifo)  # by anchor
     days: defaultdict[date, deque[int]] = field(default_factory=lambda: defaultdict(deque))  # anchors, as in `cells`
     tallies: dict[tuple[date, str], _Tally] = field(default_factory=dict)
-    latest: Lru[tuple[str, ...], tuple[PredictionBlock, int]] = field(default_factory=Lru)
-    firsts: dict[str, tuple[str, ...]] = field(default_factory=dict)  # a first key -> the newest whole key with it
+    samples: defaultdict[date, _Sample] = field(default_factory=lambda: defaultdict(_Sample))
+    latest: Latest[tuple[str, ...], tuple[PredictionBlock, int]] = field(default_factory=lambda: Latest(LATEST_LIMIT))
+    # A first key -> the newest whole key with it:
+    firsts: Latest[str, tuple[str, ...]] = field(default_factory=lambda: Latest(LATEST_LIMIT))
     newest: deque[tuple[PredictionBlock, int]] = field(default_factory=lambda: deque(maxlen=NEWEST_LIMIT))
     decisions: deque[Decision] = field(default_factory=lambda: deque(maxlen=NEWEST_LIMIT))
-    every: int = 1  # where too many wait for their labels, anchors whose position is a multiple of it count for so many
 
     @property
     def has_roll(self) -> bool:
@@ -163,52 +183,50 @@ class _Sheet:
     def group(self, key: tuple[str, ...]) -> str:
         return key[1] if len(key) > 1 and self.has_roll else ""
 
-    def cell(self, anchor: int, key: tuple[str, ...], time: int, days: Days) -> _Cell | None:
-        """What is kept of an anchor, from now on if it is a new one; None if it is not in the sample."""
-        found = self.cells.get(anchor)
-        if found is not None or (self.every > 1 and not is_multiple(anchor, self.every)):
-            return found
-        day = days.of(time)
+    def new_cell(self, anchor: int, keys: Sequence[tuple[str, ...]], row: int, time: int, days: Days) -> _Cell | None:
+        """What is kept of a new anchor from now on; None if it is not in the sample."""
+        day, weight = days.of(time), 1
+        if not self.has_roll:
+            sample = self.samples[day]
+            weight = sample.every
+            if not sample.takes(anchor):
+                return None  # its key is not made a text
+        key = keys[row]
         name = day, self.group(key)
         tally = self.tallies.get(name)
         if tally is None:
             tally = self.tallies[name] = _Tally()
             self.forget_days()
-        tally.anchors += self.every
-        cell = _Cell(key, time, day, tally, self.every)
+        tally.anchors += weight
+        cell = _Cell(key, time, day, tally, weight)
         self.cells.add(anchor, cell)
         self.days[day].append(anchor)
         return cell
 
     def answered(self, block: PredictionBlock) -> None:
         """These are the newest answers about their keys."""
-        rows = [(block, i) for i in range(len(block))]
-        for key, row in zip(block.key, rows, strict=True):
-            self.latest[key] = row
-            if len(key) > 1:
-                self.firsts[key[0]] = key
+        rows = list(zip(repeat(block), range(len(block)), strict=False))
+        self.latest.update(zip(block.key, rows, strict=True))
+        if block.key and len(block.key[0]) > 1:
+            self.firsts.update((key[0], key) for key in block.key)
         self.newest.extend(rows)
 
     def forget(self) -> None:
-        """Let go of the oldest keys and anchors."""
-        while len(self.latest) > LATEST_LIMIT:
-            oldest, _ = self.latest.pop_oldest()
-            if oldest and self.firsts.get(oldest[0]) == oldest:
-                del self.firsts[oldest[0]]
+        """Let go of the oldest anchors."""
         while len(self.cells) > ANCHORS_LIMIT:
             anchor, cell = self.cells.pop_oldest()
             anchors = self.days[cell.day]
             anchors.popleft()  # the same: both are in the same order
-            if not self.has_roll and cell.state in _WAITING:
-                self.thin(anchor, cell)
+            if cell.state in _WAITING and (sample := self.samples.get(cell.day)):
+                self.thin(anchor, cell, sample)
             if not anchors:
                 del self.days[cell.day]
 
-    def thin(self, anchor: int, cell: _Cell) -> None:
+    def thin(self, anchor: int, cell: _Cell, sample: _Sample) -> None:
         """Let go of every second anchor that waits for its label, as if it had never been; the others weigh more."""
-        if cell.weight == self.every:  # all have been looked at
-            self.every *= 2
-        _weigh(cell, self.every if is_multiple(anchor, self.every) else 0)
+        if cell.weight == sample.every:  # all of that day have been looked at
+            sample.every *= 2
+        _weigh(cell, sample.every if is_multiple(anchor, sample.every) else 0)
         if cell.weight:
             self.cells.add(anchor, cell)
             self.days[cell.day].append(anchor)
@@ -219,14 +237,15 @@ class _Sheet:
             oldest = min(days)
             for name in [name for name in self.tallies if name[0] == oldest]:
                 del self.tallies[name]
+            self.samples.pop(oldest, None)
 
 
 class Board:
     """Keeps the newest of every predictor of an app, fed from its log. Safe to read while another thread feeds it.
 
     Bounded by `ANCHORS_LIMIT` anchors, `LATEST_LIMIT` keys, `NEWEST_LIMIT` newest rows and `DAYS_LIMIT` days per
-    predictor: the oldest go. Where more anchors than that wait for their labels, and no roll is called, an even sample
-    of them is kept, and counts for all.
+    predictor: the oldest go. Where no roll is called, an even sample of the anchors of a day beyond `DAY_LIMIT` is
+    kept, and counts for all; so it is where more than `ANCHORS_LIMIT` wait for their labels.
     """
 
     def __init__(self, app: App) -> None:
@@ -245,12 +264,12 @@ class Board:
         if sheet is None:
             return
         scores = [None] * len(block) if block.score is None else [None if s != s else s for s in block.score.tolist()]
-        anchors, times, moments, failures = (c.tolist() for c in (block.anchor, block.time, block.at, block.failed))
-        rows = zip(anchors, block.key, times, moments, scores, failures, strict=True)
-        pieces = _cut(block)
+        columns = (c.tolist() for c in (block.anchor, block.time, block.at, block.failed))
+        rows = enumerate(zip(*columns, scores, strict=True))
+        pieces, known, new, keys, days = _cut(block), sheet.cells.get, sheet.new_cell, block.key, self._days
         with self._lock:
-            for anchor, key, time, at, score, failed in rows:
-                cell = sheet.cell(anchor, key, time, self._days)
+            for i, (anchor, time, at, failed, score) in rows:
+                cell = known(anchor) or new(anchor, keys, i, time, days)
                 if cell is None:
                     continue
                 if cell.first is None and score is not None:
@@ -265,11 +284,13 @@ class Board:
     def labels(self, block: LabelBlock) -> None:
         """Take in new versions of a label."""
         columns = (block.anchor, block.time, block.state, block.value, block.evidence)
-        rows = list(zip(block.key, *(column.tolist() for column in columns), strict=True))
+        rows = list(zip(*(column.tolist() for column in columns), strict=True))
+        keys, days = block.key, self._days
         with self._lock:
             for sheet in self._of_label.get(block.label, ()):
-                for key, anchor, time, state, value, evidence in rows:
-                    cell = sheet.cell(anchor, key, time, self._days)
+                known, new = sheet.cells.get, sheet.new_cell
+                for i, (anchor, time, state, value, evidence) in enumerate(rows):
+                    cell = known(anchor) or new(anchor, keys, i, time, days)
                     if cell is None:
                         continue
                     if cell.value is not None:
@@ -341,8 +362,8 @@ class Board:
             return None
         with self._lock:
             found = sheet.latest.get(key)
-            if found is None and len(key) == 1 and key[0] in sheet.firsts:
-                found = sheet.latest.get(sheet.firsts[key[0]])
+            if found is None and len(key) == 1 and (whole := sheet.firsts.get(key[0])):
+                found = sheet.latest.get(whole)
         return found[0].row(found[1]) if found else None
 
     def newest(self, predictor: str, limit: int = 50) -> list[Prediction]:

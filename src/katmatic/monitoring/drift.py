@@ -143,10 +143,11 @@ class _Day:
         before, self._seen = self._seen, self._seen + len(block)
         while self._seen > DAY_ROWS_LIMIT * self._stride:
             self._thin()
-        rows = slice(-before % self._stride, None, self._stride)
-        new = self._figures[len(self.keys) :][: len(block.anchor[rows])]
-        if not len(new):
+        first = -before % self._stride
+        if first >= len(block):
             return
+        rows = slice(first, None, self._stride)
+        new = self._figures[len(self.keys) :][: len(range(first, len(block), self._stride))]
         new[:, :-2] = block.values[rows]
         new[:, -2:] = (np.nan, 0) if block.score is None else np.column_stack([block.score[rows], np.ones(len(new))])
         for name in block.texts.keys() | self.texts.keys():
