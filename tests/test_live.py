@@ -73,8 +73,9 @@ class World:
 
 
 def test_turns_that_are_taken_in_together_show_the_same_as_one_by_one(monkeypatch):
-    def shown(microseconds):
+    def shown(microseconds, rows=24):
         monkeypatch.setattr("katmatic.live.GATHERED_OVER", microseconds)
+        monkeypatch.setattr("katmatic.live.GATHERED_ROWS", rows)
         world = World().lived(number=300)
         status = world.live.status()
         roll, keys = world.live.board().trend("open"), [f"v{i}" for i in range(12)]
@@ -86,15 +87,34 @@ def test_turns_that_are_taken_in_together_show_the_same_as_one_by_one(monkeypatc
     one_by_one = shown(0)
     assert sum(each is not None for each in one_by_one[2]) > 5
     assert shown(10 * SECOND) == one_by_one
-    assert shown(10**15) == one_by_one
+    assert shown(10**18) == one_by_one
+    assert shown(10**18, rows=1) == one_by_one, "in two turns"
+    assert shown(10**18, rows=10**6) == one_by_one, "once somebody asks"
 
 
 def test_what_was_gathered_is_there_for_whoever_asks(monkeypatch):
-    monkeypatch.setattr("katmatic.live.GATHERED_OVER", 10**15)
+    monkeypatch.setattr("katmatic.live.GATHERED_OVER", 10**18)
     world = World()
     world.rings(ring("v1", NOON))
     world.rings(ring("v2", NOON + SECOND))
     assert world.live.latest("open", ("v2",)).at == NOON + SECOND
+
+
+def test_what_was_begun_is_there_for_whoever_asks(monkeypatch):
+    monkeypatch.setattr("katmatic.live.GATHERED_OVER", 10**18)
+    monkeypatch.setattr("katmatic.live.GATHERED_ROWS", 1)
+    world = World()
+    world.live._checked = 10**18  # who checks the rules would ask, too
+    world.rings(ring("v1", NOON))
+    (cell,) = map(world.live._board._sheets["open"].cells.get, range(1))
+    world.pipeline.turn()
+    assert cell.at == NOON, "both steps were made"
+    world.clock.move_to(NOON + 5 * MINUTE)
+    world.pipeline.turn()
+    assert not world.live._gathered
+    assert cell.state.name == "OPEN", "the first step was made"
+    assert world.live.board() is not None
+    assert cell.state.name == "FINAL"
 
 
 def test_an_event_that_was_handed_in_is_answered_and_timed():

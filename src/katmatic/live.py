@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -62,7 +63,8 @@ JUDGED_OVER = "7d"  # how far back the live answers are judged for alerts, unles
 DRIFT_EVERY = 3_600_000_000  # and between two comparisons of what is asked with what was learnt from
 TOLD_EVERY = 86_400_000_000  # and between two alerts about one function of the user's that raises
 GATHERED_OVER = 25_000  # microseconds of the log's time over which predictions and labels are taken in together,
-GATHERED_ROWS = 24  # or so many: more at once would hold up the next turn
+GATHERED_ROWS = 24  # or so many, in two turns: more at once would hold up the next turn
+FLOOD_ROWS = 500  # from here on it does so anyway
 UNKNOWN_FIELDS_LIMIT = 100  # names of fields that no event declares, that are told
 _names = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode  # of the fields of an event
 
@@ -124,6 +126,7 @@ class Live:
         self._gathered: list[Turn] = []  # told, and not taken in yet
         self._rows_gathered = 0
         self._taken_in = 0  # the moment of the last turn that was
+        self._taking: Iterator[bool] = iter(())  # what was begun of it
         self._lock = threading.RLock()
         self.ready = False
         self.trouble = ""  # why nothing goes on, if so
@@ -159,9 +162,12 @@ class Live:
                 self._changed(record)
             self._gathered.append(turn)
             self._rows_gathered += sum(map(len, turn.predictions)) + sum(map(len, turn.labels))
-            is_much = self._rows_gathered >= GATHERED_ROWS or now - self._taken_in >= GATHERED_OVER
-            if turn.decisions or is_much:
+            is_flood = self._rows_gathered >= FLOOD_ROWS
+            if turn.decisions or is_flood or now - self._taken_in >= GATHERED_OVER:
                 self._take_in()
+            elif not next(self._taking, False) and self._rows_gathered >= GATHERED_ROWS:
+                self._taking = self._take()
+                next(self._taking)
             for alert in turn.alerts:
                 self._raised(alert)
         self._publish(turn)
@@ -172,18 +178,25 @@ class Live:
     def _take_in(self) -> None:
         """Let all that counts, or looks at rows, see the turns that were gathered."""
         with self._lock:
-            turns, self._gathered, self._rows_gathered = self._gathered, [], 0
-            if not turns:
-                return
-            self._taken_in = turns[-1].batch.now
-            self._count(turns)
-            for block in joined_predictions(block for turn in turns for block in turn.predictions):
-                self._predicted(block)
-            for versions in joined_labels(versions for turn in turns for versions in turn.labels):
-                self._labelled(versions)
-            for turn in turns:
-                if turn.decisions:
-                    self._decided(turn.decisions)
+            for _ in chain(self._taking, self._take()):
+                pass
+
+    def _take(self) -> Iterator[bool]:
+        """The same in two steps of about the same length, so that neither holds up a turn for long; True after each."""
+        turns, self._gathered, self._rows_gathered = self._gathered, [], 0
+        if not turns:
+            return
+        self._taken_in = turns[-1].batch.now
+        self._count(turns)
+        for block in joined_predictions(block for turn in turns for block in turn.predictions):
+            self._predicted(block)
+        yield True
+        for versions in joined_labels(versions for turn in turns for versions in turn.labels):
+            self._labelled(versions)
+        for turn in turns:
+            if turn.decisions:
+                self._decided(turn.decisions)
+        yield True
 
     def _count(self, turns: Sequence[Turn]) -> None:
         """What became of the events of these turns, and what still waits."""

@@ -191,6 +191,40 @@ def test_days_are_known_though_more_anchors_wait_for_their_labels_than_are_kept(
             assert day.forecast_rate == pytest.approx(chances[mine].mean(), abs=0.05)
 
 
+def test_of_a_day_with_very_many_anchors_an_even_sample_counts_for_all(monkeypatch):
+    monkeypatch.setattr(module, "DAY_LIMIT", 1_000)
+    app, n, part = school(), 40_000, 50
+    happens = future.any(CheckIn, per=Expected, within="15m")
+    app.predict("coming", happens, features={"rate": past.mean(happens, "60d", by=Expected.student)}, model=Model())
+    board, random = Board(app), np.random.default_rng(1)
+    chances, keys = random.random(n), [(f"p{i}", "9b") for i in range(n)]
+    came = (random.random(n) < chances).astype(float)
+
+    def feed(positions, day):
+        mine = list(positions)
+        times = {"time": bell(day), "at": bell(day)}
+        block = predictions(mine, [keys[i] for i in mine], chances[mine], **times)
+        board.predictions(dataclasses.replace(block, predictor="coming"))
+        for state, values in ("open", [None] * len(mine)), ("final", came[mine]):
+            block = labels(mine, [keys[i] for i in mine], state, values, time=bell(day))
+            board.labels(dataclasses.replace(block, label="coming"))
+
+    feed(range(900), 1)
+    for first in range(1_000, n, part):
+        feed(range(first, first + part), 2)
+    few, many = board.trend("coming")
+    assert (few.anchors, few.known, few.actual, few.is_estimate) == (900, 900, came[:900].sum(), False)
+    assert many.is_estimate
+    assert many.anchors == many.known == pytest.approx(n - 1_000, rel=0.1)
+    assert many.rate == pytest.approx(came[1_000:].mean(), abs=0.05)
+    assert many.forecast_rate == pytest.approx(chances[1_000:].mean(), abs=0.03)
+    sheet = board._sheets["coming"]
+    assert 1_000 < len(sheet.cells) - 900 < 1_000 + 500 * 7, "each time that half as many again came, half as many stay"
+    feed(range(1_000, 1_900), 2)  # late versions of the same: nothing is counted twice
+    assert board.trend("coming")[1].anchors == many.anchors
+    assert board.latest("coming", keys[n - 1]) is not None, "each key's latest answer is there all the same"
+
+
 def test_a_roll_calls_all_of_the_newest_though_their_labels_are_open(monkeypatch):
     monkeypatch.setattr(module, "ANCHORS_LIMIT", 100)
     board, keys = Board(school()), [(f"p{i}", "9b") for i in range(300)]

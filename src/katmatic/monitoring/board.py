@@ -98,6 +98,7 @@ class Day:
     known: int  # anchors whose label is known
     actual: float  # sum of the known labels
     forecast: float | None  # sum of the first chances of the same anchors; None while learning
+    is_estimate: bool = False  # an even sample of the anchors counts for all
 
     @property
     def rate(self) -> float | None:
@@ -336,6 +337,7 @@ class Board:
         sheet = self._sheets[predictor]
         summed: dict[date, _Tally] = {}
         with self._lock:
+            sampled = {day for day, sample in sheet.samples.items() if sample.every > 1}
             for (day, name), tally in sheet.tallies.items():
                 if group in (None, name):
                     whole = summed.setdefault(day, _Tally())
@@ -345,7 +347,7 @@ class Board:
                     whole.forecast += tally.forecast
                     whole.forecasts += tally.forecasts
         return tuple(
-            Day(day, t.anchors, t.known, t.actual, t.forecast * t.known / t.forecasts if t.forecasts else None)
+            Day(day, t.anchors, t.known, t.actual, _scaled(t), day in sampled)
             for day, t in sorted(summed.items())
             if t.known and t.known >= OVER * t.anchors
         )[-days:]
@@ -484,6 +486,11 @@ def _count(cell: _Cell, sign: int, *, of_label: bool = True) -> None:
     if cell.first is not None:
         tally.forecast += weight * cell.first
         tally.forecasts += weight
+
+
+def _scaled(tally: _Tally) -> float | None:
+    """The forecast of all known anchors, from those that had one."""
+    return tally.forecast * tally.known / tally.forecasts if tally.forecasts else None
 
 
 def _weigh(cell: _Cell, weight: int) -> None:
