@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Iterator
@@ -90,6 +91,21 @@ def test_a_large_school_shows_classes(web_of):
         page = words(web.get("/").text)
         assert "Roll call by class" in page
         assert "0 of 20 here" in page
+
+
+def test_a_day_of_which_a_sample_counts_is_about_so_many(web, pipeline, monkeypatch):
+    exact = words(web.get("/trends").text)
+    assert "about" not in exact
+    trend = pipeline.board().trend
+
+    def sampled(*given, **named):
+        first, *others = trend(*given, **named)
+        return dataclasses.replace(first, is_estimate=True), *others
+
+    monkeypatch.setattr(pipeline.board(), "trend", sampled)
+    page = words(web.get("/trends").text)
+    assert page.replace("about ", "") == exact
+    assert re.findall(r"about [\d,]+", page) == [f"about {trend('absence')[0].known:,}"]
 
 
 def test_the_law_with_real_numbers(web, pipeline):
