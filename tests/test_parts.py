@@ -61,15 +61,15 @@ def test_only_what_is_there_can_be_changed():
 def test_what_was_set_last_is_kept():
     rng, found, naive = random.Random(3), Latest(500), OrderedDict()
     held = []
-    for _ in range(5_000):
+    for _ in range(2_000):
         keys = [(f"key {rng.randrange(2_000)}", rng.randrange(2)) for _ in range(rng.randrange(12))]
         pairs = [(key, rng.random()) for key in keys]
         found.update(iter(pairs))
         for key, value in pairs:
             naive[key] = value
             naive.move_to_end(key)
-        for key in list(naive)[-500:]:
-            assert found.get(key) == naive[key]
+        newest = itertools.islice(reversed(naive.items()), 500)
+        assert all(found.get(key) == value for key, value in newest)
         assert len(found) == len(set(found)) <= 1_012
         held.append(len(found._new) + len(found._old) + len(found._gone))
     assert {key: found.get(key) for key in found}.items() <= naive.items()
