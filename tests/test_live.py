@@ -117,6 +117,19 @@ def test_what_was_begun_is_there_for_whoever_asks(monkeypatch):
     assert cell.state.name == "FINAL"
 
 
+def test_what_was_begun_goes_before_a_flood(monkeypatch):
+    monkeypatch.setattr("katmatic.live.GATHERED_OVER", 10**18)
+    monkeypatch.setattr("katmatic.live.GATHERED_ROWS", 1)
+    world = World()
+    world.live._checked = 10**18
+    world.rings(ring("v1", NOON))  # its label is open, which is taken in with the next turn
+    monkeypatch.setattr("katmatic.live.FLOOD_ROWS", 1)
+    world.clock.move_to(NOON + 5 * MINUTE)
+    world.pipeline.turn()
+    (cell,) = map(world.live._board._sheets["open"].cells.get, range(1))
+    assert cell.state.name == "FINAL"
+
+
 def test_an_event_that_was_handed_in_is_answered_and_timed():
     world = World()
     promise = world.rings(ring("v1", NOON))
