@@ -158,14 +158,21 @@ def test_what_is_kept_has_a_bound(monkeypatch):
     assert board.latest("absence", ("p39",)) is not None
 
 
-def test_days_are_known_though_more_anchors_wait_for_their_labels_than_are_kept(monkeypatch):
-    monkeypatch.setattr(module, "ANCHORS_LIMIT", 2_000)
-    app, n, part = school(), 60_000, 500
+def coming(n):
+    """A board of a predictor without a roll call; of so many pupils the keys, the chances, and who came."""
+    app = school()
     happens = future.any(CheckIn, per=Expected, within="15m")
     app.predict("coming", happens, features={"rate": past.mean(happens, "60d", by=Expected.student)}, model=Model())
     board, random = Board(app), np.random.default_rng(1)
     chances, keys = random.random(n), [(f"p{i}", "9b") for i in range(n)]
     came = (random.random(n) < chances).astype(float)
+    return board, keys, chances, came
+
+
+def test_days_are_known_though_more_anchors_wait_for_their_labels_than_are_kept(monkeypatch):
+    monkeypatch.setattr(module, "ANCHORS_LIMIT", 2_000)
+    n, part = 60_000, 500
+    board, keys, chances, came = coming(n)
 
     def feed(first, state, values):
         place = slice(first, first + part)
@@ -193,12 +200,8 @@ def test_days_are_known_though_more_anchors_wait_for_their_labels_than_are_kept(
 
 def test_of_a_day_with_very_many_anchors_an_even_sample_counts_for_all(monkeypatch):
     monkeypatch.setattr(module, "DAY_LIMIT", 1_000)
-    app, n, part = school(), 40_000, 50
-    happens = future.any(CheckIn, per=Expected, within="15m")
-    app.predict("coming", happens, features={"rate": past.mean(happens, "60d", by=Expected.student)}, model=Model())
-    board, random = Board(app), np.random.default_rng(1)
-    chances, keys = random.random(n), [(f"p{i}", "9b") for i in range(n)]
-    came = (random.random(n) < chances).astype(float)
+    n, part = 40_000, 50
+    board, keys, chances, came = coming(n)
 
     def feed(positions, day):
         mine = list(positions)
